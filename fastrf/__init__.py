@@ -1,0 +1,106 @@
+"""fastrf: theoretical and effective receptive fields of convolutional networks, exactly and fast.
+
+>>> import fastrf as rf
+>>> net = rf.Sequential(rf.Conv(7, stride=2, padding=3), rf.MaxPool(3, stride=2, padding=1))
+>>> rf.receptive_field(net).size
+(11, 11)
+
+The public names below are loaded when they are first used, so that `import fastrf` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "fastrf.layers": (
+        "Activation",
+        "AdaptivePool",
+        "Add",
+        "Attention",
+        "AvgPool",
+        "ChannelShuffle",
+        "ChannelSlice",
+        "Concat",
+        "Conv",
+        "ConvTranspose",
+        "Crop",
+        "Dropout",
+        "FullyConnected",
+        "GlobalPool",
+        "Identity",
+        "Input",
+        "MaxPool",
+        "Multiply",
+        "Norm",
+        "Pad",
+        "PixelShuffle",
+        "PixelUnshuffle",
+        "SqueezeExcite",
+        "Upsample",
+    ),
+    "fastrf.network": ("Builder", "Network", "Node", "Parallel", "Residual", "Sequential"),
+    "fastrf.netfile": ("load", "save"),
+    "fastrf.importers.onnx": ("from_onnx",),
+    "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
+    "fastrf.erf": ("ERF", "erf"),
+    "fastrf.check": ("check",),
+}
+_MODULES = ("analytic", "errors", "metrics", "plot", "zoo")
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604 (names known at run time)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"fastrf.{name}")
+    else:
+        raise AttributeError(f"module 'fastrf' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from fastrf import analytic, errors, metrics, plot, zoo
+    from fastrf.analytic.geometry import ReceptiveField, receptive_field
+    from fastrf.check import check
+    from fastrf.erf import ERF, erf
+    from fastrf.importers.onnx import from_onnx
+    from fastrf.layers import (
+        Activation,
+        AdaptivePool,
+        Add,
+        Attention,
+        AvgPool,
+        ChannelShuffle,
+        ChannelSlice,
+        Concat,
+        Conv,
+        ConvTranspose,
+        Crop,
+        Dropout,
+        FullyConnected,
+        GlobalPool,
+        Identity,
+        Input,
+        MaxPool,
+        Multiply,
+        Norm,
+        Pad,
+        PixelShuffle,
+        PixelUnshuffle,
+        SqueezeExcite,
+        Upsample,
+    )
+    from fastrf.netfile import load, save
+    from fastrf.network import Builder, Network, Node, Parallel, Residual, Sequential

@@ -1,0 +1,496 @@
+"""The direct engine: the dense variance image, layer by layer, from the unit to the input.
+
+Luo et al. 2016, eq. 8, on any graph: each operation's transposed maps applied to the image of
+what it writes, added up over everything that reads a map. Only nonnegative numbers are added, so
+every pixel keeps its relative accuracy, far out in the tails too; the factored and the spectral
+engine are measured against this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.engine.memory import Lease, Pool
+from fastrf.engine.scaled import ONE, ZERO, Headroom, Scaled
+from fastrf.engine.threads import Threads
+from fastrf.engine.windows import Span, reached, united
+from fastrf.errors import InputError, UnboundedError
+from fastrf.lowering import Operation, PlaneGraph
+from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
+
+Array = NDArray[Any]
+
+REFRESH = 16
+"""Operations between two looks at an image's true maximum. Weighted taps let it sink unseen, by at
+most a factor of about 16 a layer; 16 layers use up 2^64 of the headroom of 2^960."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A window of a plane's variance image: value = array · scale.
+
+    Attributes:
+        array: nonnegative values.
+        origin: index of array[0, …] on the plane's map, per axis.
+        scale: factor of all values.
+        peak: upper bound of log2(array.max()).
+        lease: keeps the memory of `array`.
+    """
+
+    array: Array
+    origin: tuple[int, ...]
+    scale: Scaled
+    peak: float
+    lease: Lease | None = None
+
+    @property
+    def spans(self) -> list[Span]:
+        return list(zip(self.origin, self.array.shape, strict=True))
+
+    def total(self) -> Scaled:
+        return Scaled.of(float(self.array.sum(dtype=np.float64))) * self.scale
+
+    def times(self, factor: float | Scaled) -> Image:
+        return replace(self, scale=self.scale * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Propagated:
+    """What the engine hands back.
+
+    Attributes:
+        image: the normalised image on the input (sum 1), no border row or column all zero.
+        origin: input index of image[0, …, 0].
+        mass: gradient variance that arrived, per unit put in.
+        lost: share of the gradient that fell into padding, each loss weighted with the mean gain
+            from its layer to the input.
+        dropped: share that was dropped on request (`tail`), weighted likewise.
+    """
+
+    image: Array
+    origin: tuple[int, ...]
+    mass: Scaled
+    lost: float
+    dropped: float
+
+
+def propagate(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    *,
+    kernels: Any,
+    dtype: Any = np.float64,
+    workers: int = 1,
+    tail: float | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Propagated:
+    """The effective receptive field of one unit.
+
+    Args:
+        graph: the lowered network.
+        node: the map that the unit is on.
+        unit: its index per axis.
+        input_node: the input map whose image is wanted.
+        kernels: namespace of the kernels of `fastrf.kernels.spec`.
+        dtype: float32 or float64, in which all images are held.
+        workers: threads that share the tiles of a large layer.
+        tail: share of the mass that may be dropped from the outside of images.
+        progress: called with the share of operations done.
+
+    Raises:
+        UnboundedError: a global operator is on the way and the grid is unbounded.
+        InputError: no path leads from the unit to the input.
+    """
+    with Threads(workers) as threads:
+        walk = _Walk(graph, node, input_node, kernels, np.dtype(dtype), threads, tail)
+        return walk.run(unit, progress or (lambda share: None))
+
+
+class _Walk:
+    """One pass backwards over the operations between a unit and an input."""
+
+    def __init__(
+        self,
+        graph: PlaneGraph,
+        node: str,
+        input_node: str,
+        kernels: Any,
+        dtype: np.dtype[Any],
+        threads: Threads,
+        tail: float | None,
+    ) -> None:
+        self.graph, self.node, self.input_node = graph, node, input_node
+        self.kernels, self.dtype, self.threads = kernels, dtype, threads
+        self.room = Headroom.of(dtype)
+        self.pool = Pool(dtype)
+        self.images: dict[int, Image] = {}
+        self.lost = ZERO
+        self.dropped = ZERO
+        self.gains = mean_gains(graph, input_node)
+        self.operations = graph.between(node, input_node)
+        self.drop_share = tail / max(len(self.operations), 1) if tail else 0.0
+
+    def run(self, unit: tuple[int, ...], progress: Callable[[float], None]) -> Propagated:
+        graph = self.graph
+        for p in graph.planes_of[self.node]:
+            seed = np.full((1,) * graph.ndim, 2.0**self.room.top, dtype=self.dtype)
+            scale = Scaled.of(graph.planes[p].share, -self.room.top)
+            self.images[p] = Image(seed, unit, scale, self.room.top)
+        done: str | None = None
+        for number, op in enumerate(reversed(self.operations)):
+            if done not in (None, op.node):
+                self._forget(done)
+            done = op.node
+            self._step(op, refresh=number % REFRESH == REFRESH - 1)
+            progress((number + 1) / len(self.operations))
+        final = None
+        for p in graph.planes_of[self.input_node]:
+            if p in self.images:
+                final = self._sum(final, self.images.pop(p))
+        if final is None:
+            raise InputError(
+                f"no path leads from {self.node!r} to the input {self.input_node!r}; "
+                f"choose another output or input"
+            )
+        return self._finish(final)
+
+    def _forget(self, node: str | None) -> None:
+        if node not in (None, self.input_node):
+            for p in self.graph.planes_of[node or ""]:
+                self.images.pop(p, None)
+
+    def _step(self, op: Operation, refresh: bool) -> None:
+        image = None
+        for p, share in op.targets:
+            if p in self.images:
+                image = self._sum(image, self.images[p].times(share))
+        if image is None:
+            return
+        image = image.times(op.gain)
+        if refresh:
+            image = self._rescaled(image, 0.0)
+        below = _total(self.gains[q] * share for q, share in op.sources)
+        for i in range(len(op.maps) - 1, -1, -1):
+            rest = below
+            for m in op.maps[:i]:
+                rest = rest * mean_gain(m)
+            moved = self._transpose(op, op.maps[i], image, rest)
+            if moved is None:
+                return
+            image = moved
+        if self.drop_share and op.maps:
+            image = self._drop_tails(image, below)
+        for q, share in op.sources:
+            if self.gains[q].mantissa:
+                self.images[q] = self._sum(self.images.get(q), image.times(share))
+
+    # --- one map ----------------------------------------------------------------------------
+
+    def _transpose(
+        self, op: Operation, move: SpatialMap, image: Image, rest: Scaled
+    ) -> Image | None:
+        """The transposed map applied to an image; None where all of it fell into padding."""
+        if move.is_global and move.size_in is None:
+            raise UnboundedError(
+                f"{op.node}: each of its outputs reads the whole map, so the effective field is "
+                f"unbounded; give input_size, or ignore_global=True to leave such paths out"
+            )
+        image = image.times(move.gain)
+        if isinstance(move.taps, np.ndarray):
+            image = self._dense(move, image)
+            return self._clip(move, image, rest)
+        for axis, axis_map in enumerate(move.axes):
+            taps = None if move.taps is None else move.taps[axis]
+            if isinstance(axis_map, Window) and axis_map.kernel == axis_map.stride == 1:
+                origin = _replaced(image.origin, axis, image.origin[axis] - axis_map.lo)
+                image = replace(image, origin=origin)
+                continue
+            image = self._along(axis, axis_map, taps, image, move.size_in)
+            if 0 in image.array.shape:
+                return None
+        return self._clip(move, image, rest)
+
+    def _along(
+        self,
+        axis: int,
+        axis_map: AxisMap,
+        taps: Array | None,
+        image: Image,
+        size: tuple[int, ...] | None,
+    ) -> Image:
+        """The transposed map along one axis, onto the whole window reached."""
+        span = (image.origin[axis], image.array.shape[axis])
+        n = None if size is None else size[axis]
+        (start, count), _ = reached(axis_map, span, n)
+        shape = _replaced(image.array.shape, axis, max(count, 0))
+        origin = _replaced(image.origin, axis, start)
+        if isinstance(axis_map, Everything):
+            image = self._lowered(image, math.log2(span[1]))
+            out = np.empty(shape, dtype=self.dtype)
+            out[...] = image.array.sum(axis=axis, keepdims=True)
+            return Image(out, origin, image.scale * (1.0 / count), image.peak + math.log2(span[1]))
+        growth = _growth(axis_map, taps, span[1])
+        image = self._lowered(image, growth)
+        out, lease = self.pool.take(shape)
+        y, flat = _around(image.array, axis), _around(out, axis)
+        k = self.kernels
+        if isinstance(axis_map, Table):
+            starts, rows = axis_map.rows(*span)
+            starts = starts - start
+            rows = rows.astype(self.dtype)
+            self._tiled(flat, lambda tile, a: k.transposed_table(y, starts - a, rows, tile))
+            return Image(out, origin, image.scale, image.peak + growth, lease)
+        stride, dilation = axis_map.stride, axis_map.dilation
+        if isinstance(axis_map, Window):
+            lo = axis_map.lo + start - span[0] * stride
+            box, general = k.transposed_box, k.transposed_conv
+        else:
+            lo = axis_map.lo + span[0] - start * stride
+            box, general = k.gather_box, k.strided_gather
+        # A tile that begins a pixels into x: there y's index is a strides further on.
+        step = 1 if isinstance(axis_map, Window) else -stride
+        scale = image.scale
+        if taps is None:
+            scale = scale * (1.0 / axis_map.kernel)
+            self._tiled(
+                flat, lambda tile, a: box(y, axis_map.kernel, stride, dilation, lo + step * a, tile)
+            )
+        else:
+            weights = taps.astype(self.dtype)[None, :, None]
+            self._tiled(
+                flat,
+                lambda tile, a: general(
+                    y, weights, (1, stride, 1), (1, dilation, 1), (0, lo + step * a, 0), tile
+                ),
+            )
+        return Image(out, origin, scale, image.peak + growth, lease)
+
+    def _dense(self, move: SpatialMap, image: Image) -> Image:
+        """Taps that are no product of one vector per axis."""
+        assert isinstance(move.taps, np.ndarray)
+        whole = [
+            reached(axis, span, None)[0] for axis, span in zip(move.axes, image.spans, strict=True)
+        ]
+        shape = tuple(max(count, 0) for _, count in whole)
+        origin = tuple(start for start, _ in whole)
+        out, lease = self.pool.take(shape)
+        pad = (1,) * (3 - len(shape))
+        axes = [a for a in move.axes if isinstance(a, Window | Spread)]
+        strides = (*pad, *(a.stride for a in axes))
+        dilations = (*pad, *(a.dilation for a in axes))
+        gather = isinstance(axes[0], Spread)
+        lo = [
+            a.lo + (y[0] - x[0] * a.stride if gather else x[0] - y[0] * a.stride)
+            for a, x, y in zip(axes, whole, image.spans, strict=True)
+        ]
+        los = (*(0 for _ in pad), *lo)
+        y3, out3 = image.array.reshape(*pad, *image.array.shape), out.reshape(*pad, *shape)
+        taps = move.taps.astype(self.dtype).reshape(*pad, *move.taps.shape)
+        kernel = self.kernels.strided_gather if gather else self.kernels.transposed_conv
+        first = len(pad)  # tiles along the first true axis
+
+        def run(a: int, b: int) -> None:
+            shifted = list(los)
+            shifted[first] += -a * strides[first] if gather else a
+            tile = out3[(slice(None),) * first + (slice(a, b),)]
+            kernel(y3, taps, strides, dilations, tuple(shifted), tile)
+
+        self.threads.cut(shape[0], out.size, run)
+        return Image(out, origin, image.scale, image.peak, lease)  # taps of sum 1
+
+    def _clip(self, move: SpatialMap, image: Image, rest: Scaled) -> Image | None:
+        """Cuts off what fell into padding and books it; trims zero borders."""
+        array, origin = image.array, image.origin
+        for axis, size in enumerate(move.size_in or ()):
+            start, count = origin[axis], array.shape[axis]
+            first, last = max(-start, 0), min(size - start, count)
+            if first == 0 and last == count:
+                continue
+            if last <= first:
+                self._book(array, image.scale, rest)
+                return None
+            self._book(array[_slab(axis, 0, first)], image.scale, rest)
+            self._book(array[_slab(axis, last, count)], image.scale, rest)
+            array = array[_slab(axis, first, last)]
+            origin = _replaced(origin, axis, start + first)
+        array, origin = _trimmed(array, origin)
+        if array is image.array:
+            return image
+        if 0 in array.shape:
+            return None
+        if not array.flags.c_contiguous:
+            copy, lease = self.pool.take(array.shape)
+            copy[...] = array
+            return replace(image, array=copy, origin=origin, lease=lease)
+        return replace(image, array=array, origin=origin)
+
+    def _book(self, slab: Array, scale: Scaled, rest: Scaled) -> None:
+        if slab.size:
+            self.lost += Scaled.of(float(slab.sum(dtype=np.float64))) * scale * rest
+
+    def _drop_tails(self, image: Image, below: Scaled) -> Image:
+        """Drops outer slabs that hold at most this operation's part of the allowed tail."""
+        array, origin = image.array, image.origin
+        for axis in range(array.ndim):
+            others = tuple(a for a in range(array.ndim) if a != axis)
+            profile = array.sum(axis=others, dtype=np.float64)
+            budget = profile.sum() * self.drop_share / (2 * array.ndim)
+            first = int(np.searchsorted(np.cumsum(profile), budget, side="right"))
+            last = len(profile) - int(
+                np.searchsorted(np.cumsum(profile[::-1]), budget, side="right")
+            )
+            if last <= first or (first == 0 and last == len(profile)):
+                continue
+            cut = profile[:first].sum() + profile[last:].sum()
+            self.dropped += Scaled.of(float(cut)) * image.scale * below
+            array = array[_slab(axis, first, last)]
+            origin = _replaced(origin, axis, origin[axis] + first)
+        if array is image.array:
+            return image
+        copy, lease = self.pool.take(array.shape)
+        copy[...] = array
+        return replace(image, array=copy, origin=origin, lease=lease)
+
+    # --- sums and scales --------------------------------------------------------------------
+
+    def _sum(self, a: Image | None, b: Image) -> Image:
+        """The sum of two images of one plane, on the smallest window that holds both."""
+        if a is None:
+            return b
+        if b.scale.exponent + b.peak > a.scale.exponent + a.peak:
+            a, b = b, a
+        a = self._lowered(a, 1.0)
+        ratio = b.scale.over(a.scale)
+        spans = [united(x, y) for x, y in zip(a.spans, b.spans, strict=True)]
+        shape = tuple(count for _, count in spans)
+        out, lease = self.pool.take(shape)
+        if shape != a.array.shape:
+            out[...] = 0
+        own = tuple(
+            slice(x[0] - s[0], x[0] - s[0] + x[1]) for x, s in zip(a.spans, spans, strict=True)
+        )
+        out[own] = a.array
+        part = tuple(
+            slice(x[0] - s[0], x[0] - s[0] + x[1]) for x, s in zip(b.spans, spans, strict=True)
+        )
+        self._accumulate(b.array, ratio, out[part])
+        origin = tuple(start for start, _ in spans)
+        top = b.peak + (math.log2(ratio) if ratio > 0 else -math.inf)
+        peak = max(a.peak, top) + 1.0
+        return Image(out, origin, a.scale, peak, lease)
+
+    def _accumulate(self, y: Array, factor: float, out: Array) -> None:
+        pad = (1,) * (3 - y.ndim)
+        y3, out3 = y.reshape(*pad, *y.shape), out.reshape(*pad, *out.shape)
+        self.kernels.accumulate(y3, self.dtype.type(factor), out3)
+
+    def _lowered(self, image: Image, growth: float) -> Image:
+        """The image with room for its values to grow by 2^growth."""
+        return image if image.peak + growth <= self.room.limit else self._rescaled(image, growth)
+
+    def _rescaled(self, image: Image, growth: float) -> Image:
+        """The image with its largest value near the top of the headroom, or as far below it as
+        room for growth asks."""
+        top = math.log2(float(image.array.max()))
+        shift = math.floor(min(self.room.top, self.room.limit - growth) - top)
+        if 0 <= shift <= 32:
+            return replace(image, peak=top)
+        shift = min(shift, 100)  # 2^100 is a number in float32 too
+        out, lease = self.pool.take(image.array.shape)
+        out[...] = 0
+        self._accumulate(image.array, 2.0**shift, out)
+        scale = image.scale * Scaled.of(1.0, -shift)
+        return Image(out, image.origin, scale, top + shift, lease)
+
+    def _finish(self, image: Image) -> Propagated:
+        total = image.array.sum(dtype=np.float64)
+        array = (image.array / total).astype(self.dtype, copy=False)
+        array[array < np.finfo(self.dtype).tiny] = 0
+        array, origin = _trimmed(array, image.origin)
+        mass = Scaled.of(float(total)) * image.scale
+        all_ = mass + self.lost + self.dropped
+        return Propagated(
+            np.ascontiguousarray(array), origin, mass, self.lost.over(all_), self.dropped.over(all_)
+        )
+
+    def _tiled(self, out: Array, run: Callable[[Array, int], None]) -> None:
+        """Runs a kernel over tiles of the middle axis of `out`."""
+        self.threads.cut(out.shape[1], out.size, lambda a, b: run(out[:, a:b], a))
+
+
+# --- gains ----------------------------------------------------------------------------------
+
+
+def mean_gain(move: SpatialMap) -> float:
+    """Gain of a map for gradient far from every border, averaged over the phases of a stride."""
+    gain = move.gain
+    for axis in move.axes:
+        if isinstance(axis, Spread):
+            gain /= axis.stride
+        elif isinstance(axis, Table):
+            gain *= float(axis.taps.sum()) / axis.period
+    return gain
+
+
+def mean_gains(graph: PlaneGraph, input_node: str) -> list[Scaled]:
+    """Per plane, the mean gain of all paths from it to the input together; 0 where none leads."""
+    gains = [ZERO] * len(graph.planes)
+    for p in graph.planes_of[input_node]:
+        gains[p] = ONE
+    for op in graph.operations:
+        gain = _total(gains[q] * share for q, share in op.sources)
+        if gain.mantissa:
+            gain = gain * (op.gain * math.prod(mean_gain(m) for m in op.maps))
+            for p, share in op.targets:
+                gains[p] = gains[p] + gain * share
+    return gains
+
+
+def _total(values: Iterable[Scaled]) -> Scaled:
+    return sum(values, ZERO)
+
+
+def _growth(axis: AxisMap, taps: Array | None, count: int) -> float:
+    """log2 of the factor by which the largest value can grow: the number of weights of one sum."""
+    if isinstance(axis, Table):
+        return math.log2(count)
+    return 0.0 if taps is not None or isinstance(axis, Everything) else math.log2(axis.kernel)
+
+
+# --- arrays ---------------------------------------------------------------------------------
+
+
+def _around(array: Array, axis: int) -> Array:
+    """A view with `axis` in the middle of three."""
+    shape = array.shape
+    return array.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+
+
+def _slab(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (slice(None),) * axis + (slice(start, stop),)
+
+
+def _replaced(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
+    return (*values[:axis], value, *values[axis + 1 :])
+
+
+def _trimmed(array: Array, origin: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """The array without border slabs that are all zero."""
+    for axis in range(array.ndim):
+        count = array.shape[axis]
+        if count and array[_slab(axis, 0, 1)].any() and array[_slab(axis, count - 1, count)].any():
+            continue
+        others = tuple(a for a in range(array.ndim) if a != axis)
+        used = np.flatnonzero(array.any(axis=others))
+        first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+        array = array[_slab(axis, first, last)]
+        origin = _replaced(origin, axis, origin[axis] + first)
+    return array, origin

@@ -1,0 +1,404 @@
+"""The effective receptive field: the verb `erf` and its result."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf import metrics, netfile
+from fastrf.analytic.geometry import ReceptiveField, receptive_field
+from fastrf.device import resolve
+from fastrf.engine import ENGINES
+from fastrf.engine.covariance import inexact_reasons
+from fastrf.engine.plan import Plan, make_plan
+from fastrf.errors import InputError
+from fastrf.kernels import load as load_kernels
+from fastrf.lowering import PlaneGraph, lower
+from fastrf.network import Network, as_network
+
+SHARES = (0.2, 0.3, 0.5, 0.99)
+"""Shares t of the mass for which RepLKNet (Ding et al. 2022) reports the area ratio r(t)."""
+
+_FORMAT = "fastrf-erf-1"
+
+
+@dataclass(frozen=True, eq=False)
+class ERF:
+    """The effective receptive field of one unit: the normalised gradient-variance image.
+
+    Attributes:
+        image: nonnegative array of one axis per grid axis that sums to 1; its values are
+            variances (Luo et al. 2016 plot their roots).
+        origin: input index of ``image[0, …, 0]``, per axis; may be negative on the unbounded grid.
+        log_gain: natural logarithm of the gradient variance that arrives at the input per unit
+            of variance put on the unit.
+        lost_mass: share of the gradient that fell into padding on the way.
+        dropped_mass: share that was dropped because `tail` allowed it.
+        network, node, unit, input, input_size: what was asked for.
+        exact: whether adding up variances is exact for this network; if not, `inexact` says why.
+        assumptions: what was assumed where the network does not say.
+        plan: how it was computed; ``print(erf.plan)`` explains.
+    """
+
+    image: NDArray[Any]
+    origin: tuple[int, ...]
+    log_gain: float
+    lost_mass: float
+    dropped_mass: float
+    network: Network
+    node: str
+    unit: tuple[int, ...]
+    input: str
+    input_size: tuple[int, ...] | None
+    ignore_global: bool
+    inexact: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    plan: Plan | str = field(repr=False)
+
+    @property
+    def exact(self) -> bool:
+        return not self.inexact
+
+    @cached_property
+    def field(self) -> ReceptiveField:
+        """The theoretical receptive field of the same map."""
+        return receptive_field(
+            self.network,
+            self.node,
+            self.input_size,
+            input=self.input,
+            ignore_global=self.ignore_global,
+        )
+
+    @cached_property
+    def box(self) -> tuple[tuple[int, int], ...]:
+        """First and last input pixel that hold mass, per axis."""
+        return tuple(
+            (start, start + count - 1)
+            for start, count in zip(self.origin, self.image.shape, strict=True)
+        )
+
+    @cached_property
+    def center(self) -> tuple[float, ...]:
+        """The middle of the unit's theoretical receptive field, in input pixel indices.
+
+        Sizes are measured around it; where it lies outside the image (a unit at the border), the
+        nearest pixel of the image stands in.
+        """
+        middle = [(low + high) / 2 for low, high in self.field.box(self.unit)]
+        return tuple(
+            float(min(max(m, low), high)) for m, (low, high) in zip(middle, self.box, strict=True)
+        )
+
+    @property
+    def _at(self) -> tuple[float, ...]:
+        return tuple(c - o for c, o in zip(self.center, self.origin, strict=True))
+
+    @property
+    def _trf_size(self) -> tuple[int, ...]:
+        return tuple(high - low + 1 for low, high in self.field.box(self.unit))
+
+    # --- moments ----------------------------------------------------------------------------
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean position per axis, in input pixel indices."""
+        return metrics.mean(self.image, self.origin)
+
+    @cached_property
+    def covariance(self) -> NDArray[np.float64]:
+        """Covariance matrix of the position, in pixels²."""
+        return metrics.covariance(self.image)
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per axis, in pixels."""
+        return metrics.std(self.image)
+
+    @cached_property
+    def kurtosis(self) -> tuple[float, ...]:
+        """Excess kurtosis per axis (0 for a Gaussian)."""
+        return metrics.kurtosis(self.image)
+
+    # --- sizes ------------------------------------------------------------------------------
+
+    def profile(self, axis: int = 0) -> NDArray[Any]:
+        """The mass along one axis, summed over the others; see `metrics.profile`."""
+        return metrics.profile(self.image, axis)
+
+    def luo_size(
+        self,
+        kind: Literal["amplitude", "variance"] = "amplitude",
+        threshold: float = metrics.LUO_THRESHOLD,
+    ) -> float:
+        """Luo et al.'s size in pixels; see `metrics.luo_size`."""
+        return metrics.luo_size(self.image, kind, threshold, self._at)
+
+    def area_ratio(self, share: float) -> float:
+        """RepLKNet's r(t): the smallest centred square that holds the share, over the area of the
+        input (of the TRF on the unbounded grid); see `metrics.area_ratio`."""
+        return metrics.area_ratio(self.image, share, self._at, self.input_size or self._trf_size)
+
+    def radius_of_mass(self, share: float) -> float:
+        """Radius in pixels of the ball around the centre that holds the share."""
+        return metrics.radius_of_mass(self.image, share, self._at)
+
+    def smallest_set(self, share: float) -> int:
+        """Number of pixels in the smallest set that holds the share."""
+        return metrics.smallest_set(self.image, share)
+
+    @cached_property
+    def fwhm(self) -> tuple[float, ...]:
+        """Full width at half maximum per axis, in pixels; see `metrics.fwhm`."""
+        return metrics.fwhm(self.image, self._at)
+
+    @cached_property
+    def ratio(self) -> float:
+        """Luo's size over the side of the TRF (geometric mean over the axes)."""
+        return metrics.trf_ratio(self.luo_size(), self._trf_size)
+
+    @cached_property
+    def gaussian_distance(self) -> float:
+        """Total-variation distance to the Gaussian of the same mean and covariance."""
+        return metrics.gaussian_distance(self.image)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before using the sizes."""
+        found = []
+        if self.input_size is not None and metrics.fills(
+            self.image, self.origin, self.input_size
+        ):
+            found.append(
+                "the ERF fills the image: its sizes are cut off by the border, not by the network"
+            )
+        found.extend(f"approximate: {reason}" for reason in self.inexact)
+        return tuple(found)
+
+    # --- out --------------------------------------------------------------------------------
+
+    def to_numpy(self) -> NDArray[Any]:
+        """The image as a NumPy array."""
+        return np.asarray(self.image)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the image, as plain values under the attributes' names."""
+        return {
+            "network": self.network.name,
+            "fingerprint": self.network.fingerprint,
+            "node": self.node,
+            "unit": list(self.unit),
+            "input": self.input,
+            "input_size": None if self.input_size is None else list(self.input_size),
+            "shape": list(self.image.shape),
+            "origin": list(self.origin),
+            "dtype": str(self.image.dtype),
+            "log_gain": self.log_gain,
+            "lost_mass": self.lost_mass,
+            "dropped_mass": self.dropped_mass,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "covariance": self.covariance.tolist(),
+            "kurtosis": [None if math.isnan(k) else k for k in self.kurtosis],
+            "luo_size": {kind: self.luo_size(kind) for kind in ("amplitude", "variance")},
+            "area_ratio": {f"{share:g}": self.area_ratio(share) for share in SHARES},
+            "fwhm": list(self.fwhm),
+            "ratio": self.ratio,
+            "trf_size": list(self._trf_size),
+            "box": [list(ends) for ends in self.box],
+            "exact": self.exact,
+            "assumptions": list(self.assumptions),
+            "warnings": list(self.warnings),
+            "plan": asdict(self.plan) if isinstance(self.plan, Plan) else self.plan,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Writes image, network and everything else to an NPZ file; `ERF.load` reads it."""
+        meta = {
+            "format": _FORMAT,
+            "origin": list(self.origin),
+            "log_gain": self.log_gain,
+            "lost_mass": self.lost_mass,
+            "dropped_mass": self.dropped_mass,
+            "network": netfile.to_dict(self.network),
+            "node": self.node,
+            "unit": list(self.unit),
+            "input": self.input,
+            "input_size": None if self.input_size is None else list(self.input_size),
+            "ignore_global": self.ignore_global,
+            "inexact": list(self.inexact),
+            "assumptions": list(self.assumptions),
+            "plan": str(self.plan),
+        }
+        try:
+            with open(path, "wb") as file:
+                np.savez_compressed(file, image=self.to_numpy(), meta=np.array(json.dumps(meta)))
+        except OSError as error:
+            raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
+
+    @staticmethod
+    def load(path: str | Path) -> ERF:
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: the file is not there or is not one of these.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                image, meta = data["image"], json.loads(str(data["meta"]))
+            if meta.pop("format") != _FORMAT:
+                raise KeyError("format")
+            for name in ("origin", "unit", "input_size", "inexact", "assumptions"):
+                meta[name] = None if meta[name] is None else tuple(meta[name])
+            meta["network"] = netfile.from_dict(meta["network"])
+            return ERF(image=image, **meta)
+        except OSError as error:
+            raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{str(path)!r} is not a field that ERF.save wrote ({error})"
+            ) from None
+
+    def __repr__(self) -> str:
+        spread = ", ".join(f"{s:.4g}" for s in self.std)
+        shape = "×".join(map(str, self.image.shape))
+        return f"ERF({self.node!r}, unit {self.unit}, {shape} pixels, σ = ({spread}))"
+
+
+@overload
+def erf(net: Any, output: str | None = ..., *, layers: Literal["last"] = ..., **o: Any) -> ERF: ...
+@overload
+def erf(net: Any, output: str | None = ..., *, layers: Literal["all"], **o: Any) -> dict[str, ERF]: ...
+def erf(
+    net: Any,
+    output: str | None = None,
+    unit: str | int | Sequence[int] = "center",
+    input_size: int | Sequence[int] | None = None,
+    device: str = "auto",
+    dtype: Any = "float64",
+    method: str = "auto",
+    accuracy: str = "auto",
+    tol: float = 1e-12,
+    tail: float | None = None,
+    layers: Literal["last", "all"] = "last",
+    workers: int | None = None,
+    memory_limit: int | None = None,
+    *,
+    input: str | None = None,
+    ignore_global: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> ERF | dict[str, ERF]:
+    """The effective receptive field of a unit (Luo et al. 2016).
+
+    Gradient variance 1 on the unit is propagated back to the input through independent
+    zero-mean random weights; see DESIGN of the result in `ERF`.
+
+    Args:
+        net: a `Network`, a layer or a sequence of layers and blocks.
+        output: the map that the unit is on: a node or an end point. Default: the network's
+            output, or the last map before it lost its spatial extent.
+        unit: "center" (index ⌊n/2⌋; 0 on the unbounded grid) or one index per axis.
+        input_size: pixels of the input, a number or one per axis; gradient that falls into
+            padding is then lost. None: the unbounded grid.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "float64" or "float32".
+        method: "auto", "direct" (any graph) or "factored" (chains of separable layers).
+        accuracy: "auto", "relative" (right pixel by pixel) or "absolute" (right to `tol` of the
+            peak). The engines of this version are all "relative", which meets both.
+        tol: see `accuracy`.
+        tail: share of the mass that may be dropped from the outside; `ERF.dropped_mass` says how
+            much it was. None: nothing.
+        layers: "last", or "all" for the field of every layer's `unit`, by node name.
+        workers: threads for large images; default: as many as pay.
+        memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
+            is free.
+        input: the input map, where the network has several.
+        ignore_global: leave out paths on which a unit reads the whole map at once.
+        progress: called with the share of the work that is done.
+
+    Raises:
+        InputError: an argument or the network breaks a rule.
+        UnboundedError: a global operator is on the way and there is no `input_size`.
+        PlanError: the computation does not fit into `memory_limit`.
+        DeviceError: the device cannot be used.
+    """
+    network = as_network(net)
+    graph = lower(network, input_size, ignore_global=ignore_global)
+    options = {
+        "device": resolve(device),
+        "dtype": dtype,
+        "method": method,
+        "accuracy": accuracy,
+        "tol": tol,
+        "tail": tail,
+        "workers": workers,
+        "memory_limit": memory_limit,
+    }
+    source = graph.input_node(input)
+    if layers == "last":
+        node = graph.output_node(output)
+        return _field_of(network, graph, node, unit, source, ignore_global, options, progress)
+    if layers != "all":
+        raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
+    wanted = graph.ancestors(graph.output_node(output))
+    nodes = [
+        n
+        for n in network.nodes
+        if n in wanted and n not in network.inputs and n not in graph.collapsed
+    ]
+    nodes = [n for n in nodes if graph.between(n, source)]
+    result = {}
+    for number, node in enumerate(nodes):
+        result[node] = _field_of(network, graph, node, unit, source, ignore_global, options, None)
+        if progress is not None:
+            progress((number + 1) / len(nodes))
+    return result
+
+
+def _field_of(
+    network: Network,
+    graph: PlaneGraph,
+    node: str,
+    unit: Any,
+    source: str,
+    ignore_global: bool,
+    options: dict[str, Any],
+    progress: Callable[[float], None] | None,
+) -> ERF:
+    index = graph.unit_index(node, unit)
+    plan = make_plan(graph, node, index, source, **options)
+    result = ENGINES[plan.method](
+        graph,
+        node,
+        index,
+        source,
+        kernels=load_kernels(plan.device),
+        dtype=plan.dtype,
+        workers=plan.workers,
+        tail=plan.tail,
+        progress=progress,
+    )
+    return ERF(
+        image=result.image,
+        origin=result.origin,
+        log_gain=result.mass.log(),
+        lost_mass=result.lost,
+        dropped_mass=result.dropped,
+        network=network,
+        node=node,
+        unit=index,
+        input=source,
+        input_size=graph.input_size,
+        ignore_global=ignore_global,
+        inexact=tuple(inexact_reasons(graph, node)),
+        assumptions=tuple(graph.assumptions),
+        plan=plan,
+    )

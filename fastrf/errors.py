@@ -1,0 +1,39 @@
+"""The errors that fastrf raises on purpose.
+
+Every message says the value that was refused, the rule it breaks and the remedy, on one line:
+the command line prints it as it stands and exits with 2.
+"""
+
+from __future__ import annotations
+
+
+class FastrfError(Exception):
+    """Base of every error that fastrf raises on purpose."""
+
+
+class InputError(FastrfError, ValueError):
+    """A value that fastrf was given breaks a rule (a kernel of 0, an unknown unit, a cycle)."""
+
+
+class NetworkFileError(InputError):
+    """A network file (TOML, JSON, ONNX) cannot be read or does not describe a network."""
+
+
+class UnsupportedOperator(InputError):
+    """A model holds an operator that fastrf does not know; `unknown=` says what to do with it."""
+
+
+class UnboundedError(InputError):
+    """The effective field of a global operator was asked for on an unbounded grid."""
+
+
+class DeviceError(FastrfError, RuntimeError):
+    """The device that was asked for cannot be used here."""
+
+
+class PlanError(FastrfError, MemoryError):
+    """The planned computation does not fit into the memory limit; nothing was started."""
+
+
+class MissingExtra(FastrfError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""

@@ -1,0 +1,42 @@
+"""The kernels that the engines call, one implementation a device behind one specification.
+
+Importing this package imports no compiler: Numba is imported when the first CPU kernel is loaded.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from types import SimpleNamespace
+
+from .spec import KERNELS, Kernel
+
+__all__ = ["KERNELS", "Kernel", "load"]
+
+DEVICES = ("cpu",)
+
+
+def load(device: str = "cpu") -> SimpleNamespace:
+    """All kernels of one device, as attributes by the names of ``KERNELS``.
+
+    The namespace of a device is made once and then shared: ask for ``load(device).transposed_box``
+    at the time of the call, and a test that replaces the attribute is seen.
+
+    Raises:
+        ValueError: if ``device`` is not a device that fastrf has kernels for.
+    """
+    if device not in DEVICES:
+        raise ValueError(
+            f"device is {device!r}; kernels exist for {', '.join(map(repr, DEVICES))}: "
+            "pass one of these"
+        )
+    return _load(device)
+
+
+@cache
+def _load(device: str) -> SimpleNamespace:
+    # One module a kernel, both by the kernel's name; a missing one is an error here and not later.
+    package = f"{__name__}.{device}"
+    return SimpleNamespace(
+        **{name: getattr(import_module(f"{package}.{name}"), name) for name in KERNELS}
+    )

@@ -1,0 +1,133 @@
+"""Every kernel once: its name, arguments, formula, dtypes and tolerance.
+
+Dispatch, tests and documentation read this table; each device implements it (DESIGN §5). Arrays are
+3-D; everything outside of ``y`` counts as zero. Entries are nonnegative, sums are plain sums (no
+differences), and ``out``, of any shape that the arguments allow, is filled completely and must not
+overlap another argument. Along one axis o is an index of ``y`` in the transposed kernels and of
+``out`` in the gathers, m is a tap, i is the other index, s is ``stride``, d is ``dilation``; ``lo``
+is any integer. A tile ``out[:, a:b]`` of a transposed kernel's result takes ``lo + a`` for ``lo``
+(``starts - a`` for ``starts``); of a gather's result, ``lo − a·s``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one kernel does, on every device.
+
+    Attributes:
+        name: the kernel's name on every device.
+        arguments: names of the arguments, in order; the last is the result.
+        summary: what it computes, in words.
+        formula: the same as a formula, per axis.
+        dtypes: the floating dtypes; all float arrays of one call share one.
+        rounding: ``rounding(terms)``, bound on the relative error of a result that sums ``terms``
+            products, in units of the dtype's unit roundoff u = eps/2.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    summary: str
+    formula: str
+    dtypes: tuple[np.dtype[Any], ...]
+    rounding: Callable[[int], int]
+
+    def tolerance(self, dtype: np.dtype[Any] | type, terms: int) -> float:
+        """Bound on the relative error of every element of a result, ``terms`` addends each.
+
+        A result below the smallest normal number is 0 and has no relative error to bound: its
+        absolute error is below that number.
+        """
+        unit_roundoff = float(np.finfo(dtype).eps) / 2
+        error = self.rounding(terms) * unit_roundoff
+        return error / (1 - error)
+
+
+def _sum_of_products(terms: int) -> int:
+    """One rounding a product and one an addition, at worst in sequence: γ_N of Higham (2002), §3.1.
+
+    The addends are nonnegative, so that the bound on Σ|t·y| is one on the relative error.
+    """
+    return max(1, terms)
+
+
+def _plain_sum(terms: int) -> int:
+    """As above without products: N − 1 additions, in whatever order."""
+    return max(0, terms - 1)
+
+
+KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {
+        kernel.name: kernel
+        for kernel in (
+            Kernel(
+                name="transposed_conv",
+                arguments=("y", "taps", "stride", "dilation", "lo", "out"),
+                summary="Transposed convolution: the backward pass of a convolution.",
+                formula="out[i] = Σ taps[m]·y[o] over all (o, m) with o·s + m·d − lo = i",
+                dtypes=DTYPES,
+                rounding=_sum_of_products,
+            ),
+            Kernel(
+                name="strided_gather",
+                arguments=("y", "taps", "stride", "dilation", "lo", "out"),
+                summary="Strided convolution: the backward pass of a transposed convolution, and "
+                "the adjoint of transposed_conv.",
+                formula="out[o] = Σ_m taps[m]·y[o·s + m·d − lo]",
+                dtypes=DTYPES,
+                rounding=_sum_of_products,
+            ),
+            Kernel(
+                name="transposed_box",
+                arguments=("y", "k", "stride", "dilation", "lo", "out"),
+                summary="Transposed convolution of (P, n, Q) arrays along the middle axis with k "
+                "taps that are all 1. The cost of an element does not depend on k, or, where Q is "
+                "small, only by its logarithm.",
+                formula="out[p, i, q] = Σ y[p, o, q] over all (o, m), m < k, "
+                "with o·s + m·d − lo = i",
+                dtypes=DTYPES,
+                rounding=_plain_sum,
+            ),
+            Kernel(
+                name="gather_box",
+                arguments=("y", "k", "stride", "dilation", "lo", "out"),
+                summary="Strided convolution of (P, n, Q) arrays along the middle axis with k taps "
+                "that are all 1; the adjoint of transposed_box, at the same cost for an element of "
+                "y.",
+                formula="out[p, o, q] = Σ_{m<k} y[p, o·s + m·d − lo, q]",
+                dtypes=DTYPES,
+                rounding=_plain_sum,
+            ),
+            Kernel(
+                name="transposed_table",
+                arguments=("y", "starts", "taps", "out"),
+                summary="Transposed convolution of (P, n, Q) arrays along the middle axis, every "
+                "source with its own first target, starts (n) of int64, and its own taps (n, K): "
+                "the backward pass of adaptive pooling, resizing and reflecting borders.",
+                formula="out[p, i, q] = Σ taps[o, m]·y[p, o, q] over all (o, m) "
+                "with starts[o] + m = i",
+                dtypes=DTYPES,
+                rounding=_sum_of_products,
+            ),
+            Kernel(
+                name="accumulate",
+                arguments=("y", "factor", "out"),
+                summary="Adds a scaled image to another of the same shape, where branches meet; "
+                "out is read and written.",
+                formula="out[i] ← out[i] + factor·y[i]",
+                dtypes=DTYPES,
+                rounding=_sum_of_products,
+            ),
+        )
+    }
+)

@@ -1,0 +1,388 @@
+"""Every kernel of the specification against the naive loops, and what engines rely on besides.
+
+Tolerances: a kernel's own bound from the specification, plus that of the oracle, which sums the
+same terms in float64 one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from fractions import Fraction
+from itertools import product
+from typing import Any, NamedTuple
+
+import naive
+import numpy as np
+import pytest
+from fastrf.kernels import KERNELS
+
+from fastrf import kernels
+
+DTYPES = (np.float32, np.float64)
+CONVOLUTIONS = ("transposed_conv", "strided_gather")
+BOXES = ("transposed_box", "gather_box")
+
+
+class Case(NamedTuple):
+    """One call: everything but the arrays' contents."""
+
+    source: tuple[int, int, int]
+    target: tuple[int, int, int]
+    parameters: dict[str, Any]
+    terms: int  # the most that any element of the result sums
+
+
+def conv_case(source, taps, target, stride=(1, 1, 1), dilation=(1, 1, 1), lo=(0, 0, 0)):
+    parameters = {"taps": taps, "stride": stride, "dilation": dilation, "lo": lo}
+    return Case(source, target, parameters, math.prod(taps))
+
+
+def box_case(source, target, k, stride=1, dilation=1, lo=0):
+    return Case(source, target, {"k": k, "stride": stride, "dilation": dilation, "lo": lo}, k)
+
+
+def table_case(source, target, starts, count):
+    terms = max(
+        sum(start <= i < start + count for start in starts) for i in range(-20, target[1] + 20)
+    )
+    return Case(source, target, {"starts": starts, "taps": (source[1], count)}, terms)
+
+
+CONV_CASES = [
+    conv_case((1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    conv_case((1, 6, 7), (1, 3, 3), (1, 6, 7), lo=(0, 1, 1)),
+    conv_case((1, 5, 6), (1, 3, 3), (1, 11, 13), (1, 2, 2), lo=(0, 1, 1)),
+    conv_case((1, 11, 13), (1, 3, 3), (1, 5, 6), (1, 2, 2), lo=(0, 1, 1)),
+    conv_case((2, 3, 4), (2, 3, 2), (4, 6, 8), (2, 1, 3), (1, 2, 2), (1, -2, 3)),
+    conv_case((4, 3, 5), (3, 3, 3), (4, 3, 5), lo=(1, 1, 1)),
+    # Even taps; taps that outnumber the array; stride and dilation with a common divisor.
+    conv_case((1, 5, 5), (1, 4, 2), (1, 6, 7), lo=(0, 2, 1)),
+    conv_case((1, 2, 3), (1, 5, 9), (1, 4, 4), lo=(0, 2, 4)),
+    conv_case((1, 7, 8), (1, 3, 4), (1, 16, 17), (1, 4, 2), (1, 2, 4), (0, 3, 5)),
+    conv_case((1, 16, 17), (1, 3, 4), (1, 4, 5), (1, 4, 2), (1, 2, 4), (0, 3, 5)),
+    # The crop leaves nothing, on either side, or one corner.
+    conv_case((1, 4, 4), (1, 3, 3), (1, 5, 5), lo=(0, 0, 1000)),
+    conv_case((1, 4, 4), (1, 3, 3), (1, 5, 5), lo=(0, -1000, 0)),
+    conv_case((1, 4, 4), (1, 3, 3), (1, 5, 5), lo=(0, 5, -4)),
+    # Empty images.
+    conv_case((1, 0, 4), (1, 3, 3), (1, 5, 5)),
+    conv_case((1, 4, 4), (1, 3, 3), (1, 5, 0)),
+    # One axis at a time, in the last, the middle and the first place.
+    conv_case((3, 1, 40), (1, 1, 5), (3, 1, 40), lo=(0, 0, 2)),
+    conv_case((3, 40, 1), (1, 5, 1), (3, 44, 1), dilation=(1, 3, 1), lo=(0, 2, 0)),
+    conv_case((3, 20, 1), (1, 5, 1), (3, 44, 1), stride=(1, 2, 1), lo=(0, 2, 0)),
+    conv_case((2, 9, 4), (1, 5, 1), (2, 9, 4), lo=(0, -1, 0)),
+    conv_case((9, 2, 4), (5, 1, 1), (9, 2, 4), lo=(2, 0, 0)),
+    # Longer than the piece of a row that is finished at a time.
+    conv_case((1, 1, 1500), (1, 1, 4), (1, 1, 1500), dilation=(1, 1, 2), lo=(0, 0, 3)),
+]
+# Window lengths on both sides of every switch between direct sums, doubling (short rows) and blocks
+# (long rows), and windows longer than the array.
+BOX_CASES = [
+    *(
+        box_case((2, 30, columns), (2, 33, columns), k, lo=k // 2)
+        for columns, k in product((1, 3, 20), (1, 2, 3, 7, 16, 17, 29, 31, 47))
+    ),
+    *(
+        box_case((1, 30, columns), (1, 61, columns), k, stride, dilation, lo)
+        for columns, k, (stride, dilation), lo in product(
+            (1, 20), (4, 29, 80), ((2, 1), (1, 3), (4, 2), (6, 9)), (-3, 17)
+        )
+    ),
+    # Empty overlaps on either side, far away, and nothing at all.
+    box_case((1, 10, 2), (1, 10, 2), 31, lo=10_000),
+    box_case((1, 10, 2), (1, 10, 2), 31, lo=-10_000),
+    box_case((1, 10, 20), (1, 10, 20), 1_000_000_000, lo=999_999_995),
+    box_case((1, 10, 20), (1, 10, 20), 1_000_000_000, lo=5),
+    box_case((1, 0, 2), (1, 10, 2), 31),
+    box_case((1, 10, 2), (1, 0, 2), 31),
+    box_case((0, 10, 2), (0, 10, 2), 31),
+]
+TABLE_CASES = [
+    table_case((1, 1, 1), (1, 1, 1), (0,), 1),
+    table_case((2, 4, 3), (2, 9, 3), (0, 2, 4, 6), 3),
+    table_case((2, 4, 1), (2, 9, 1), (0, 2, 4, 6), 3),
+    table_case((1, 5, 2), (1, 6, 2), (3, -2, 5, 0, 3), 2),  # neither sorted nor inside
+    table_case((1, 3, 2), (1, 4, 2), (-9, 9, 4), 3),
+    table_case((1, 2, 1100), (1, 4, 1100), (0, 1), 3),
+    table_case((1, 0, 2), (1, 4, 2), (), 3),
+]
+CASES = {
+    **dict.fromkeys(CONVOLUTIONS, CONV_CASES),
+    **dict.fromkeys(BOXES, BOX_CASES),
+    "transposed_table": TABLE_CASES,
+}
+CALLS = [(name, case) for name, cases in CASES.items() for case in cases]
+# Kernels that change `out` instead of filling it; they have tests of their own.
+UPDATES = {"accumulate"}
+
+
+def fill(shape, dtype, seed=0):
+    """Positive numbers over ten decades."""
+    return (10.0 ** np.random.default_rng(seed).uniform(-10, 0, shape)).astype(dtype)
+
+
+def arguments(name, case, dtype):
+    """The arguments of a call in order, but for the first and the last."""
+    values = dict(case.parameters)
+    if "taps" in values:
+        values["taps"] = fill(values["taps"], dtype, seed=1)
+    if "starts" in values:
+        values["starts"] = np.array(values["starts"], np.int64)
+    return [values[key] for key in KERNELS[name].arguments[1:-1]]
+
+
+def run(name, case, dtype, y=None, out=None, device="cpu"):
+    y = fill(case.source, dtype) if y is None else y
+    out = np.full(case.target, np.nan, dtype) if out is None else out
+    call = getattr(kernels.load(device), name)
+    assert call(y, *arguments(name, case, dtype), out) is None
+    return out
+
+
+def oracle(name, case, dtype):
+    """The naive result, in float64 whatever the dtype of the inputs."""
+    out = np.full(case.target, np.nan)
+    values = arguments(name, case, dtype)
+    if name in BOXES and case.parameters["k"] > 1000:
+        return far_box(name, case, dtype)
+    getattr(naive, name)(fill(case.source, dtype), *values, out)
+    return out
+
+
+def far_box(name, case, dtype):
+    """A window too long to loop over its taps: loop over its one or two ends instead."""
+    y = fill(case.source, dtype).astype(np.float64)
+    k, lo, out = case.parameters["k"], case.parameters["lo"], np.empty(case.target)
+    for i in range(out.shape[1]):
+        first = i + lo - k + 1 if name == "transposed_box" else i - lo
+        out[:, i] = y[:, max(0, first) : max(0, first + k)].sum(axis=1)
+    return out
+
+
+def bound(name, case, dtype):
+    terms = min(case.terms, max(1, math.prod(case.source)))
+    return KERNELS[name].tolerance(dtype, terms) + KERNELS[name].tolerance(np.float64, terms)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "case"), CALLS)
+def test_agrees_with_naive_loops(name, case, dtype):
+    np.testing.assert_allclose(
+        run(name, case, dtype), oracle(name, case, dtype), rtol=bound(name, case, dtype), atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_layout_does_not_change_the_bits(name, dtype):
+    for case in CASES[name]:
+        whole = run(name, case, dtype)
+        for axis in range(3):
+            # Every other element of `axis`, an axis in reverse, and Fortran order.
+            y = np.zeros([n * (1 + (a == axis)) for a, n in enumerate(case.source)], dtype)
+            y = np.moveaxis(np.moveaxis(y, axis, 0)[::2], 0, axis)
+            y[...] = fill(case.source, dtype)
+            y.flags.writeable = dtype is np.float64  # read-only is a type of its own to Numba
+            out = np.full(case.target, np.nan, dtype, order="F")
+            out = np.flip(out, axis)
+            np.testing.assert_array_equal(run(name, case, dtype, y, out), whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_tiles_have_the_bits_of_the_whole(name, dtype):
+    """Results do not depend on how the callers share the image out over threads."""
+    call = getattr(kernels.load(), name)
+    for case in CASES[name]:
+        whole = run(name, case, dtype)
+        values = arguments(name, case, dtype)
+        padded = np.full([n + 2 for n in case.target[:2]] + [case.target[2]], np.nan, dtype)
+        out = padded[1:-1, 1:-1]
+        keys = KERNELS[name].arguments[1:-1]
+        for a in range(0, case.target[1], 4):
+            tile = list(values)
+            if name == "transposed_table":
+                tile[0] = values[0] - a
+            else:
+                at, stride = keys.index("lo"), values[keys.index("stride")]
+                step = np.array([0, 1, 0]) if name in CONVOLUTIONS else 1
+                forward = step if name.startswith("transposed") else -np.asarray(stride) * step
+                moved = np.asarray(values[at]) + a * forward
+                tile[at] = moved if name in CONVOLUTIONS else int(moved)
+            call(fill(case.source, dtype), *tile, out[:, a : a + 4])
+        np.testing.assert_array_equal(out, whole)
+        assert np.isnan(padded[[0, -1]]).all()
+        assert np.isnan(padded[:, [0, -1]]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("names", [CONVOLUTIONS, BOXES])
+def test_gather_is_the_adjoint(names, dtype):
+    """⟨T y, x⟩ = ⟨y, G x⟩ exactly, up to the two kernels' bounds: all terms are nonnegative."""
+    for case in CASES[names[0]]:
+        y, x = fill(case.source, dtype), fill(case.target, dtype, seed=2)
+        scattered = run(names[0], case, dtype, y)
+        gathered = run(names[1], case._replace(source=case.target, target=case.source), dtype, x)
+        left = math.fsum((scattered.astype(np.float64) * x).ravel())
+        right = math.fsum((gathered.astype(np.float64) * y).ravel())
+        terms = min(case.terms, max(1, x.size, y.size))
+        # fsum rounds once; each of its addends was rounded once, in float64.
+        error = sum(KERNELS[name].tolerance(dtype, terms) for name in names)
+        assert left == pytest.approx(right, rel=error + 4 * np.finfo(np.float64).eps, abs=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "k"), [*product(BOXES, (3, 40)), *product(CONVOLUTIONS, (3,))])
+def test_subnormal_results_are_zero(name, k, dtype):
+    """Of subnormal sums nothing is stored; a normal sum of subnormal numbers is."""
+    tiny = float(np.finfo(dtype).smallest_normal)
+    columns = 20
+    y = np.full((1, 2 * k, columns), tiny / 2, dtype)
+    out = np.full_like(y, np.nan)
+    if name in BOXES:
+        getattr(kernels.load(), name)(y, k, 1, 1, 0, out)
+    else:
+        taps = np.ones((1, k, 1), dtype)
+        getattr(kernels.load(), name)(y, taps, (1, 1, 1), (1, 1, 1), (0, 0, 0), out)
+    row = np.arange(2 * k)
+    terms = np.minimum(k, row + 1 if name.startswith("transposed") else 2 * k - row)
+    # Multiples of tiny/2 up to k of them: exact.
+    expected = np.where(terms < 2, 0, terms * tiny / 2).astype(dtype)
+    np.testing.assert_array_equal(out, np.broadcast_to(expected[None, :, None], out.shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1, 20])
+def test_subnormal_results_of_a_table_are_zero(columns, dtype):
+    tiny = np.finfo(dtype).smallest_normal
+    y = np.full((1, 3, columns), tiny, dtype)
+    out = np.full((1, 4, columns), np.nan, dtype)
+    taps = np.full((3, 2), 0.5, dtype)
+    kernels.load().transposed_table(y, np.arange(3), taps, out)
+    np.testing.assert_array_equal(out[0, :, 0], [0, tiny, tiny, 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_nan_is_not_swallowed(name, dtype):
+    case = box_case((2, 30, 20), (2, 33, 20), 31, lo=15) if name in BOXES else CASES[name][1]
+    y = fill(case.source, dtype)
+    y[0, y.shape[1] // 2, 0] = np.nan
+    expected = np.empty(case.target)
+    getattr(naive, name)(y, *arguments(name, case, dtype), expected)
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(np.isnan(run(name, case, dtype, y)), np.isnan(expected))
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["direct", "blocks"])
+@pytest.mark.parametrize("columns", [1, 20])
+def test_tails_are_right_pixel_by_pixel(columns, blocks):
+    """Many layers of equal taps against the exact integers, which running differences would lose.
+
+    400 layers of three taps are the trinomial coefficients, from 1 to 1.7e189. A layer of k taps
+    is a sum of k terms, k − 1 roundings; n layers are n times that.
+    """
+    k, layers = (31, 100) if blocks else (3, 400)
+    image, exact = np.zeros((1, 1, columns)), [1]
+    image[...] = 1
+    for _ in range(layers):
+        grown = np.empty((1, image.shape[1] + k - 1, columns))
+        kernels.load().transposed_box(image, k, 1, 1, 0, grown)
+        image = grown
+        running, sums = 0, []
+        for i in range(len(exact) + k - 1):
+            running += exact[i] if i < len(exact) else 0
+            running -= exact[i - k] if i >= k else 0
+            sums.append(running)
+        exact = sums
+    unit_roundoff = Fraction(1, 2**53)
+    error = layers * (k - 1) * unit_roundoff
+    error /= 1 - error
+    assert min(exact) / max(exact) < (1e-140 if blocks else 1e-188)
+    for pixel, integer in zip(image[0].tolist(), exact, strict=True):
+        assert all(abs(Fraction(value) - integer) <= error * integer for value in pixel)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accumulate_adds_a_scaled_image_to_a_part_of_another(dtype):
+    y, whole = fill((2, 5, 7), dtype), fill((4, 9, 7), dtype, seed=1)
+    y[0, 0, 0] = whole[1, 2, 0] = np.finfo(dtype).smallest_normal / 2  # subnormal, and so its sum
+    expected = whole.astype(np.float64)
+    factor = dtype(0.3)
+    expected[1:3, 2:7] += float(factor) * y.astype(np.float64)
+    expected[1, 2, 0] = 0
+    kernels.load().accumulate(y, factor, whole[1:3, 2:7])
+    error = sum(KERNELS["accumulate"].tolerance(t, 2) for t in (dtype, np.float64))
+    np.testing.assert_allclose(whole, expected, rtol=error, atol=0)
+
+
+def test_every_kernel_is_tested():
+    assert set(KERNELS) == set(CASES) | UPDATES
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_specification_matches_the_code(name):
+    function = getattr(kernels.load(), name)
+    code = function.__code__
+    assert code.co_varnames[: code.co_argcount] == KERNELS[name].arguments
+    assert function.__name__ == name == KERNELS[name].name
+    assert set(KERNELS[name].dtypes) == {np.dtype(dtype) for dtype in DTYPES}
+
+
+def test_load_is_shared_and_replaceable(monkeypatch):
+    called = []
+    monkeypatch.setattr(kernels.load("cpu"), "transposed_box", lambda *a: called.append(a))
+    kernels.load("cpu").transposed_box(1, 2)
+    assert called == [(1, 2)]
+
+
+def test_load_refuses_unknown_devices():
+    with pytest.raises(ValueError, match=r"device is 'tpu'; kernels exist for 'cpu'.*pass one"):
+        kernels.load("tpu")
+
+
+def test_load_refuses_a_missing_kernel(monkeypatch):
+    monkeypatch.setattr(kernels, "KERNELS", {**KERNELS, "no_such_kernel": None})
+    with pytest.raises(ModuleNotFoundError, match="no_such_kernel"):
+        kernels._load.__wrapped__("cpu")
+
+
+def test_import_loads_no_compiler():
+    script = "import sys, fastrf.kernels; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mixed_and_integer_dtypes_are_refused(name):
+    case = CASES[name][1]
+    for dtype in (np.float32, np.int64):
+        y = np.ones(case.source, dtype)
+        with pytest.raises(TypeError, match=r"all arrays .* float32, or all are float64"):
+            run(name, case, np.float64, y)
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_impossible_boxes_are_refused(name):
+    y = np.ones((2, 5, 3))
+    call = getattr(kernels.load(), name)
+    with pytest.raises(ValueError, match="first and last axis of y and out"):
+        call(y, 3, 1, 1, 0, np.ones((2, 5, 4)))
+    with pytest.raises(ValueError, match="k is 0; it has to be at least 1"):
+        call(y, 0, 1, 1, 0, np.ones((2, 5, 3)))
+
+
+def test_kernels_compile_without_a_writable_cache(tmp_path):
+    """Numba raises at decoration where no cache folder can be made; the kernels then do without."""
+    script = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import numpy as np, fastrf.kernels\n"
+        "out = np.empty((1, 3, 1))\n"
+        "fastrf.kernels.load().transposed_table(\n"
+        "    np.ones((1, 1, 1)), np.zeros(1, np.int64), np.ones((1, 3)), out)\n"
+        "assert out.sum() == 3\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
