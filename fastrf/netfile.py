@@ -33,9 +33,11 @@ import json
 import os
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,8 +140,7 @@ def _fail(source: str, message: str) -> NoReturn:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice!r} occurs twice in one object")
     return result
 
@@ -234,8 +235,7 @@ def _layer_list(network: Network, ndim: int) -> dict[str, Any] | None:
     """The network as a list of layers, where it is a chain behind one input "input"."""
     nodes = list(network.nodes.values())
     first = nodes[0]
-    pairs = zip(nodes, nodes[1:], strict=False)
-    chain = all(node.inputs == (before.name,) for before, node in pairs)
+    chain = all(node.inputs == (before.name,) for before, node in pairwise(nodes))
     if not chain or first.name != "input" or not isinstance(first.layer, Input):
         return None
     head = [] if first.layer == Input() else [first.layer]
@@ -336,7 +336,7 @@ class _Reader:
             self._names(node, f"endpoints.{end}")
         try:
             if "layers" in top:
-                nodes = self._chain(top["layers"], "layers", ndim).nodes.values()
+                nodes = list(self._chain(top["layers"], "layers", ndim).nodes.values())
             else:
                 nodes = self._nodes(top["nodes"], ndim)
             network = Network(nodes, outputs, ndim=ndim, name=name, endpoints=ends)

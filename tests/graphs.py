@@ -45,8 +45,8 @@ class Graph:
         """The nodes for `naive`; a convolution that mirrors becomes a pad and a convolution."""
         channels = self._channels()
         result = []
-        for node in self.nodes:
-            node = {k: v for k, v in node.items() if k not in ("groups", "channels")}
+        for given in self.nodes:
+            node = {k: v for k, v in given.items() if k not in ("groups", "channels")}
             if node["op"] == "concat":
                 node["channels"] = [channels[i] for i in node["inputs"]]
             if "mode" in node and node["op"] == "conv":
@@ -220,7 +220,7 @@ def _phases(ndim: int) -> Graph:
     nodes = [
         INPUT,
         _node("gap", "conv_transpose", "input", kernel=2, stride=3, lo=1),
-        _node("even", "conv_transpose", "input", kernel=1, stride=3, hi=-1),
+        _node("even", "conv_transpose", "input", kernel=1, stride=3),
         _node("sum", "add", "gap", "even"),
         _node("out", "conv", "sum", kernel=2, dilation=2, stride=2, lo=1),
     ]
@@ -369,17 +369,30 @@ def random_graph(seed: int, ndim: int, size: int) -> Graph:
         if len(alike) > 1 and rng.random() < 0.5:
             node = _node(name, rng.choice(("add", "concat")), *rng.sample(alike, 2))
         else:
-            node = _node(name, *_random_layer(rng, before))
+            node = _random_layer(rng, name, before)
         graph = Graph(ndim, (*nodes, node), (size,) * ndim)
         shape = graph.map_size(name)
         if node["op"] == "add" and len({graph._channels()[i] for i in node["inputs"]}) > 1:
             continue
-        if 2 <= min(shape) and max(shape) <= 2 * size:
+        if min(shape) >= 2 and max(shape) <= 2 * size:
             nodes.append(node)
             shapes[name] = shape
     return Graph(ndim, tuple(nodes), (size,) * ndim)
 
 
-def _random_layer(rng: random.Random, before: str) -> tuple[Any, ...]:
-    op = rng.choice(("conv", "conv", "conv", "conv_transpose", "maxpool", "upsample"))
-    raise NotImplementedError(op, before)
+def _random_layer(rng: random.Random, name: str, before: str) -> Node:
+    op = rng.choice(("conv", "conv", "conv", "conv_transpose", "maxpool", "upsample", "pad"))
+    if op == "upsample":
+        return _node(name, rng.choice(("upsample_nearest", "upsample_linear")), before, factor=2)
+    if op == "pad":
+        mode = rng.choice(("zeros", "reflect", "replicate"))
+        return _node(name, "pad", before, lo=rng.randrange(2), hi=rng.randrange(2), mode=mode)
+    kernel, stride = rng.randint(1, 4), rng.choice((1, 1, 2))
+    if op == "maxpool":
+        lo, hi = rng.randint(0, kernel // 2), rng.randint(0, kernel // 2)
+        ceil = rng.random() < 0.5
+        values = {"kernel": kernel, "stride": stride, "lo": lo, "hi": hi, "ceil_mode": ceil}
+        return _node(name, op, before, **values)
+    lo, hi = rng.randrange(3), rng.randrange(3)
+    dilation = rng.randint(1, 2)
+    return _node(name, op, before, kernel=kernel, stride=stride, dilation=dilation, lo=lo, hi=hi)

@@ -140,6 +140,12 @@ def transposed_table(y: np.ndarray, starts: np.ndarray, taps: np.ndarray, out: n
     out[...] = total
 
 
+def accumulate(y: np.ndarray, factor: float, out: np.ndarray) -> None:
+    """out[i] ← out[i] + factor·y[i]: the one kernel that reads what it writes."""
+    for i in np.ndindex(out.shape):
+        out[i] = float(out[i]) + float(factor) * float(y[i])
+
+
 # --------------------------------------------------------------------------------- reading a node
 
 

@@ -234,24 +234,37 @@ def test_gather_is_the_adjoint(names, dtype):
         assert left == pytest.approx(right, rel=error + 4 * np.finfo(np.float64).eps, abs=0)
 
 
+SUBNORMAL_CASES = [
+    *(
+        (name, box_case((1, 61, columns), (1, 120, columns), k, stride))
+        for name, columns, k, stride in product(BOXES, (1, 20), (3, 40), (1, 2))
+    ),
+    *(
+        (name, conv_case((1, 2, 9), (1, 1, 3), (1, 2, 20), stride=(1, 1, stride)))
+        for name, stride in product(CONVOLUTIONS, (1, 2))
+    ),
+]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "k"), [*product(BOXES, (3, 40)), *product(CONVOLUTIONS, (3,))])
-def test_subnormal_results_are_zero(name, k, dtype):
+@pytest.mark.parametrize(("name", "case"), SUBNORMAL_CASES)
+def test_subnormal_results_are_zero(name, case, dtype):
     """Of subnormal sums nothing is stored; a normal sum of subnormal numbers is."""
     tiny = float(np.finfo(dtype).smallest_normal)
-    columns = 20
-    y = np.full((1, 2 * k, columns), tiny / 2, dtype)
-    out = np.full_like(y, np.nan)
-    if name in BOXES:
-        getattr(kernels.load(), name)(y, k, 1, 1, 0, out)
-    else:
-        taps = np.ones((1, k, 1), dtype)
-        getattr(kernels.load(), name)(y, taps, (1, 1, 1), (1, 1, 1), (0, 0, 0), out)
-    row = np.arange(2 * k)
-    terms = np.minimum(k, row + 1 if name.startswith("transposed") else 2 * k - row)
-    # Multiples of tiny/2 up to k of them: exact.
-    expected = np.where(terms < 2, 0, terms * tiny / 2).astype(dtype)
-    np.testing.assert_array_equal(out, np.broadcast_to(expected[None, :, None], out.shape))
+    y = np.full(case.source, tiny / 2, dtype)
+    values = [
+        np.ones_like(value) if key == "taps" else value
+        for key, value in zip(
+            KERNELS[name].arguments[1:-1], arguments(name, case, dtype), strict=True
+        )
+    ]
+    out, expected = np.full(case.target, np.nan, dtype), np.empty(case.target)
+    getattr(kernels.load(), name)(y, *values, out)
+    getattr(naive, name)(y, *values, expected)
+    assert (expected == tiny / 2).any()
+    assert (expected >= tiny).any()
+    # A few multiples of tiny/2: no rounding anywhere.
+    np.testing.assert_array_equal(out, np.where(expected < tiny, 0, expected))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -306,17 +319,37 @@ def test_tails_are_right_pixel_by_pixel(columns, blocks):
         assert all(abs(Fraction(value) - integer) <= error * integer for value in pixel)
 
 
+ACCUMULATED_PARTS = {
+    "whole": (slice(None),) * 3,
+    "rows": (slice(1, 3), slice(2, 7)),
+    "columns": (slice(None), slice(None), slice(2, 5)),
+    "every other column": (slice(None), slice(None), slice(0, None, 2)),
+}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_accumulate_adds_a_scaled_image_to_a_part_of_another(dtype):
-    y, whole = fill((2, 5, 7), dtype), fill((4, 9, 7), dtype, seed=1)
-    y[0, 0, 0] = whole[1, 2, 0] = np.finfo(dtype).smallest_normal / 2  # subnormal, and so its sum
-    expected = whole.astype(np.float64)
+@pytest.mark.parametrize("part", ACCUMULATED_PARTS.values(), ids=ACCUMULATED_PARTS)
+def test_accumulate_adds_a_scaled_image_to_a_part_of_another(dtype, part):
+    whole = fill((4, 9, 7), dtype, seed=1)
+    y = fill(whole[part].shape, dtype)
     factor = dtype(0.3)
-    expected[1:3, 2:7] += float(factor) * y.astype(np.float64)
-    expected[1, 2, 0] = 0
-    kernels.load().accumulate(y, factor, whole[1:3, 2:7])
-    error = sum(KERNELS["accumulate"].tolerance(t, 2) for t in (dtype, np.float64))
-    np.testing.assert_allclose(whole, expected, rtol=error, atol=0)
+    expected = whole.astype(np.float64)
+    naive.accumulate(y, factor, expected[part])
+    kernels.load().accumulate(y, factor, whole[part])
+    np.testing.assert_allclose(
+        whole,
+        expected,
+        rtol=sum(KERNELS["accumulate"].tolerance(t, 2) for t in (dtype, np.float64)),
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accumulate_flushes_subnormals_and_keeps_nan(dtype):
+    tiny = np.finfo(dtype).smallest_normal
+    out = np.array([[[tiny / 2, np.nan, tiny, 1.0]]], dtype)
+    kernels.load().accumulate(np.array([[[tiny / 4, 1.0, 0.0, np.nan]]], dtype), 1.0, out)
+    np.testing.assert_array_equal(out[0, 0], np.array([0, np.nan, tiny, np.nan], dtype))
 
 
 def test_every_kernel_is_tested():

@@ -19,7 +19,7 @@ Araujo, Norris and Sim, "Computing receptive fields of convolutional neural netw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -28,6 +28,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastrf.analytic.ends import (
+    PIXEL,
+    AxisEnds,
+    Number,
+    State,
+    after,
+    exact,
+    greatest,
+    least,
+    over_map,
+    unite,
+    united,
+)
 from fastrf.analytic.intervals import (
     EMPTY,
     IntervalSet,
@@ -41,28 +54,17 @@ from fastrf.analytic.intervals import (
 from fastrf.errors import InputError
 from fastrf.layers import AdaptivePool, AvgPool, Conv, Layer, MaxPool, Pad, Upsample
 from fastrf.lowering import Operation, PlaneGraph, lower
-from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Spread, Table, Window
+from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Table
 from fastrf.network import Network, as_network
-
-Number: TypeAlias = int | Fraction
-"""An exact value: an int where it is whole, else a `Fraction`."""
 
 Box: TypeAlias = tuple[tuple[int, int], ...]
 """(first, last) pixel per axis, both included; infinite below a global layer on no known size."""
-
-MAX_PERIOD = 1 << 16
-"""Decoders of more phases are refused; each layer of the table costs time in proportion."""
 
 MAX_PRODUCTS = 16
 """Products whose union a walk keeps apart on one plane; more are joined axis by axis.
 
 Joined, the projections stay what they are, unless a path below loses one axis to a border or to
 an unread phase and keeps another; they then bound the region."""
-
-
-def _exact(numerator: int | Fraction, denominator: int = 1) -> Number:
-    value = Fraction(numerator, denominator)
-    return value.numerator if value.denominator == 1 else value
 
 
 # --- the two published conventions ----------------------------------------------------------
@@ -108,7 +110,7 @@ def dang_from_distill(distill: Distill, n: tuple[int, ...] | None = None) -> Dan
         distill: parameters of a map.
         n: number of units per axis, which Distill's parameters do not hold.
     """
-    start = _per_axis(lambda r, p: _exact(r - 2 * p, 2), distill.r, distill.P)
+    start = _per_axis(lambda r, p: exact(r - 2 * p, 2), distill.r, distill.P)
     return Dang(n, distill.S, distill.r, start)
 
 
@@ -128,216 +130,15 @@ def distill_from_dang(
         end = tuple(last)
     else:
         end = begin if dang.n is None else tuple(n - 1 for n in dang.n)
-    padding = _per_axis(lambda r, start: _exact(r - 2 * start, 2), dang.r, dang.start)
-    u = _per_axis(lambda p, s, o: _exact(o * s - p), padding, dang.j, begin)
-    v = _per_axis(lambda p, s, o, r: _exact(o * s - p + r - 1), padding, dang.j, end, dang.r)
+    padding = _per_axis(lambda r, start: exact(r - 2 * start, 2), dang.r, dang.start)
+    u = _per_axis(lambda p, s, o: exact(o * s - p), padding, dang.j, begin)
+    v = _per_axis(lambda p, s, o, r: exact(o * s - p + r - 1), padding, dang.j, end, dang.r)
     return Distill(dang.r, dang.j, padding, u, v)
 
 
 def _per_axis(rule: Callable[..., Any], *values: Sequence[Any]) -> tuple[Any, ...]:
     """`rule` on each axis; None where one of its arguments has no value there."""
     return tuple(None if None in v else rule(*v) for v in zip(*values, strict=True))
-
-
-# --- ends of regions as functions of the unit -----------------------------------------------
-
-
-class Ends(NamedTuple):
-    """First and last pixel seen by unit u: ``advance·(u div q) + firsts[u mod q]``, same for lasts.
-
-    q is the number of phases; the jump is advance/q. A phase that sees nothing is None. An
-    advance of 0 marks what every unit sees alike, the region of a global layer.
-    """
-
-    advance: int
-    firsts: tuple[int | None, ...]
-    lasts: tuple[int | None, ...]
-
-    @property
-    def stride(self) -> Number:
-        return _exact(self.advance, len(self.firsts))
-
-    @property
-    def center(self) -> Number:
-        """Centre of unit 0's region after the jumps are taken off, the mean over the phases.
-
-        With one phase this is −P + (r−1)/2. With several, a transposed convolution or a resize
-        by half-pixel centres gives what its recurrence with the mean tap gives.
-        """
-        if len(self.firsts) == 1:
-            return _exact((self.firsts[0] or 0) + (self.lasts[0] or 0), 2)
-        q = len(self.firsts)
-        seen = [
-            Fraction(a + b, 2) - Fraction(p * self.advance, q)
-            for p, (a, b) in enumerate(zip(self.firsts, self.lasts, strict=True))
-            if a is not None and b is not None
-        ]
-        return _exact(sum(seen, Fraction(0)) / max(len(seen), 1))
-
-    @property
-    def size(self) -> int:
-        """The largest region over the phases."""
-        spans = zip(self.firsts, self.lasts, strict=True)
-        return max((b - a + 1 for a, b in spans if a is not None and b is not None), default=0)
-
-    def at(self, unit: int) -> tuple[int | None, int | None]:
-        """First and last pixel that `unit` sees."""
-        turn, phase = divmod(unit, len(self.firsts))
-        shift, first, last = self.advance * turn, self.firsts[phase], self.lasts[phase]
-        return None if first is None else first + shift, None if last is None else last + shift
-
-
-AxisEnds: TypeAlias = tuple[Ends, ...]
-"""The paths into a plane along one axis, united: one `Ends` per jump; () where there is no path."""
-
-State: TypeAlias = tuple[AxisEnds, ...]
-"""One `AxisEnds` per axis."""
-
-PIXEL: AxisEnds = (Ends(1, (0,), (0,)),)
-"""An input pixel sees itself."""
-
-
-def _least(values: Iterable[int | None]) -> int | None:
-    return min((v for v in values if v is not None), default=None)
-
-
-def _greatest(values: Iterable[int | None]) -> int | None:
-    return max((v for v in values if v is not None), default=None)
-
-
-def _joined_ends(a: Ends, b: Ends) -> Ends:
-    """The union of two regions of the same jump."""
-    q = math.lcm(len(a.firsts), len(b.firsts))
-    _check_period(q)
-    units = range(q)
-    return Ends(
-        a.advance * (q // len(a.firsts)),
-        tuple(_least((a.at(u)[0], b.at(u)[0])) for u in units),
-        tuple(_greatest((a.at(u)[1], b.at(u)[1])) for u in units),
-    )
-
-
-def _united(a: AxisEnds, b: AxisEnds) -> AxisEnds:
-    if a == b or not b:
-        return a
-    if not a:
-        return b
-    result = list(a)
-    for new in b:
-        for i, old in enumerate(result):
-            if new.advance * len(old.firsts) == old.advance * len(new.firsts):
-                result[i] = _joined_ends(old, new)
-                break
-        else:
-            result.append(new)
-    return tuple(result)
-
-
-def _unite(states: Iterable[State]) -> State:
-    """Regions united axis by axis."""
-    result: State | None = None
-    for state in states:
-        result = state if result is None else tuple(map(_united, result, state))
-    assert result is not None
-    return result
-
-
-def _check_period(q: int) -> None:
-    if q > MAX_PERIOD:
-        raise InputError(
-            f"the map has {q} phases (units whose regions differ in more than their place); "
-            f"fastrf follows up to {MAX_PERIOD}; choose upsampling factors with a smaller "
-            f"common multiple"
-        )
-
-
-def _after(axis: AxisMap, ends: AxisEnds, size_in: int | None) -> AxisEnds:
-    """The ends seen by the units of y, given those of x."""
-    if not ends:
-        return ends
-    if isinstance(axis, Everything):
-        return (_after_everything(ends, size_in),)
-    after: list[Ends] = []
-    for e in ends:
-        if not e.advance:
-            # What every unit of x sees, every unit of y sees.
-            after.append(e)
-        elif isinstance(axis, Window):
-            after.append(_after_window(axis, e))
-        elif isinstance(axis, Spread):
-            after.append(_after_spread(axis, e))
-        else:
-            after.append(_after_table(axis, e))
-    return tuple(e for e in after if e.firsts != (None,) * len(e.firsts))
-
-
-def _after_everything(ends: AxisEnds, size: int | None) -> Ends:
-    if size is None:
-        infinite: Any = math.inf
-        return Ends(0, (-infinite,), (infinite,))
-    first: list[int | None] = []
-    last: list[int | None] = []
-    for e in ends:
-        # Ends rise by `advance` per period: the extremes lie in the first and the last period.
-        q = len(e.firsts)
-        first += [e.at(u)[0] for u in range(min(q, size))]
-        last += [e.at(u)[1] for u in range(max(size - q, 0), size)]
-    return Ends(0, (_least(first),), (_greatest(last),))
-
-
-def _after_window(w: Window, e: Ends) -> Ends:
-    advance, q = e.advance, len(e.firsts)
-    first, last = e.firsts[0], e.lasts[0]
-    if q == 1 and first is not None and last is not None:
-        # r_out = r_in + d(k−1)·j_in, start_out = start_in + (d(k−1)/2 − lo)·j_in.
-        ends = (first - w.lo * advance,), (last + (w.span - w.lo) * advance,)
-        return Ends(advance * w.stride, *ends)
-    phases = q // math.gcd(q, w.stride)
-    # Taps that meet the same phase of x lie q/gcd(q, d) apart; the outermost of them decide.
-    few = range(min(w.kernel, q // math.gcd(q, w.dilation)))
-    starts = [o * w.stride - w.lo for o in range(phases)]
-    return Ends(
-        advance * w.stride * phases // q,
-        tuple(_least(e.at(i + m * w.dilation)[0] for m in few) for i in starts),
-        tuple(_greatest(e.at(i + w.span - m * w.dilation)[1] for m in few) for i in starts),
-    )
-
-
-def _after_spread(t: Spread, e: Ends) -> Ends:
-    s, q = t.stride, len(e.firsts)
-    phases = s * q
-    _check_period(phases)
-    step = s // math.gcd(s, t.dilation)
-    # Unit j reads x[(j + lo − m·d)/s] for the taps m that divide: every step-th from the first.
-    first_tap = {m * t.dilation % s: m for m in range(min(step, t.kernel))}
-    firsts: list[int | None] = []
-    lasts: list[int | None] = []
-    for j in range(phases):
-        m = first_tap.get((j + t.lo) % s)
-        if m is None:
-            firsts.append(None)
-            lasts.append(None)
-            continue
-        count = (t.kernel - 1 - m) // step + 1
-        reads = [(j + t.lo - (m + i * step) * t.dilation) // s for i in range(count)]
-        firsts.append(_least(e.at(o)[0] for o in reads[-q:]))
-        lasts.append(_greatest(e.at(o)[1] for o in reads[:q]))
-    return Ends(e.advance, tuple(firsts), tuple(lasts))
-
-
-def _after_table(t: Table, e: Ends) -> Ends:
-    q = len(e.firsts)
-    turns = q // math.gcd(q, t.advance)
-    phases = t.period * turns
-    _check_period(phases)
-    starts, taps = t.rows(0, phases)
-    firsts: list[int | None] = []
-    lasts: list[int | None] = []
-    for start, row in zip(starts.tolist(), taps, strict=True):
-        reads = [start + m for m in np.flatnonzero(row).tolist()]
-        firsts.append(_least(e.at(i)[0] for i in reads[:q]))
-        lasts.append(_greatest(e.at(i)[1] for i in reads[-q:]))
-    return Ends(e.advance * t.advance * turns // q, tuple(firsts), tuple(lasts))
 
 
 # --- layers beyond their borders ------------------------------------------------------------
@@ -441,28 +242,28 @@ def _ascend(graph: PlaneGraph, source: str) -> _Pass:
         for op in operations:
             maps = _extended(op.maps, layer)
             found.maps.append(maps)
-            state = _unite(found.planes[q] for q, _ in op.sources)
+            state = unite(found.planes[q] for q, _ in op.sources)
             for spatial in maps:
                 state = _after_map(spatial, state)
             if () in state:
                 # Where one axis sees nothing, no pixel is seen.
                 state = nothing
             way = graph.planes[op.sources[0][0]].node
-            ways[way] = tuple(map(_united, ways[way], state)) if way in ways else state
+            ways[way] = tuple(map(united, ways[way], state)) if way in ways else state
             aligned = all(plane_aligned[q] for q, _ in op.sources)
             if len(op.sources) > 1:
                 # Planes that met no merge on their own meet here.
                 aligned = aligned and way not in found.misaligned
             for p, _ in op.targets:
                 writers.setdefault(p, set()).add(way)
-                found.planes[p] = tuple(map(_united, found.planes[p], state))
+                found.planes[p] = tuple(map(united, found.planes[p], state))
                 plane_aligned[p] = plane_aligned[p] and aligned
         reports = _compare(name, ways)
         if reports:
             found.misaligned[name] = reports
             for p, sources in writers.items():
                 plane_aligned[p] = plane_aligned[p] and len(sources) == 1
-        found.nodes[name] = _unite(ways.values())
+        found.nodes[name] = unite(ways.values())
         found.aligned[name] = not reports and all(plane_aligned[p] for p in writers)
     for name in graph.network.nodes:
         # A node that only global paths lead to has no operations where they are left out.
@@ -479,7 +280,7 @@ def _after_map(spatial: SpatialMap, state: State) -> State:
         if same and (size is None or size[a] == size[0]):
             result.append(result[0])
         else:
-            result.append(_after(axis, ends, None if size is None else size[a]))
+            result.append(after(axis, ends, None if size is None else size[a]))
     return tuple(result)
 
 
@@ -519,10 +320,10 @@ def _axis_field(ends: AxisEnds, unit: int) -> _AxisField:
         size, stride, center = moving[0].size, moving[0].stride, moving[0].center
     else:
         at = [e.at(unit) for e in moving]
-        first, last = _least(a for a, _ in at) or 0, _greatest(b for _, b in at) or 0
+        first, last = least(a for a, _ in at) or 0, greatest(b for _, b in at) or 0
         size, stride = last - first + 1, max(e.stride for e in moving)
-        center = _exact(first + last - 2 * unit * stride, 2)
-    padding = _exact(size - 1 - 2 * center, 2)
+        center = exact(first + last - 2 * unit * stride, 2)
+    padding = exact(size - 1 - 2 * center, 2)
     return _AxisField(
         None if unbounded else size, stride, None if unbounded else padding, center, unbounded
     )
@@ -783,7 +584,7 @@ class ReceptiveField:
                 continue
             reached.update(q for q, _ in op.sources)
             # Spreading out what is unbounded already does not count.
-            below = _unite(self._pass.planes[q] for q, _ in op.sources)
+            below = unite(self._pass.planes[q] for q, _ in op.sources)
             for axis, ends in enumerate(below):
                 if any(isinstance(m.axes[axis], Everything) for m in maps) and any(
                     e.advance for e in ends
@@ -803,7 +604,7 @@ class ReceptiveField:
         for ends, size, units in zip(
             self._pass.nodes[self.node], self.input_size, self.map_size, strict=True
         ):
-            whole = _after_everything(ends, units)
+            whole = over_map(ends, units)
             first, last = whole.firsts[0] or 0, whole.lasts[0] or 0
             result.append((max(0, -first), max(0, last - size + 1)))
         return tuple(result)
@@ -840,17 +641,16 @@ class ReceptiveField:
 
     @cached_property
     def has_holes(self) -> bool:
-        """Whether the region of some phase has holes (on the unbounded extension of the map).
+        """Whether some unit's region has holes (padding only shifts, as in `intervals`).
 
         Where paths differ in stride, and no phase repeats, this is about the central unit.
         """
         if any(len(ends) > 1 for ends in self._pass.nodes[self.node]):
             return any(self.holes())
-        ndim = self._graph.ndim
+        ndim, phases = self._graph.ndim, max(self.period)
+        units = phases if self.map_size is None else min(phases, max(self.map_size))
         return any(
-            len(x) > 1
-            for phase in range(max(self.period))
-            for x in self._region((phase,) * ndim, clip=False)
+            len(x) > 1 for unit in range(units) for x in self._region((unit,) * ndim, clip=False)
         )
 
     def units_seeing(self, pixel: int | Sequence[int]) -> tuple[IntervalSet, ...]:
@@ -920,7 +720,7 @@ class ReceptiveField:
             tuple(a.size for a in axes),
             tuple(a.stride for a in axes),
             tuple(a.padding for a in axes),
-            tuple(None if a.center is None else _exact(2 * a.center + 1, 2) for a in axes),
+            tuple(None if a.center is None else exact(2 * a.center + 1, 2) for a in axes),
             tuple(a.center for a in axes),
             self._pass.aligned[name],
             tuple(a.unbounded for a in axes),
@@ -969,7 +769,7 @@ def receptive_field(
 
     Raises:
         InputError: an unknown name, a size that the network does not fit, more than
-            `MAX_PERIOD` phases, or no path from the input to the output.
+            `ends.MAX_PERIOD` phases, or no path from the input to the output.
 
     >>> from fastrf.layers import Conv, MaxPool
     >>> receptive_field([Conv(7, stride=2, padding=3), MaxPool(3, stride=2, padding=1)])

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from ._compile import kernel
-from ._layout import SMALLEST_NORMAL, Floats, check_floats, check_same
+from ._layout import (
+    SMALLEST_NORMAL,
+    Floats,
+    check_floats,
+    check_same,
+    has_rows,
+    memory,
+    with_rows,
+)
 
 
 @kernel
-def _accumulate(y, factor, out, tiny):  # type: ignore[no-untyped-def]
+def _accumulate(y, y_plane, y_row, factor, out, out_plane, out_row, shape, tiny):  # type: ignore[no-untyped-def]
     zero = out.dtype.type(0)
-    for a in range(out.shape[0]):
-        for b in range(out.shape[1]):
-            source, row = y[a, b], out[a, b]
-            for c in range(row.shape[0]):
+    planes, rows, columns = shape
+    for a in range(planes):
+        for b in range(rows):
+            at = a * y_plane + b * y_row
+            to = a * out_plane + b * out_row
+            source, row = y[at : at + columns], out[to : to + columns]
+            for c in range(columns):
                 value = row[c] + factor * source[c]
-                row[c] = value if value >= tiny else zero
+                row[c] = zero if value < tiny else value
 
 
 def accumulate(y: Floats, factor: float, out: Floats) -> None:
     """See ``fastrf.kernels.spec.KERNELS["accumulate"]``."""
     check_floats(y=y, out=out)
     check_same("shapes of y and out", y.shape, out.shape)
-    _accumulate(y, out.dtype.type(factor), out, SMALLEST_NORMAL[out.dtype])
+    if not has_rows(out):
+        scratch = out.copy()
+        accumulate(y, factor, scratch)
+        out[...] = scratch
+        return
+    tiny = SMALLEST_NORMAL[out.dtype]
+    _accumulate(*memory(with_rows(y)), out.dtype.type(factor), *memory(out), out.shape, tiny)

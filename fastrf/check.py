@@ -1,0 +1,414 @@
+"""The cross-check: every engine at hand against the analytic module, which shares no code with them.
+
+On the unbounded grid the images' mass and moments meet those of `analytic.moments`, their window
+meets the theoretical field of `analytic.geometry`, and a chain of equal taps meets the exact
+integer polynomial. With an input size, mass and moments meet those of `analytic.forward`, which
+runs in the other direction, from the input to the unit. Engines are compared pixel by pixel.
+
+Tolerances are bounds on rounding: each addition or product of nonnegative numbers adds at most one
+unit roundoff u to a pixel's relative error, so an image of N such steps is right to ε = N·u, pixel
+by pixel. A normalised image's mean is then right to 2εσ, its σ to 2ε, and so on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastrf.analytic.chain import Step
+from fastrf.analytic.forward import forward_moments
+from fastrf.analytic.geometry import receptive_field
+from fastrf.analytic.moments import Moments, moments
+from fastrf.analytic.polynomial import chain_polynomial, profile_float
+from fastrf.engine import ENGINES
+from fastrf.engine.factored import obstacle
+from fastrf.erf import ERF, erf
+from fastrf.errors import InputError, PlanError, UnboundedError
+from fastrf.lowering import Operation, PlaneGraph, lower
+from fastrf.maps import Everything, SpatialMap, Table, Window
+from fastrf.network import Network, as_network
+
+LONGEST_POLYNOMIAL = 4097
+"""Longest profile compared with exact integers: its big-integer power takes a second or so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        device, engine, dtype: what was checked.
+        grid: "unbounded", or the input size.
+        quantity: what was compared, and with which formula.
+        value, expected: what the engine and what the formula gives (per axis where it has axes).
+        error, tolerance: largest deviation, and its bound.
+        ok: whether the error is within the bound.
+    """
+
+    device: str
+    engine: str
+    dtype: str
+    grid: str
+    quantity: str
+    value: Any
+    expected: Any
+    error: float
+    tolerance: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The table of all comparisons; true when all agree.
+
+    Attributes:
+        network, node: what was checked.
+        rows: the comparisons.
+        skipped: what could not be compared, and why.
+    """
+
+    network: str
+    node: str
+    rows: tuple[Row, ...]
+    skipped: tuple[str, ...]
+
+    @cached_property
+    def ok(self) -> bool:
+        """Whether there is at least one comparison and all of them agree."""
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the attributes' names."""
+        return {
+            "network": self.network,
+            "node": self.node,
+            "ok": self.ok,
+            "rows": [asdict(row) for row in self.rows],
+            "skipped": list(self.skipped),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"check of {self.network}, {self.node!r}"]
+        for r in self.rows:
+            mark = "ok  " if r.ok else "FAIL"
+            lines.append(
+                f"  {mark} {r.device} {r.engine:8} {r.dtype} {r.grid:12} {r.quantity}: "
+                f"error {r.error:.2g}, bound {r.tolerance:.2g}"
+            )
+        lines.extend(f"  not compared: {reason}" for reason in self.skipped)
+        return "\n".join(lines)
+
+
+def check(
+    net: Any,
+    output: str | None = None,
+    unit: str | int | Sequence[int] = "center",
+    input_size: int | Sequence[int] | None = None,
+    *,
+    input: str | None = None,
+    ignore_global: bool = False,
+    workers: int | None = None,
+    memory_limit: int | None = None,
+) -> CheckReport:
+    """Runs every engine, device and dtype at hand and compares the results with formulas.
+
+    The network is checked on the unbounded grid and with borders.
+
+    Args:
+        net, output, unit, input, ignore_global, workers, memory_limit: as in `erf`.
+        input_size: the input size for the check with borders; default: 8 strides of the output,
+            at least 32 pixels. A `unit` other than "center" is checked at this size alone.
+
+    Raises:
+        InputError: an argument or the network breaks a rule.
+    """
+    network = as_network(net)
+    field = receptive_field(network, output, None, input=input, ignore_global=ignore_global)
+    options: dict[str, Any] = {
+        "unit": unit,
+        "input": input,
+        "ignore_global": ignore_global,
+        "workers": workers,
+        "memory_limit": memory_limit,
+    }
+    rows: list[Row] = []
+    skipped: list[str] = []
+    size = input_size if input_size is not None else _default_size(field.stride)
+    for grid in (None, size):
+        if grid is None and unit != "center":
+            continue
+        try:
+            _check_grid(network, output, grid, options, rows, skipped)
+        except UnboundedError as error:
+            skipped.append(f"unbounded grid: {error}")
+        except InputError as error:
+            if grid is None or input_size is not None:
+                raise
+            skipped.append(f"input size {grid}: {error}")
+    return CheckReport(network.name or repr(network), field.node, tuple(rows), tuple(skipped))
+
+
+def _default_size(stride: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(max(32, 8 * math.ceil(s)) if s is not None else 32 for s in stride)
+
+
+def _check_grid(
+    network: Network,
+    output: str | None,
+    size: Any,
+    options: dict[str, Any],
+    rows: list[Row],
+    skipped: list[str],
+) -> None:
+    graph = lower(network, size, ignore_global=options["ignore_global"])
+    node, source = graph.output_node(output), graph.input_node(options["input"])
+    unit = graph.unit_index(node, options["unit"])
+    why_not = obstacle(graph, node, source)
+    engines = [e for e in ENGINES if e != "factored" or why_not is None]
+    analytic = (
+        moments(graph, node, unit, source)
+        if size is None
+        else forward_moments(graph, node, unit, source)
+    )
+    box = receptive_field(
+        network, output, size, input=options["input"], ignore_global=options["ignore_global"]
+    ).box(unit, clip=size is not None)
+    grid = "unbounded" if size is None else "×".join(map(str, graph.input_size or ()))
+    steps = _rounding_steps(graph.between(node, source))
+    exact: list[ERF] = []
+    for dtype in ("float64", "float32"):
+        for engine in engines:
+            choices = {k: v for k, v in options.items() if k != "unit"}
+            try:
+                result = erf(
+                    network, node, unit, size, method=engine, dtype=dtype, **choices
+                )
+            except PlanError as error:
+                skipped.append(f"{engine}, {dtype}, {grid}: {error}")
+                continue
+            if dtype == "float64":
+                exact.append(result)
+            eps = steps * float(np.finfo(dtype).eps) / 2
+            book = _Book(rows, (result_device(result), engine, dtype, grid), eps)
+            _compare_moments(book, result, analytic)
+            _compare_box(book, result, box, graph.between(node, source))
+            if size is None:
+                _compare_polynomial(book, result, graph, node, source)
+            else:
+                _compare_loss(book, result, graph, network, node, source, analytic)
+    for other in exact[1:]:
+        label = (result_device(other), "both", "float64", grid)
+        book = _Book(rows, label, steps * float(np.finfo(np.float64).eps) / 2)
+        book.add(
+            "image pixel by pixel, direct against factored",
+            float(other.image.max()),
+            float(exact[0].image.max()),
+            _pixel_error(exact[0], other),
+            4,
+        )
+
+
+def result_device(result: ERF) -> str:
+    """The device that a result was planned for."""
+    return getattr(result.plan, "device", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """Writes rows for one engine's result, with tolerances in units of ε."""
+
+    rows: list[Row]
+    label: tuple[str, str, str, str]
+    eps: float
+
+    def add(self, quantity: str, value: Any, expected: Any, error: float, units: float) -> None:
+        bound = units * self.eps
+        ok = bool(error <= bound)
+        self.rows.append(Row(*self.label, quantity, value, expected, float(error), bound, ok))
+
+
+def _compare_moments(book: _Book, result: ERF, analytic: Moments) -> None:
+    sigma = np.where(analytic.std > 0, analytic.std, 1.0)
+    log_mass = float(analytic.log_mass)
+    book.add(
+        "log_gain, sum over paths",
+        result.log_gain,
+        log_mass,
+        abs(result.log_gain - log_mass),
+        2 + abs(log_mass),
+    )
+    book.add(
+        "mean / σ, cumulants add",
+        list(result.mean),
+        analytic.mean.tolist(),
+        _largest((np.asarray(result.mean) - analytic.mean) / sigma),
+        4 + _largest(analytic.mean / sigma),
+    )
+    covariance = result.covariance - analytic.covariance
+    book.add(
+        "covariance / σσ, cumulants add",
+        result.covariance.tolist(),
+        analytic.covariance.tolist(),
+        _largest(covariance / np.outer(sigma, sigma)),
+        8,
+    )
+    spread = analytic.std > 0
+    if spread.any():
+        expected = analytic.kurtosis[spread]
+        book.add(
+            "kurtosis, cumulants add",
+            [float(k) for k in np.asarray(result.kurtosis)[spread]],
+            expected.tolist(),
+            _largest(np.asarray(result.kurtosis)[spread] - expected),
+            16 * (3 + _largest(expected)),
+        )
+
+
+def _compare_box(
+    book: _Book,
+    result: ERF,
+    box: Sequence[tuple[int, int]],
+    operations: Sequence[Operation],
+) -> None:
+    """The image's window against the TRF: inside it, and equal where nothing can be trimmed."""
+    smallest = sum(_bits(m) for op in operations for m in op.maps)
+    room = -float(np.finfo(result.image.dtype).minexp) - 32
+    whole = smallest < room
+    outside = max(
+        max(low - have[0], have[1] - high)
+        for (low, high), have in zip(box, result.box, strict=True)
+    )
+    short = max(
+        max(have[0] - low, high - have[1])
+        for (low, high), have in zip(box, result.box, strict=True)
+    )
+    book.add(
+        "window = TRF box" if whole else "window within TRF box (tails trimmed)",
+        [list(b) for b in result.box],
+        [list(b) for b in box],
+        float(max(outside, short if whole else 0, 0)),
+        0,
+    )
+
+
+def _bits(move: SpatialMap) -> float:
+    """log2 of the number of equally likely taps: how much smaller a pixel can be than its source."""
+    if move.taps is not None:
+        return math.inf
+    bits = 0.0
+    for axis in move.axes:
+        if isinstance(axis, Everything):
+            bits += math.log2(math.prod(move.size_in or (1,)))
+        elif isinstance(axis, Table):
+            positive = axis.taps[axis.taps > 0]
+            bits += -math.log2(float(positive.min())) if positive.size else math.inf
+        else:
+            bits += math.log2(axis.kernel)
+    return bits
+
+
+def _compare_polynomial(
+    book: _Book, result: ERF, graph: PlaneGraph, node: str, source: str
+) -> None:
+    """Each axis' profile of a chain of windows with equal taps against exact integers."""
+    if obstacle(graph, node, source) is not None:
+        return
+    maps = [m for op in graph.between(node, source) for m in op.maps]
+    if any(m.taps is not None or not all(isinstance(a, Window) for a in m.axes) for m in maps):
+        return
+    errors = []
+    for axis in range(graph.ndim):
+        jump, steps = 1, []
+        for m in maps:
+            window = m.axes[axis]
+            assert isinstance(window, Window)
+            if window.kernel > 1:
+                steps.append(Step(window.kernel, jump, window.dilation))
+            jump *= window.stride
+        length = 1 + sum((s.kernel - 1) * int(s.spacing) for s in steps)
+        if length > LONGEST_POLYNOMIAL:
+            return
+        expected = profile_float(*chain_polynomial(steps)).probability
+        got = result.profile(axis)
+        first = (length - len(got)) // 2
+        # Far out, other axes' tails fall below the smallest number and are missing from the sum.
+        rows = expected[first : first + len(got)]
+        seen = rows > np.finfo(result.image.dtype).tiny * 2.0**64
+        errors.append(_largest(got[seen] / rows[seen] - 1))
+    book.add("profiles, exact integers", len(maps), len(maps), max(errors), 4)
+
+
+def _compare_loss(
+    book: _Book,
+    result: ERF,
+    graph: PlaneGraph,
+    network: Network,
+    node: str,
+    source: str,
+    analytic: Moments,
+) -> None:
+    """What fell into padding, against the masses with and without borders."""
+    maps = [m for op in graph.between(node, source) for m in op.maps]
+    even = all(
+        isinstance(axis, Window) or (isinstance(axis, Table) and m.kind == "routing")
+        for m in maps
+        for axis in m.axes
+    )
+    if not even:
+        return  # resizing gains and loses at borders by itself; the mass alone is compared
+    free = moments(lower(network), node, (0,) * graph.ndim, source)
+    expected = 1 - math.exp(float(analytic.log_mass) - float(free.log_mass))
+    units = 4 + abs(float(free.log_mass))
+    book.add(
+        "lost_mass, adjoint",
+        result.lost_mass,
+        expected,
+        abs(result.lost_mass - expected),
+        units,
+    )
+
+
+def _pixel_error(a: ERF, b: ERF) -> float:
+    """Largest relative difference of two images over the pixels that both hold."""
+    low = [max(x[0], y[0]) for x, y in zip(a.box, b.box, strict=True)]
+    high = [min(x[1], y[1]) for x, y in zip(a.box, b.box, strict=True)]
+    parts = [
+        e.image[
+            tuple(slice(lo - o, hi - o + 1) for lo, hi, o in zip(low, high, e.origin, strict=True))
+        ]
+        for e in (a, b)
+    ]
+    seen = (parts[0] > 0) & (parts[1] > 0)
+    return _largest(parts[0][seen] / parts[1][seen] - 1)
+
+
+def _rounding_steps(operations: Sequence[Operation]) -> int:
+    """Bound on the roundings that any pixel's value passes through, with a few for normalising."""
+    steps = 64
+    for op in operations:
+        steps += 4
+        for m in op.maps:
+            count = m.taps.size if isinstance(m.taps, np.ndarray) else sum(map(_terms, m.axes))
+            steps += count + 2
+    return steps
+
+
+def _terms(axis: Any) -> int:
+    if isinstance(axis, Table):
+        return int(axis.taps.shape[1]) + 2
+    return 64 if isinstance(axis, Everything) else int(axis.kernel)
+
+
+def _largest(values: Any) -> float:
+    array = np.abs(np.asarray(values, dtype=np.float64))
+    return float(array.max()) if array.size else 0.0
+
+
