@@ -70,12 +70,9 @@ OPTIONAL = {
 }
 """Optional distributions and the extra of fastrf that installs each."""
 
-_NET = "a zoo name, a file or a torch module"
-_NET_HELP = f"""NET is
+_EXAMPLES = f"""NET is
   a zoo network            resnet50, "plain(1000, 3)", "unet(4, 2)"
-  a network file           {", ".join(f"model{suffix}" for suffix in FILES)}"""
-
-_EXAMPLES = f"""{_NET_HELP}
+  a network file           {", ".join(f"model{suffix}" for suffix in FILES)}
 
 Examples:
   fastrf rf resnet50 --input-size 224
@@ -179,7 +176,7 @@ class Selection:
 
 _EVERYTHING = Selection()
 
-Net = Annotated[str, Parameter(help=f"NET: {_NET}; see fastrf --help.")]
+Net = Annotated[str, Parameter(help="A zoo network or a network file; see the end of this page.")]
 AsJson = Annotated[
     bool, Parameter(name="--json", negative="", group=_results, help="Print one JSON document.")
 ]
@@ -792,6 +789,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self._share: float | None = None
+        self._done = False
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._lock = threading.Lock()
@@ -811,8 +809,7 @@ class _Progress:
     ) -> None:
         self._timer.cancel()
         with self._lock:
-            # A timer that fires now finds the lock, and then nothing to show.
-            self._show = lambda: None  # type: ignore[method-assign]
+            self._done = True
             if self._bar is not None:
                 self._bar.stop()
 
@@ -827,6 +824,8 @@ class _Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         with self._lock:
+            if self._done:
+                return  # the work ended while the timer fired
             columns = (TextColumn("computing"), BarColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             total = None if self._share is None else 1.0

@@ -227,6 +227,33 @@ def _phases(ndim: int) -> Graph:
     return Graph(ndim, tuple(nodes), (6,) * ndim)
 
 
+def _diagonal() -> Graph:
+    """A unit that reads two pixels on a diagonal, of which rows and columns alone are written."""
+    nodes = [
+        INPUT,
+        _node("even", "conv_transpose", "input", kernel=1, stride=2),
+        _node("here", "pad", "even", hi=1),
+        _node("beside", "pad", "even", lo=1),
+        _node("sum", "add", "here", "beside"),
+    ]
+    return Graph(2, tuple(nodes), (4, 4))
+
+
+def _half_blind() -> Graph:
+    """A path that sees nothing along one axis, beside one that sees less along the other."""
+    nodes = [
+        INPUT,
+        _node(
+            "even", "conv_transpose", "input", kernel=[1, 3], stride=[2, 1], lo=[0, 1], hi=[0, 1]
+        ),
+        _node("odd", "pad", "even", lo=[-1, 0]),
+        _node("blind", "maxpool", "odd", kernel=1, stride=[2, 1]),
+        _node("short", "pad", "input", hi=[-1, 0]),
+        _node("sum", "add", "blind", "short"),
+    ]
+    return Graph(2, tuple(nodes), (5, 4))
+
+
 def _shuffles(ndim: int) -> Graph:
     """Pixel shuffles whose phases are planes of their own."""
     phases = 2**ndim
@@ -329,6 +356,8 @@ def cases() -> Iterator[tuple[str, Graph]]:
     yield "shifted paths 2-D", _shifted(2)
     yield "unread phases", _phases(1)
     yield "unread phases 2-D", _phases(2)
+    yield "diagonal phases 2-D", _diagonal()
+    yield "half blind 2-D", _half_blind()
     yield "shuffles", _shuffles(1)
     yield "shuffles 2-D", _shuffles(2)
     yield (

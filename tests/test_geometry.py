@@ -70,8 +70,8 @@ def units_to_try(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Both corners, the centre and its neighbour (the other phase of a decoder), a border."""
     centre = tuple(n // 2 for n in shape)
     beside = tuple(max(n // 2 - 1, 0) for n in shape)
-    mixed = (0, *centre[1:])
-    found = [(0,) * len(shape), tuple(n - 1 for n in shape), centre, beside, mixed]
+    mixed = [(0, *centre[1:]), (beside[0], *centre[1:])]
+    found = [(0,) * len(shape), tuple(n - 1 for n in shape), centre, beside, *mixed]
     if len(shape) == 1:
         found += [(u,) for u in range(shape[0])]
     return sorted(set(found))
@@ -425,6 +425,19 @@ def test_the_default_output_is_the_last_map(size: int | None) -> None:
     assert logits.unbounded_by == ("globalpool1",)
 
 
+def test_every_phase_sees_the_same_behind_a_global_layer() -> None:
+    field = receptive_field([GlobalPool(), Upsample((4,))], "upsample1", 8)
+    assert field.period == (1,)
+    assert [field.box(u) for u in range(4)] == [((0, 7),)] * 4
+
+
+def test_a_path_that_sees_nothing_along_one_axis_sees_nothing() -> None:
+    field = receptive_field(CASES["half blind 2-D"].network())
+    assert field.size == (1, 1)
+    assert field.aligned
+    assert field.layers.named("blind").size == (0, 0)
+
+
 @pytest.mark.parametrize("norm", ["layer", "group", "instance", "batch_train"])
 def test_statistics_of_the_whole_map_are_global(norm: Any) -> None:
     assert receptive_field([Conv(3), Norm(norm)]).unbounded_by == ("norm1",)
@@ -552,10 +565,10 @@ def test_holes() -> None:
     assert field.holes(0) == (((1, 1), (3, 3), (5, 5), (7, 7), (9, 9)),)
     assert field.has_holes
     assert not receptive_field([Conv((3,)), Conv((3,), dilation=2)]).has_holes
-    # Unit j reads (j − 3m)/2 for the taps m that divide: 0 and 2 where j is even, 1 where odd.
-    decoder = receptive_field([ConvTranspose((3,), stride=2, dilation=3)])
-    assert decoder.holes(0) == (((-2, -1),),)
-    assert decoder.holes(1) == ((),)
+    # Unit j reads (j + 1 − 3m)/2 for the taps m that divide: 0 and 2 where j is odd, else 1.
+    decoder = receptive_field([ConvTranspose((3,), stride=2, dilation=3, padding=1)])
+    assert decoder.holes(-1) == (((-2, -1),),)
+    assert decoder.holes(0) == ((),)
     assert decoder.has_holes
     assert receptive_field(graphs.misaligned().network()).has_holes is False
 

@@ -116,7 +116,9 @@ class Moments:
     @cached_property
     def std(self) -> Floats:
         """Standard deviation per axis, in pixels, shape (…, n)."""
-        return np.sqrt(np.diagonal(self.covariance, axis1=-2, axis2=-1))
+        variances = np.diagonal(self.covariance, axis1=-2, axis2=-1)
+        # The variance of a single pixel may round to just below 0.
+        return np.asarray(np.sqrt(np.maximum(variances, 0.0)))
 
     @property
     def skewness(self) -> Floats:

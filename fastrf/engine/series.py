@@ -1,0 +1,105 @@
+"""A network as a series of stages: pieces that every path runs through, one behind the other.
+
+On the unbounded grid, layers of convolution type commute: the image of a series is the product of
+its stages' transfer functions, so equal stages are a power, in whatever order they come. This is
+what makes a thousand equal layers as cheap as a few.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrf.lowering import Operation, PlaneGraph
+from fastrf.maps import SpatialMap, Table, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The operations between two planes that every path passes, in topological order.
+
+    Attributes:
+        operations: from the plane `source` to the plane `target`.
+        source, target: numbers of the two planes.
+        key: equal for stages that compute the same on grids of the same stride.
+    """
+
+    operations: tuple[Operation, ...]
+    source: int
+    target: int
+    key: Hashable
+
+    @property
+    def maps(self) -> tuple[SpatialMap, ...] | None:
+        """The maps in forward order where the stage is one operation, else None."""
+        return self.operations[0].maps if len(self.operations) == 1 else None
+
+
+def stages(graph: PlaneGraph, node: str, input_node: str) -> list[Stage] | None:
+    """The stages from the input to `node`, as many as there are.
+
+    None where the input or the node has more than one plane: their channels part ways.
+    """
+    if len(graph.planes_of[node]) > 1 or len(graph.planes_of[input_node]) > 1:
+        return None
+    operations = graph.between(node, input_node)
+    pending = Counter(q for op in operations for q, _ in op.sources)
+    alive = {graph.planes_of[input_node][0]}
+    source = graph.planes_of[input_node][0]
+    goal = graph.planes_of[node][0]
+    writes = Counter(p for op in operations for p, _ in op.targets)
+    found: list[Stage] = []
+    piece: list[Operation] = []
+    for op in operations:
+        piece.append(op)
+        for q, _ in op.sources:
+            pending[q] -= 1
+            if not pending[q]:
+                alive.discard(q)
+        for p, _ in op.targets:
+            writes[p] -= 1
+            if pending[p] or p == goal:
+                alive.add(p)
+        if len(alive) == 1 and not any(writes[p] for p in alive):
+            (target,) = alive
+            if target != source:
+                found.append(Stage(tuple(piece), source, target, _key(piece, source)))
+                source, piece = target, []
+    return found
+
+
+def _key(operations: list[Operation], source: int) -> Hashable:
+    """The operations with planes numbered in the order of their appearance."""
+    number = {source: 0}
+
+    def named(shares: tuple[tuple[int, float], ...]) -> Hashable:
+        return tuple((number.setdefault(p, len(number)), share) for p, share in shares)
+
+    return tuple(
+        (named(op.sources), named(op.targets), tuple(map(signature, op.maps)), op.gain)
+        for op in operations
+    )
+
+
+def signature(move: SpatialMap) -> Hashable:
+    """What a map does, as a value that compares and hashes."""
+    axes = tuple(
+        (a.starts.tobytes(), a.taps.tobytes(), a.advance) if isinstance(a, Table) else a
+        for a in move.axes
+    )
+    return axes, move.gain, _bytes(move.taps), move.size_in, move.size_out
+
+
+def _bytes(taps: Any) -> Hashable:
+    if isinstance(taps, np.ndarray):
+        return taps.shape, taps.tobytes()
+    return None if taps is None else tuple(map(_bytes, taps))
+
+
+def only_windows(operations: list[Operation] | tuple[Operation, ...]) -> bool:
+    """Whether every axis map is a `Window`, so that operations commute on the unbounded grid."""
+    return all(isinstance(a, Window) for op in operations for m in op.maps for a in m.axes)
