@@ -116,7 +116,10 @@ class Selection:
     ignore_global: Annotated[
         bool,
         Parameter(
-            group=_choose, negative="", help="Leave out paths through global layers (attention…)."
+            group=_choose,
+            negative="",
+            show_default=False,
+            help="Leave out paths through global layers (attention…).",
         ),
     ] = False
     unknown: Annotated[
@@ -178,7 +181,14 @@ _EVERYTHING = Selection()
 
 Net = Annotated[str, Parameter(help="A zoo network or a network file; see the end of this page.")]
 AsJson = Annotated[
-    bool, Parameter(name="--json", negative="", group=_results, help="Print one JSON document.")
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        show_default=False,
+        group=_results,
+        help="Print one JSON document.",
+    ),
 ]
 Unit = Annotated[
     str,
@@ -265,7 +275,7 @@ def rf(
     columns = [c for c in _COLUMNS if convention in ("both", *c.conventions)]
     if field.input_size is None:
         columns = [c for c in columns if c.name != "shape"]
-    grid = "unbounded grid" if field.input_size is None else f"input {_axes(field.input_size)}"
+    grid = _grid(field.input_size)
     _print(f"{field.network.name or net}: {len(field.network)} layers, {grid}\n")
     _print_table([c.name for c in columns], [[c.cell(r) for c in columns] for r in rows], _LOSABLE)
     _print("")
@@ -300,7 +310,10 @@ def erf(
     plan: Annotated[
         bool,
         Parameter(
-            group=_results, negative="", help="Print what would be computed, how and at what cost."
+            group=_results,
+            negative="",
+            show_default=False,
+            help="Print what would be computed, how and at what cost.",
         ),
     ] = False,
     plot: Annotated[
@@ -338,15 +351,8 @@ def erf(
     from fastrf.erf import erf as field_of
 
     with _Progress() as progress:
-        choice: Any = layers
-        found: Any = field_of(
-            network,
-            unit=_unit(unit),
-            layers=choice,
-            progress=progress,
-            **selection.options(),
-            **computation,
-        )
+        options: dict[str, Any] = {**selection.options(), **computation, "layers": layers}
+        found: Any = field_of(network, unit=_unit(unit), progress=progress, **options)
         if layers == "all":
             documents = [field.to_dict() for field in found.values()]
         else:
@@ -494,7 +500,7 @@ def _field_facts(field: ReceptiveField, convention: str) -> list[tuple[str, str]
     if convention != "distill":
         facts.append(("start", f"{_axes(field.start, ', ')} (first pixel at 1/2; Dang)"))
     if field.map_size is not None:
-        facts.append(("map", _axes(field.map_size)))
+        facts.append(("map", _times(field.map_size)))
     if field.beyond is not None:
         beyond = " and ".join(_axes(ends, ", ") for ends in zip(*field.beyond, strict=True))
         facts.append(("beyond", f"{beyond} pixels before and behind the image"))
@@ -538,21 +544,20 @@ def _show_plan(plan: Plan, as_json: bool) -> int:
 
 
 def _erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    grid = "unbounded grid" if field.input_size is None else f"input {_axes(field.input_size)}"
     shares = (f"{float(t):.0%}: {r:.4g}" for t, r in figures["area_ratio"].items())
     luo = (f"{size:.5g} ({kind})" for kind, size in figures["luo_size"].items())
     kurtosis = ["undefined" if k is None else k for k in figures["kurtosis"]]
     facts = [
-        ("network", f"{field.network.name or 'network'}, {grid}"),
+        ("network", f"{field.network.name or 'network'}, {_grid(field.input_size)}"),
         ("unit", f"{_listed(field.unit)} of {field.node} on {field.input}"),
-        ("image", f"{_axes(field.image.shape)} pixels from {_listed(field.origin)}"),
+        ("image", f"{_times(field.image.shape)} pixels from {_listed(field.origin)}"),
         ("mean", _listed(figures["mean"])),
         ("σ", f"{_listed(figures['std'])} pixels"),
         ("excess kurtosis", _listed(kurtosis)),
         ("Luo's size", f"{', '.join(luo)} pixels"),
         ("area ratio", ", ".join(shares)),
         ("FWHM", f"{_listed(figures['fwhm'])} pixels"),
-        ("TRF", f"{_axes(figures['trf_size'])} pixels"),
+        ("TRF", f"{_times(figures['trf_size'])} pixels"),
         ("Luo's size / TRF", f"{figures['ratio']:.4g}"),
         ("log gain", f"{field.log_gain:.6g}"),
         ("lost mass", f"{field.lost_mass:.4g}"),
@@ -613,7 +618,7 @@ def _show_check(report: CheckReport) -> None:
         for row in report.rows
     ]
     _print(f"{report.network}, {report.node}\n")
-    _print_table(header, rows, ("device", "dtype"))
+    _print_table(header, rows, ("device", "tolerance"))
     _print("")
     failed = [row for row in report.rows if not row.ok]
     for row in failed:
@@ -669,6 +674,14 @@ def _axes(values: Sequence[Any], between: str = "×") -> str:
     return texts[0] if len(set(texts)) == 1 else between.join(texts)
 
 
+def _times(values: Sequence[Any]) -> str:
+    return " × ".join(map(str, values))
+
+
+def _grid(input_size: Sequence[int] | None) -> str:
+    return "unbounded grid" if input_size is None else f"input {_times(input_size)}"
+
+
 def _listed(values: Sequence[Any]) -> str:
     texts = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in values]
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
@@ -683,9 +696,6 @@ def _width() -> int:
 
 def _print(content: RenderableType) -> None:
     """Writes to standard output; rich only lays out, so that a closed pipe ends quietly."""
-    if isinstance(content, str):
-        sys.stdout.write(content + "\n")
-        return
     styled = sys.stdout.isatty()
     page = StringIO()
     console = Console(
@@ -696,14 +706,14 @@ def _print(content: RenderableType) -> None:
         highlight=False,
         emoji=False,
     )
-    console.print(content)
+    console.print(Text(content) if isinstance(content, str) else content)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())
 
 
 def _print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], losable: tuple[str, ...]
 ) -> None:
-    """A table with texts on the left and numbers on the right, as wide as the terminal at most.
+    """A table, words to the left and numbers to the right, at most as wide as the terminal.
 
     Too wide a table loses the `losable` columns one after the other; then the first column's
     entries are shortened in the middle.
@@ -725,8 +735,8 @@ def _print_table(
     first = max(widths[0] - max(total() - width, 0), 8)
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for i in kept:
-        textual = all(not any(c.isdigit() for c in row[i]) or row[i][:1].isalpha() for row in rows)
-        table.add_column(header[i], justify="left" if textual else "right", no_wrap=True)
+        words = i == 0 or all(row[i][:1].isalpha() for row in rows)
+        table.add_column(header[i], justify="left" if words else "right", no_wrap=True)
     for row in rows:
         cells = [_shortened(row[0], first), *(row[i] for i in kept[1:])]
         table.add_row(*map(Text, cells))
@@ -828,8 +838,9 @@ class _Progress:
                 return  # the work ended while the timer fired
             columns = (TextColumn("computing"), BarColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            total = None if self._share is None else 1.0
-            self._task = self._bar.add_task("", total=total, completed=self._share or 0.0)
+            self._task = self._bar.add_task("", total=None)
+            if self._share is not None:
+                self._bar.update(self._task, completed=self._share, total=1.0)
             self._bar.start()
 
 

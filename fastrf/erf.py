@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,8 @@ class ERF:
             of variance put on the unit.
         lost_mass: share of the gradient that fell into padding on the way.
         dropped_mass: share that was dropped because `tail` allowed it.
-        network, node, unit, input, input_size: what was asked for.
+        network, node, unit, input: what was asked for.
+        input_sizes: pixels of every input map, or None on the unbounded grid.
         exact: whether adding up variances is exact for this network; if not, `inexact` says why.
         assumptions: what was assumed where the network does not say.
         plan: how it was computed; ``print(erf.plan)`` explains.
@@ -57,7 +58,7 @@ class ERF:
     node: str
     unit: tuple[int, ...]
     input: str
-    input_size: tuple[int, ...] | None
+    input_sizes: dict[str, tuple[int, ...]] | None
     ignore_global: bool
     inexact: tuple[str, ...]
     assumptions: tuple[str, ...]
@@ -67,13 +68,18 @@ class ERF:
     def exact(self) -> bool:
         return not self.inexact
 
+    @property
+    def input_size(self) -> tuple[int, ...] | None:
+        """Pixels of the input map that the image lies on, or None on the unbounded grid."""
+        return None if self.input_sizes is None else self.input_sizes[self.input]
+
     @cached_property
     def field(self) -> ReceptiveField:
         """The theoretical receptive field of the same map."""
         return receptive_field(
             self.network,
             self.node,
-            self.input_size,
+            self.input_sizes,
             input=self.input,
             ignore_global=self.ignore_global,
         )
@@ -174,9 +180,7 @@ class ERF:
     def warnings(self) -> tuple[str, ...]:
         """What to know before using the sizes."""
         found = []
-        if self.input_size is not None and metrics.fills(
-            self.image, self.origin, self.input_size
-        ):
+        if self.input_size is not None and metrics.fills(self.image, self.origin, self.input_size):
             found.append(
                 "the ERF fills the image: its sizes are cut off by the border, not by the network"
             )
@@ -232,7 +236,7 @@ class ERF:
             "node": self.node,
             "unit": list(self.unit),
             "input": self.input,
-            "input_size": None if self.input_size is None else list(self.input_size),
+            "input_sizes": self.input_sizes,
             "ignore_global": self.ignore_global,
             "inexact": list(self.inexact),
             "assumptions": list(self.assumptions),
@@ -256,8 +260,10 @@ class ERF:
                 image, meta = data["image"], json.loads(str(data["meta"]))
             if meta.pop("format") != _FORMAT:
                 raise KeyError("format")
-            for name in ("origin", "unit", "input_size", "inexact", "assumptions"):
-                meta[name] = None if meta[name] is None else tuple(meta[name])
+            for name in ("origin", "unit", "inexact", "assumptions"):
+                meta[name] = tuple(meta[name])
+            if meta["input_sizes"] is not None:
+                meta["input_sizes"] = {n: tuple(size) for n, size in meta["input_sizes"].items()}
             meta["network"] = netfile.from_dict(meta["network"])
             return ERF(image=image, **meta)
         except OSError as error:
@@ -276,12 +282,14 @@ class ERF:
 @overload
 def erf(net: Any, output: str | None = ..., *, layers: Literal["last"] = ..., **o: Any) -> ERF: ...
 @overload
-def erf(net: Any, output: str | None = ..., *, layers: Literal["all"], **o: Any) -> dict[str, ERF]: ...
+def erf(
+    net: Any, output: str | None = ..., *, layers: Literal["all"], **o: Any
+) -> dict[str, ERF]: ...
 def erf(
     net: Any,
     output: str | None = None,
     unit: str | int | Sequence[int] = "center",
-    input_size: int | Sequence[int] | None = None,
+    input_size: int | Sequence[int] | Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: Any = "float64",
     method: str = "auto",
@@ -306,8 +314,8 @@ def erf(
         output: the map that the unit is on: a node or an end point. Default: the network's
             output, or the last map before it lost its spatial extent.
         unit: "center" (index ⌊n/2⌋; 0 on the unbounded grid) or one index per axis.
-        input_size: pixels of the input, a number or one per axis; gradient that falls into
-            padding is then lost. None: the unbounded grid.
+        input_size: pixels of the input, a number, one per axis, or a mapping input name → size;
+            gradient that falls into padding is then lost. None: the unbounded grid.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "float64" or "float32".
         method: "auto", "direct" (any graph) or "factored" (chains of separable layers).
@@ -375,6 +383,7 @@ def _field_of(
 ) -> ERF:
     index = graph.unit_index(node, unit)
     plan = make_plan(graph, node, index, source, **options)
+    sizes = {name: size for name in network.inputs if (size := graph.sizes[name]) is not None}
     result = ENGINES[plan.method](
         graph,
         node,
@@ -396,7 +405,7 @@ def _field_of(
         node=node,
         unit=index,
         input=source,
-        input_size=graph.input_size,
+        input_sizes=sizes or None,
         ignore_global=ignore_global,
         inexact=tuple(inexact_reasons(graph, node)),
         assumptions=tuple(graph.assumptions),

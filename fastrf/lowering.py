@@ -42,6 +42,7 @@ from fastrf.layers import (
     SqueezeExcite,
     Upsample,
 )
+from fastrf.layers.checks import MAXIMUM
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
 from fastrf.network import Network, Node
 
@@ -118,6 +119,8 @@ class PlaneGraph:
         """The node that `output` names; by default the network's output, or the last map before
         it lost its spatial extent."""
         if output is not None:
+            if not isinstance(output, str):
+                raise InputError(f"output={output!r} must be the name of a node or an end point")
             return self.network.resolve(output)
         node = self.network.outputs[0]
         if len(self.network.outputs) > 1:
@@ -234,12 +237,12 @@ def lower(
 
 def _input_sizes(network: Network, given: Any, ndim: int) -> dict[str, Size | None]:
     if isinstance(given, Mapping):
-        if set(given) != set(network.inputs):
+        if set(given) != set(network.inputs) or len({v is None for v in given.values()}) > 1:
             raise InputError(
-                f"input_size names {sorted(given)}, the network's inputs are "
-                f"{sorted(network.inputs)}"
+                f"input_size={dict(given)!r} must give a size for each of the network's inputs "
+                f"{', '.join(network.inputs)}, or be None as a whole"
             )
-        return {name: _size(value, ndim) for name, value in given.items()}
+        return {name: _size(given[name], ndim) for name in network.inputs}
     return {name: _size(given, ndim) for name in network.inputs}
 
 
@@ -248,9 +251,9 @@ def _size(given: Any, ndim: int) -> Size | None:
         return None
     values = tuple(given) if isinstance(given, Sequence | np.ndarray) else (given,) * ndim
     whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values)
-    if isinstance(given, str) or len(values) != ndim or not whole or min(values) < 1:
+    if len(values) != ndim or not whole or min(values) < 1 or max(values) > MAXIMUM:
         raise InputError(
-            f"input_size={given!r} must be a whole number of at least 1, or {ndim} of them"
+            f"input_size={given!r} must be a whole number from 1 to {MAXIMUM}, or {ndim} of them"
         )
     return tuple(int(v) for v in values)
 
@@ -359,8 +362,8 @@ def _merge_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[li
                 f"choose an input_size, padding or Crop that makes them equal (at {source})"
             )
         axes = tuple(Window() if n == m else Everything() for n, m in zip(size, out, strict=True))
-        spread = () if size == out else (SpatialMap(axes, "fixed", 1.0, None, size, out),)
-        ways.append([_Piece(spread)])
+        broadcast = SpatialMap(axes, "fixed", 1.0, None, size, out)
+        ways.append([_Piece(() if size == out else (broadcast,))])
     return ways
 
 
@@ -448,7 +451,8 @@ def _label(graph: PlaneGraph) -> dict[str, Labels]:
     for node in reversed(graph.network.nodes.values()):
         count = graph.channels[node.name] or 1
         reads = read.pop(node.name)
-        if node.name in graph.network.outputs:
+        if node.name in graph.network.outputs or not reads:
+            # What nothing reads can be asked for all the same: its channels then count alike.
             reads.append(np.zeros(count, dtype=np.int64))
         own = _combine(reads, count)
         labels[node.name] = own

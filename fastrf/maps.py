@@ -28,6 +28,10 @@ Kind = Literal["random", "routing", "fixed"]
 
 Size = tuple[int, ...]
 
+SpatialTaps = tuple[NDArray[np.float64] | None, ...] | NDArray[np.float64] | None
+"""Relative variances of a kernel's taps: all equal (None), a product with one vector per axis
+(None on an axis of equal taps), or one array of the kernel's shape."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -111,7 +115,7 @@ class SpatialMap:
     axes: tuple[AxisMap, ...]
     kind: Kind = "random"
     gain: float = 1.0
-    taps: tuple[NDArray[np.float64] | None, ...] | NDArray[np.float64] | None = None
+    taps: SpatialTaps = None
     size_in: Size | None = None
     size_out: Size | None = None
 
@@ -176,18 +180,16 @@ def factor(taps: NDArray[np.float64]) -> SpatialTaps:
     """
     if np.all(taps == taps.flat[0]):
         return None
-    total = taps.sum()
-    marginals = []
+    total = float(taps.sum())
+    marginals: list[NDArray[np.float64]] = []
     for axis in range(taps.ndim):
         others = tuple(a for a in range(taps.ndim) if a != axis)
         marginals.append(taps.sum(axis=others) / total)
-    product = np.ones(())
+    product: NDArray[np.float64] = np.ones(())
     for vector in marginals:
         product = np.multiply.outer(product, vector)
     bound = 4 * taps.ndim * max(taps.shape) * np.finfo(np.float64).eps
     if np.all(np.abs(product * total - taps) <= bound * taps):
         return tuple(None if np.all(v == v[0]) else v for v in marginals)
-    return taps / total
-
-
-SpatialTaps = tuple[NDArray[np.float64] | None, ...] | NDArray[np.float64] | None
+    whole: NDArray[np.float64] = taps / total
+    return whole

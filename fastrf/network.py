@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -25,10 +27,6 @@ class Node:
     inputs: tuple[str, ...] = ()
 
 
-Block = "Layer | Network | Sequence[Any]"
-"""What blocks are built from: a layer, a network with one input and one output, or a sequence."""
-
-
 class Network:
     """A directed acyclic graph of layers over a grid of 1, 2 or 3 axes.
 
@@ -40,12 +38,14 @@ class Network:
         name: shown in tables and reports.
         endpoints: further names for nodes ("layer1" → "layer1.2.relu"), to ask for by name.
 
-    Two networks are equal when they compute the same: node names, the order of the nodes and the
-    way a value is spelled (``3`` or ``(3, 3)``, ``"valid"`` or ``0``) do not matter.
+    Two networks are equal when they are the same graph of the same layers: names, the order of
+    the nodes and of the terms of a sum, identities and the way a value is spelled (``3`` or
+    ``(3, 3)``, ``"valid"`` or ``0``) do not matter.
 
     Raises:
-        InputError: an unknown name, a cycle, a wrong number of inputs, conflicting axes, or a
-            value that a layer refuses.
+        InputError: an unknown name, a cycle or a wrong number of inputs. Conflicting axes and
+            values that a layer refuses are found when the network is first used (`bound`), as a
+            block does not know yet how many axes it will have.
     """
 
     def __init__(
@@ -60,21 +60,30 @@ class Network:
         given = _as_nodes(nodes)
         if "input" not in given and any("input" in node.inputs for node in given.values()):
             given = {"input": Node("input", Input()), **given}
-        if ndim is not None and ndim not in (1, 2, 3):
+        if ndim is not None and (type(ndim) is not int or ndim not in (1, 2, 3)):
             raise InputError(f"ndim={ndim!r} is not possible; a grid has 1, 2 or 3 axes")
+        if not given:
+            raise InputError("a network needs at least one node; give layers")
         self.nodes: dict[str, Node] = _topological(given)
         self.ndim = ndim
         self.name = name
         self.endpoints: dict[str, str] = dict(endpoints or {})
-        read = {source for node in self.nodes.values() for source in node.inputs}
         if outputs is None:
+            read = {source for node in self.nodes.values() for source in node.inputs}
             outputs = [n for n in self.nodes if n not in read]
         self.outputs: tuple[str, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         if not self.outputs:
-            raise InputError("a network needs at least one node")
+            raise InputError("outputs=() names no node; give at least one, or leave it out")
         for what in (*self.outputs, *self.endpoints.values()):
             if what not in self.nodes:
                 raise InputError(f"output {what!r} is not a node; {_nearest(what, self.nodes)}")
+        if len(set(self.outputs)) < len(self.outputs):
+            raise InputError(f"outputs={self.outputs} names a node twice; name each output once")
+        for endpoint, node_name in self.endpoints.items():
+            if endpoint in self.nodes and endpoint != node_name:
+                raise InputError(
+                    f"the end point {endpoint!r} would hide the node of that name; rename it"
+                )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -86,11 +95,16 @@ class Network:
         """This network with its number of axes fixed and every layer checked and spelled out."""
         ndim = self.ndim if self.ndim is not None else self._implied_ndim()
         nodes = []
+        # Blocks that repeat share their layers, so each layer object is bound once.
+        layers: dict[int, Layer] = {}
         for node in self.nodes.values():
-            try:
-                nodes.append(Node(node.name, node.layer.bind(ndim), node.inputs))
-            except InputError as error:
-                raise type(error)(f"{node.name}: {error}") from None
+            layer = layers.get(id(node.layer))
+            if layer is None:
+                try:
+                    layer = layers[id(node.layer)] = node.layer.bind(ndim)
+                except InputError as error:
+                    raise type(error)(f"{node.name}: {error}") from None
+            nodes.append(Node(node.name, layer, node.inputs))
         bound = Network(nodes, self.outputs, ndim=ndim, name=self.name, endpoints=self.endpoints)
         bound.__dict__["bound"] = bound
         return bound
@@ -134,9 +148,12 @@ class Network:
         return len(self.nodes) - len(self.inputs)
 
     def __repr__(self) -> str:
-        ndim = self.ndim if self.ndim is not None else self._implied_ndim()
+        try:
+            axes = f"{self.ndim if self.ndim is not None else self._implied_ndim()}-D"
+        except InputError:
+            axes = "conflicting axes"
         title = f"{self.name!r}, " if self.name else ""
-        return f"Network({title}{len(self)} layers, {ndim}-D, output {', '.join(self.outputs)})"
+        return f"Network({title}{len(self)} layers, {axes}, output {', '.join(self.outputs)})"
 
 
 # --- building -------------------------------------------------------------------------------
@@ -156,6 +173,8 @@ class Builder:
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
+        self._scopes: set[str] = set()
+        self._ndim: int | None = None
 
     def input(self, name: str = "input", channels: int | None = None) -> str:
         """Adds an input map and returns its name."""
@@ -164,14 +183,17 @@ class Builder:
     def add(self, block: Any, *inputs: str, name: str | None = None, prefix: str = "") -> str:
         """Adds a layer, a network or a sequence of them behind `inputs`; returns its output.
 
-        `name` names the node (for a network: its last node); `prefix` goes before every name.
+        In a sequence a pair ``("stem", Conv(7))`` names a layer. `name` names the node (for a
+        network or a sequence: its last node); `prefix` goes before every name.
         """
+        if isinstance(block, list | tuple):
+            items = list(_flatten(block))
+            for i, (own, item) in enumerate(items, 1):
+                named = own or (name if i == len(items) else None)
+                inputs = (self.add(item, *inputs, name=named, prefix=prefix),)
+            return inputs[0]
         if isinstance(block, Network):
             return self._embed(block, inputs, prefix, name)
-        if isinstance(block, list | tuple):
-            for item in block:
-                inputs = (self.add(item, *inputs, prefix=prefix),)
-            return inputs[0]
         if not isinstance(block, Layer):
             raise InputError(
                 f"{block!r} is not a layer; give layers (Conv(3)), blocks (Residual(…)) or lists"
@@ -180,11 +202,30 @@ class Builder:
         if full in self._nodes:
             raise InputError(f"two nodes are called {full!r}; names must differ")
         self._nodes[full] = Node(full, block, tuple(inputs))
+        scope = full.rpartition(".")[0]
+        while scope and scope not in self._scopes:
+            self._scopes.add(scope)
+            scope = scope.rpartition(".")[0]
         return full
 
-    def build(self, *outputs: str, **options: Any) -> Network:
-        """The network with these outputs (default: whatever nothing reads)."""
-        return Network(self._nodes.values(), outputs or None, **options)
+    def build(
+        self,
+        *outputs: str,
+        ndim: int | None = None,
+        name: str | None = None,
+        endpoints: Mapping[str, str] | None = None,
+    ) -> Network:
+        """The network with these outputs (default: whatever nothing reads).
+
+        Raises:
+            InputError: as `Network`, or `ndim` is not what an embedded network says.
+        """
+        if ndim is None:
+            ndim = self._ndim
+        elif self._ndim not in (None, ndim):
+            raise InputError(f"ndim={ndim}, but a block says ndim={self._ndim}; give one of them")
+        nodes = self._nodes.values()
+        return Network(nodes, outputs or None, ndim=ndim, name=name, endpoints=endpoints)
 
     def scope(self, prefix: str, kind: str) -> str:
         """A fresh prefix "kind3." for a block's nodes."""
@@ -196,7 +237,7 @@ class Builder:
         while True:
             self._counts[key] = self._counts.get(key, 0) + 1
             name = f"{key}{self._counts[key]}"
-            if name not in self._nodes:
+            if name not in self._nodes and name not in self._scopes:
                 return name
 
     def _embed(self, block: Network, inputs: Sequence[str], prefix: str, name: str | None) -> str:
@@ -205,23 +246,60 @@ class Builder:
                 f"a block needs one output and {len(inputs)} input(s), "
                 f"got {len(block.outputs)} and {len(block.inputs)}"
             )
+        if block.ndim is not None:
+            if self._ndim not in (None, block.ndim):
+                raise InputError(
+                    f"blocks have ndim={self._ndim} and ndim={block.ndim}; all must have the same"
+                )
+            self._ndim = block.ndim
         scope = prefix if block.name is None else self.scope(prefix, block.name)
         names = dict(zip(block.inputs, inputs, strict=True))
+        renamed: dict[str, str] = {}
         for node in block.nodes.values():
             if isinstance(node.layer, Input):
                 continue
-            last = node.name == block.outputs[0]
+            last = bool(name) and node.name == block.outputs[0]
             wanted: str | None = node.name
             if block.name is None:
-                # An unnamed sequence joins its surroundings: its automatic names count on.
-                wanted = None if node.name.startswith(node.layer.kind) else node.name
+                wanted = self._joined(node, prefix, renamed)
             names[node.name] = self.add(
                 node.layer,
                 *(names[i] for i in node.inputs),
-                name=name if last and name else wanted,
-                prefix="" if last and name else scope,
+                name=name if last else wanted,
+                prefix=prefix if last else scope,
             )
         return names[block.outputs[0]]
+
+    def _joined(self, node: Node, prefix: str, renamed: dict[str, str]) -> str | None:
+        """The name of a node of an unnamed network that joins its surroundings.
+
+        Automatic names ("conv3", None here) and scopes that are taken ("residual2.") count on;
+        `renamed` keeps what the network's scopes have become.
+        """
+        if node.name.removeprefix(node.layer.kind).isdecimal():
+            return None
+        scope, dot, rest = node.name.partition(".")
+        if not dot:
+            return node.name
+        if scope not in renamed:
+            renamed[scope] = scope
+            if prefix + scope in self._scopes:
+                fresh = self._fresh(prefix, scope.rstrip("0123456789"))
+                renamed[scope] = fresh.removeprefix(prefix)
+        return f"{renamed[scope]}.{rest}"
+
+
+def _flatten(block: Sequence[Any]) -> Iterator[tuple[str | None, Any]]:
+    """The layers and networks of nested sequences, each with its name or None."""
+    stack: list[Any] = [block]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+            yield item
+        elif isinstance(item, list | tuple):
+            stack.extend(reversed(item))
+        else:
+            yield None, item
 
 
 def Sequential(*blocks: Any, ndim: int | None = None, name: str | None = None) -> Network:
@@ -233,23 +311,17 @@ def Sequential(*blocks: Any, ndim: int | None = None, name: str | None = None) -
         ndim: number of axes; default: what tuples imply, else 2.
     """
     b = Builder()
-    items = list(blocks)
-    if items and isinstance(items[0], Input):
-        at = b.add(items.pop(0), name="input")
-    else:
-        at = b.input()
-    for item in items:
-        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
-            at = b.add(item[1], at, name=item[0])
-        else:
-            at = b.add(item, at)
-    return b.build(at, ndim=ndim, name=name)
+    given = bool(blocks) and isinstance(blocks[0], Input)
+    at = b.add(blocks[0] if given else Input(), name="input")
+    return b.build(b.add(list(blocks[given:]), at), ndim=ndim, name=name)
 
 
 def Residual(
     *branch: Any, shortcut: Any = None, ndim: int | None = None, name: str = "residual"
 ) -> Network:
     """``y = shortcut(x) + branch(x)``; the shortcut is the identity by default."""
+    if not branch:
+        raise InputError("Residual needs a branch; give layers or blocks")
     b = Builder()
     x = b.input()
     side = x if shortcut is None else b.add(shortcut, x, prefix="shortcut.")
@@ -297,16 +369,18 @@ def as_network(net: Any) -> Network:
 
 def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, Node]:
     if isinstance(nodes, Mapping):
-        listed = []
-        for name, entry in nodes.items():
-            entry = (entry,) if isinstance(entry, Layer) else tuple(entry)
-            listed.append(Node(name, entry[0], tuple(entry[1:])))
-    else:
-        listed = list(nodes)
+        nodes = [_as_node(name, entry) for name, entry in nodes.items()]
     result: dict[str, Node] = {}
-    for node in listed:
+    for node in nodes:
+        if not isinstance(node, Node):
+            raise InputError(
+                f"{node!r} is not a Node; give Node(name, layer, inputs), or a mapping "
+                f"name → (layer, *inputs)"
+            )
+        if not isinstance(node.name, str) or not node.name:
+            raise InputError(f"a node is called {node.name!r}; a name is a text with characters")
         if not isinstance(node.layer, Layer):
-            raise InputError(f"{node.name}: {node.layer!r} is not a layer")
+            raise InputError(f"{node.name}: {node.layer!r} is not a layer; give one, as Conv(3)")
         if node.name in result:
             raise InputError(f"two nodes are called {node.name!r}; names must differ")
         least, most = node.layer.inputs
@@ -314,10 +388,19 @@ def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, 
         if count < least or (most is not None and count > most):
             wanted = f"{least}" if least == most else f"at least {least}"
             raise InputError(
-                f"{node.name}: {type(node.layer).__name__} reads {wanted} map(s), got {count}"
+                f"{node.name}: {type(node.layer).__name__} reads {wanted} map(s), got {count}; "
+                f"name as many nodes"
             )
         result[node.name] = node
     return result
+
+
+def _as_node(name: str, entry: Any) -> Node:
+    if isinstance(entry, Layer):
+        return Node(name, entry)
+    if not isinstance(entry, list | tuple) or not entry:
+        raise InputError(f"{name}: {entry!r} is not (layer, *names of the nodes read)")
+    return Node(name, entry[0], tuple(entry[1:]))
 
 
 def _topological(nodes: dict[str, Node]) -> dict[str, Node]:
@@ -332,17 +415,22 @@ def _topological(nodes: dict[str, Node]) -> dict[str, Node]:
                 )
             readers[source].append(node.name)
         waiting[node.name] = len(node.inputs)
-    ready = [name for name, count in waiting.items() if count == 0][::-1]
+    given = list(nodes)
+    place = {name: i for i, name in enumerate(given)}
+    ready = [place[name] for name, count in waiting.items() if count == 0]  # sorted: a heap
     order: dict[str, Node] = {}
     while ready:
-        name = ready.pop()
+        name = given[heapq.heappop(ready)]
         order[name] = nodes[name]
-        for reader in reversed(readers[name]):
+        for reader in readers[name]:
             waiting[reader] -= 1
             if waiting[reader] == 0:
-                ready.append(reader)
+                heapq.heappush(ready, place[reader])
     if len(order) < len(nodes):
-        raise InputError(f"the graph has a cycle: {' → '.join(_cycle(nodes, order))}")
+        raise InputError(
+            f"the graph has a cycle: {' → '.join(_cycle(nodes, order))}; let one of them read "
+            f"another node"
+        )
     return order
 
 
@@ -357,59 +445,47 @@ def _cycle(nodes: dict[str, Node], done: Mapping[str, Node]) -> list[str]:
     return [names[-1], *names]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    import difflib
-
+def _nearest(name: object, known: Iterable[str]) -> str:
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    listed = close or names[:5]
-    return f"{'did you mean' if close else 'there are'} {', '.join(map(repr, listed))}?"
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
+    if close:
+        return f"did you mean {', '.join(map(repr, close))}?"
+    return f"there are {', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''}"
 
 
 # --- canonical form -------------------------------------------------------------------------
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Fraction) else value
 
 
-def _signature(layer: Layer) -> list[Any]:
+def _signature(layer: Layer) -> str:
     values = {f.name: _plain(getattr(layer, f.name)) for f in fields(layer)}
-    return [type(layer).__name__, {k: v for k, v in values.items() if v is not None}]
+    known = {k: v for k, v in values.items() if v is not None}
+    return json.dumps([type(layer).__name__, known], sort_keys=True, allow_nan=False)
 
 
 def _canonical(network: Network) -> str:
     """The bound network as text that does not depend on names, node order or spelling.
 
-    Nodes are numbered in the order in which a walk from the outputs finishes them. Sums and
-    products read their maps in the order of their subgraphs' hashes; identities are skipped.
+    Nodes are numbered in the order in which a walk from the outputs finishes them, and layers in
+    the order in which it meets them. Identities are skipped; sums and products read their maps
+    in the order of `_sources`. The text says the whole graph, so that different graphs differ.
     """
-    nodes = network.nodes
-    alias: dict[str, str] = {}
-    subgraph: dict[str, bytes] = {}
-    sources: dict[str, list[str]] = {}
-    for node in nodes.values():
-        inputs = [alias[i] for i in node.inputs]
-        if isinstance(node.layer, Identity):
-            alias[node.name] = inputs[0]
-            continue
-        alias[node.name] = node.name
-        if isinstance(node.layer, Add):
-            inputs.sort(key=lambda i: subgraph[i])
-        sources[node.name] = inputs
-        digest = hashlib.sha256(json.dumps(_signature(node.layer)).encode())
-        if isinstance(node.layer, Input):
-            digest.update(str(network.inputs.index(node.name)).encode())
-        for i in inputs:
-            digest.update(subgraph[i])
-        subgraph[node.name] = digest.digest()
+    signatures: dict[Layer, str] = {}
+    for node in network.nodes.values():
+        if node.layer not in signatures:
+            signatures[node.layer] = _signature(node.layer)
+    outputs, sources = _sources(network, signatures)
 
+    layers: dict[str, int] = {}
     number: dict[str, int] = {}
-    rows: list[Any] = []
-    for output in network.outputs:
-        stack = [(alias[output], False)]
+    rows: list[list[int]] = []
+    for output in outputs:
+        stack = [(output, False)]
         while stack:
             name, ready = stack.pop()
             if name in number:
@@ -419,7 +495,66 @@ def _canonical(network: Network) -> str:
                 stack.extend((i, False) for i in reversed(sources[name]))
                 continue
             number[name] = len(number)
-            signature = _signature(nodes[name].layer)
-            rows.append([*signature, [number[i] for i in sources[name]]])
-    outputs = [number[alias[o]] for o in network.outputs]
-    return json.dumps([network.ndim, rows, outputs], sort_keys=True, allow_nan=False)
+            layer = layers.setdefault(signatures[network.nodes[name].layer], len(layers))
+            rows.append([layer, *(number[i] for i in sources[name])])
+    return json.dumps([network.ndim, list(layers), rows, [number[o] for o in outputs]])
+
+
+def _sources(
+    network: Network, signatures: Mapping[Layer, str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The outputs, and what each node reads, with identities skipped and sums in one order.
+
+    The terms of a sum are ordered by the hash of the tree of layers that they compute, and
+    where these are equal by that of the tree of layers that read them. (Terms that are equal in
+    both and still not interchangeable, which takes a graph that no such trees tell from another,
+    stay in the given order.)
+    """
+    alias: dict[str, str] = {}
+    sources: dict[str, list[str]] = {}
+    computed: dict[str, bytes] = {}
+    for node in network.nodes.values():
+        inputs = [alias[i] for i in node.inputs]
+        if isinstance(node.layer, Identity):
+            alias[node.name] = inputs[0]
+            continue
+        alias[node.name] = node.name
+        if isinstance(node.layer, Add):
+            inputs.sort(key=computed.__getitem__)
+        sources[node.name] = inputs
+        digest = hashlib.sha256(signatures[node.layer].encode())
+        for i in inputs:
+            digest.update(computed[i])
+        computed[node.name] = digest.digest()
+    outputs = [alias[o] for o in network.outputs]
+
+    sums = [n for n in sources if isinstance(network.nodes[n].layer, Add)]
+    if any(len({computed[i] for i in sources[n]}) < len(set(sources[n])) for n in sums):
+        readers = _reader_hashes(network, outputs, sources, computed)
+        for name in sums:
+            sources[name].sort(key=lambda i: (computed[i], readers[i]))
+    return outputs, sources
+
+
+def _reader_hashes(
+    network: Network,
+    outputs: Sequence[str],
+    sources: Mapping[str, Sequence[str]],
+    computed: Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """Per node the hash of the tree of its readers, up to the outputs; b"" where none leads."""
+    reads: dict[str, list[bytes]] = {name: [] for name in sources}
+    for i, output in enumerate(outputs):
+        reads[output].append(f"output {i}".encode())
+    hashes: dict[str, bytes] = {}
+    for name in reversed(list(sources)):
+        found = sorted(reads.pop(name))
+        hashes[name] = hashlib.sha256(b"".join(found)).digest() if found else b""
+        if not found:
+            continue
+        commutes = isinstance(network.nodes[name].layer, Add)
+        for position, source in enumerate(sources[name]):
+            place = b"" if commutes else str(position).encode()
+            digest = hashlib.sha256(hashes[name] + computed[name] + place)
+            reads[source].append(digest.digest())
+    return hashes

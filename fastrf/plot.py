@@ -207,7 +207,11 @@ def _draw_image(
     bar.set_label(f"gradient variance per {'pixel' if image.ndim == 2 else 'voxel'}")
 
     lines: list[Any] = []
-    styles = (("-", 1.4), ("--", 1.2), (":", 1.4))
+    styles: tuple[tuple[Literal["-", "--", ":"], float], ...] = (
+        ("-", 1.4),
+        ("--", 1.2),
+        (":", 1.4),
+    )
     if min(section.shape) > 1 and peak > 0:
         smooth = _smoothed(erf, image)
         outlined, _ = _section(erf, smooth, pair)

@@ -26,10 +26,6 @@ from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
 Array = NDArray[Any]
 
-REFRESH = 16
-"""Operations between two looks at an image's true maximum. Weighted taps let it sink unseen, by at
-most a factor of about 16 a layer; 16 layers use up 2^64 of the headroom of 2^960."""
-
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -149,16 +145,21 @@ class _Walk:
             if done not in (None, op.node):
                 self._forget(done)
             done = op.node
-            self._step(op, refresh=number % REFRESH == REFRESH - 1)
+            self._step(op)
             progress((number + 1) / len(self.operations))
         final = None
         for p in graph.planes_of[self.input_node]:
             if p in self.images:
                 final = self._sum(final, self.images.pop(p))
-        if final is None:
+        if final is None and not self.operations:
             raise InputError(
                 f"no path leads from {self.node!r} to the input {self.input_node!r}; "
                 f"choose another output or input"
+            )
+        if final is None:
+            raise InputError(
+                f"unit={unit} of {self.node!r} reads nothing of {self.input_node!r}, only padding "
+                f"or the gaps of transposed convolutions; choose another unit"
             )
         return self._finish(final)
 
@@ -167,7 +168,7 @@ class _Walk:
             for p in self.graph.planes_of[node or ""]:
                 self.images.pop(p, None)
 
-    def _step(self, op: Operation, refresh: bool) -> None:
+    def _step(self, op: Operation) -> None:
         image = None
         for p, share in op.targets:
             if p in self.images:
@@ -175,8 +176,6 @@ class _Walk:
         if image is None:
             return
         image = image.times(op.gain)
-        if refresh:
-            image = self._rescaled(image, 0.0)
         below = _total(self.gains[q] * share for q, share in op.sources)
         for i in range(len(op.maps) - 1, -1, -1):
             rest = below
@@ -206,7 +205,9 @@ class _Walk:
         image = image.times(move.gain)
         if isinstance(move.taps, np.ndarray):
             image = self._dense(move, image)
-            return self._clip(move, image, rest)
+            return self._clip(move, image, rest, sunk=True)
+        # Sums of a Window with equal taps are never below their largest addend; all else can be.
+        sunk = move.taps is not None or any(isinstance(a, Spread | Table) for a in move.axes)
         for axis, axis_map in enumerate(move.axes):
             taps = None if move.taps is None else move.taps[axis]
             if isinstance(axis_map, Window) and axis_map.kernel == axis_map.stride == 1:
@@ -216,7 +217,7 @@ class _Walk:
             image = self._along(axis, axis_map, taps, image, move.size_in)
             if 0 in image.array.shape:
                 return None
-        return self._clip(move, image, rest)
+        return self._clip(move, image, rest, sunk)
 
     def _along(
         self,
@@ -306,10 +307,20 @@ class _Walk:
         self.threads.cut(shape[0], out.size, run)
         return Image(out, origin, image.scale, image.peak, lease)  # taps of sum 1
 
-    def _clip(self, move: SpatialMap, image: Image, rest: Scaled) -> Image | None:
-        """Cuts off what fell into padding and books it; trims zero borders."""
+    def _clip(self, move: SpatialMap, image: Image, rest: Scaled, sunk: bool) -> Image | None:
+        """Cuts off what fell into padding and books it; trims zero borders.
+
+        Where the largest value may have sunk, by small taps or because it was cut off, the scale
+        follows it, so that what is left keeps its headroom.
+        """
+        sizes = move.size_in or ()
+        if any(
+            start < 0 or start + count > size
+            for (start, count), size in zip(image.spans, sizes, strict=False)
+        ):
+            image, sunk = self._summable(image), True
         array, origin = image.array, image.origin
-        for axis, size in enumerate(move.size_in or ()):
+        for axis, size in enumerate(sizes):
             start, count = origin[axis], array.shape[axis]
             first, last = max(-start, 0), min(size - start, count)
             if first == 0 and last == count:
@@ -321,16 +332,16 @@ class _Walk:
             self._book(array[_slab(axis, last, count)], image.scale, rest)
             array = array[_slab(axis, first, last)]
             origin = _replaced(origin, axis, start + first)
-        array, origin = _trimmed(array, origin)
-        if array is image.array:
-            return image
+        array, origin = trimmed(array, origin)
         if 0 in array.shape:
             return None
+        lease = image.lease
         if not array.flags.c_contiguous:
             copy, lease = self.pool.take(array.shape)
             copy[...] = array
-            return replace(image, array=copy, origin=origin, lease=lease)
-        return replace(image, array=array, origin=origin)
+            array = copy
+        image = replace(image, array=array, origin=origin, lease=lease)
+        return self._rescaled(image, 0.0) if sunk else image
 
     def _book(self, slab: Array, scale: Scaled, rest: Scaled) -> None:
         if slab.size:
@@ -338,6 +349,7 @@ class _Walk:
 
     def _drop_tails(self, image: Image, below: Scaled) -> Image:
         """Drops outer slabs that hold at most this operation's part of the allowed tail."""
+        image = self._summable(image)
         array, origin = image.array, image.origin
         for axis in range(array.ndim):
             others = tuple(a for a in range(array.ndim) if a != axis)
@@ -369,6 +381,10 @@ class _Walk:
             a, b = b, a
         a = self._lowered(a, 1.0)
         ratio = b.scale.over(a.scale)
+        if ratio < np.finfo(self.dtype).tiny:
+            # In two factors: b's values may be as far above 1 as the ratio is below.
+            b = self._shifted(b, -self.room.shift)
+            ratio = b.scale.over(a.scale)
         spans = [united(x, y) for x, y in zip(a.spans, b.spans, strict=True)]
         shape = tuple(count for _, count in spans)
         out, lease = self.pool.take(shape)
@@ -399,22 +415,33 @@ class _Walk:
     def _rescaled(self, image: Image, growth: float) -> Image:
         """The image with its largest value near the top of the headroom, or as far below it as
         room for growth asks."""
-        top = math.log2(float(image.array.max()))
-        shift = math.floor(min(self.room.top, self.room.limit - growth) - top)
-        if 0 <= shift <= 32:
-            return replace(image, peak=top)
-        shift = min(shift, 100)  # 2^100 is a number in float32 too
+        largest = float(image.array.max())
+        if not largest:
+            return image  # all of it lay in the gaps of a transposed convolution
+        image = replace(image, peak=math.log2(largest))
+        shift = math.floor(min(self.room.top, self.room.limit - growth) - image.peak)
+        return image if 0 <= shift <= 32 else self._shifted(image, min(shift, self.room.shift))
+
+    def _summable(self, image: Image) -> Image:
+        """The image with room for the sum of its values; those of float32 are added in float64."""
+        if self.dtype == np.float32:
+            return image
+        return self._lowered(image, math.log2(image.array.size))
+
+    def _shifted(self, image: Image, shift: int) -> Image:
+        """The same image, its array times 2^shift."""
         out, lease = self.pool.take(image.array.shape)
         out[...] = 0
         self._accumulate(image.array, 2.0**shift, out)
         scale = image.scale * Scaled.of(1.0, -shift)
-        return Image(out, image.origin, scale, top + shift, lease)
+        return Image(out, image.origin, scale, image.peak + shift, lease)
 
     def _finish(self, image: Image) -> Propagated:
+        image = self._summable(image)
         total = image.array.sum(dtype=np.float64)
         array = (image.array / total).astype(self.dtype, copy=False)
         array[array < np.finfo(self.dtype).tiny] = 0
-        array, origin = _trimmed(array, image.origin)
+        array, origin = trimmed(array, image.origin)
         mass = Scaled.of(float(total)) * image.scale
         all_ = mass + self.lost + self.dropped
         return Propagated(
@@ -482,7 +509,7 @@ def _replaced(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]
     return (*values[:axis], value, *values[axis + 1 :])
 
 
-def _trimmed(array: Array, origin: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+def trimmed(array: Array, origin: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """The array without border slabs that are all zero."""
     for axis in range(array.ndim):
         count = array.shape[axis]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrf.engine.direct import Propagated, propagate
+from fastrf.engine.direct import Propagated, propagate, trimmed
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import SpatialMap
 
@@ -53,12 +53,13 @@ def propagate_factored(
     for p in profiles[1:]:
         image = np.multiply.outer(image, p.image)
     image[image < np.finfo(image.dtype).tiny] = 0
+    # Where one profile's tail is so thin that no pixel of its row is left.
+    image, origin = trimmed(image, tuple(p.origin[0] for p in profiles))
     mass = reduce(mul, (p.mass for p in profiles))
     # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
     held = math.prod(1 - p.lost for p in profiles)
     kept = math.prod(1 - p.lost - p.dropped for p in profiles)
-    origin = tuple(p.origin[0] for p in profiles)
-    return Propagated(image, origin, mass, 1 - held, held - kept)
+    return Propagated(np.ascontiguousarray(image), origin, mass, 1 - held, held - kept)
 
 
 def projected(graph: PlaneGraph, axis: int) -> PlaneGraph:

@@ -148,8 +148,8 @@ def make_plan(
     limit = memory_limit if memory_limit is not None else _free_memory() // 2
     if memory > limit:
         raise PlanError(
-            f"the plan needs about {memory / 2**20:.0f} MiB, more than the limit of "
-            f"{limit / 2**20:.0f} MiB (memory_limit, by default half of what is free); "
+            f"the plan needs about {memory / 2**20:.3g} MiB, more than the limit of "
+            f"{limit / 2**20:.3g} MiB (memory_limit, by default half of what is free); "
             f"raise memory_limit, or use tail=, dtype='float32' or an input_size"
         )
     return plan
@@ -174,9 +174,7 @@ def _check_options(
     memory_limit: int | None,
 ) -> None:
     if method not in ("auto", *METHODS):
-        raise InputError(
-            f"method={method!r} is unknown; choose one of auto, {', '.join(METHODS)}"
-        )
+        raise InputError(f"method={method!r} is unknown; choose one of auto, {', '.join(METHODS)}")
     if accuracy not in ("auto", "relative", "absolute"):
         raise InputError(
             f"accuracy={accuracy!r} is unknown; choose one of auto, relative, absolute"
@@ -186,7 +184,9 @@ def _check_options(
     if tail is not None and (not _is_number(tail) or not 0 < tail < 1):
         raise InputError(f"tail={tail!r} must lie between 0 and 1, or be None")
     for name, value in (("workers", workers), ("memory_limit", memory_limit)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 1
+        ):
             raise InputError(f"{name}={value!r} must be a whole number of at least 1, or None")
 
 
@@ -273,12 +273,14 @@ def _survey(
         targets = [reaches[p] for p, _ in op.targets if p in reaches]
         if not targets:
             continue
-        reach = targets[0]
+        reach: tuple[_Reach, ...] | None = targets[0]
         for more in targets[1:]:
             reach = tuple(a.merged(b) for a, b in zip(reach, more, strict=True))
         work = _Work(trimmed)
         for move in reversed(op.maps):
-            reach = work.transpose(move, reach)
+            reach = None if reach is None else work.transpose(move, reach)
+        if reach is None:
+            continue
         count = _pixels(reach, trimmed)
         for q, _ in op.sources:
             if q in reaches:
@@ -311,11 +313,15 @@ class _Work:
         self.nats = nats
         self.cells, self.nanoseconds, self.largest = 0, 0.0, 1
 
-    def transpose(self, move: SpatialMap, reach: tuple[_Reach, ...]) -> tuple[_Reach, ...]:
+    def transpose(self, move: SpatialMap, reach: tuple[_Reach, ...]) -> tuple[_Reach, ...] | None:
+        """What the transposed map reaches; None where that is padding alone."""
         sizes = move.size_in or (None,) * len(reach)
         new = tuple(
-            _transposed(axis, r, n) for axis, r, n in zip(move.axes, reach, sizes, strict=True)
+            _transposed(axis, r, n, _marginal(move, i))
+            for i, (axis, r, n) in enumerate(zip(move.axes, reach, sizes, strict=True))
         )
+        if any(r.span[1] <= 0 for r in new):
+            return None
         if isinstance(move.taps, np.ndarray):
             self._count(_pixels(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
             return new
@@ -339,20 +345,33 @@ def _pass_cost(axis: AxisMap, taps: Any) -> float:
     return cost.BOX_NANOSECONDS
 
 
-def _transposed(axis: AxisMap, reach: _Reach, size: int | None) -> _Reach:
+def _marginal(move: SpatialMap, axis: int) -> Any:
+    """The variances of the taps along one axis (sum 1), None where all are equal."""
+    if isinstance(move.taps, np.ndarray):
+        return move.taps.sum(axis=tuple(a for a in range(move.taps.ndim) if a != axis))
+    return move.axis_taps(axis)
+
+
+def _transposed(axis: AxisMap, reach: _Reach, size: int | None, taps: Any) -> _Reach:
     if isinstance(axis, Everything) and size is None:
         return reach  # the engine refuses it with the layer's name
-    _, span = reached(axis, reach.span, size)
+    whole, span = reached(axis, reach.span, size)
     low, high = reach.centre
+    if span != whole:
+        # What a border leaves over has moments of its own, and little mass to measure it by.
+        return _Reach(span, (low, high), math.inf)
     if isinstance(axis, Window):
-        shift, factor, width = axis.span / 2 - axis.lo, float(axis.stride), float(axis.span)
+        mean = (
+            axis.span / 2 if taps is None else float(taps @ np.arange(axis.kernel)) * axis.dilation
+        )
+        shift, factor, width = mean - axis.lo, float(axis.stride), float(axis.span)
         centre = (low * factor + shift, high * factor + shift)
         return _Reach(span, centre, reach.proxy * factor**2 + width**2 / 4)
-    if isinstance(axis, Spread):
+    phases = axis.stride // math.gcd(axis.stride, axis.dilation) if isinstance(axis, Spread) else 0
+    if isinstance(axis, Spread) and (phases == 1 or (taps is None and axis.kernel % phases == 0)):
         # Taps of one phase only; which ones depends on the position, so the centre is a range.
+        # Phases that pass different masses would tilt the distribution: no bound for them.
         width = (axis.span + axis.stride) / axis.stride
         centre = ((low + axis.lo - axis.span) / axis.stride, (high + axis.lo) / axis.stride)
         return _Reach(span, centre, reach.proxy / axis.stride**2 + width**2 / 4)
     return _Reach(span, (span[0], span[0] + span[1]), math.inf)
-
-

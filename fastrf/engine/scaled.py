@@ -64,13 +64,21 @@ class Headroom:
     the smallest normal number *relative to the peak* before it is trimmed: what is trimmed is
     below 2^(low − top) of the peak, and the pixels of a result, which are at least 2^low, lie
     2^top above it. Hence trimming does not touch any pixel of the result.
+
+    Attributes:
+        top: where the largest value of an image is put.
+        limit: where no sum of its values may reach.
+        low: below which values are trimmed.
+        shift: orders by which an image is scaled at most at once.
     """
 
     top: int
     limit: int
     low: int
+    shift: int
 
     @staticmethod
     def of(dtype: Any) -> Headroom:
         info = np.finfo(dtype)
-        return Headroom(int(info.maxexp) - 64 if info.bits > 32 else 90, info.maxexp - 4, info.minexp)
+        top = int(info.maxexp) - 64 if info.bits > 32 else 90
+        return Headroom(top, info.maxexp - 4, info.minexp, info.maxexp - 24)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -40,7 +41,7 @@ class Threads:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.workers - 1, thread_name_prefix="fastrf")
         edges = [length * i // parts for i in range(parts + 1)]
-        rest = [self._pool.submit(run, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+        rest = [self._pool.submit(run, a, b) for a, b in pairwise(edges[1:])]
         run(edges[0], edges[1])
         for future in rest:
             future.result()

@@ -24,6 +24,8 @@ def reached(axis: AxisMap, span: Span, size: int | None) -> tuple[Span, Span]:
         on the unbounded grid. A window may be empty (length ≤ 0).
     """
     first, count = span
+    if count <= 0:
+        return span, span
     if isinstance(axis, Window):
         whole = (first * axis.stride - axis.lo, (count - 1) * axis.stride + axis.span + 1)
     elif isinstance(axis, Spread):

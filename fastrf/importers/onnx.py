@@ -19,6 +19,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -28,7 +29,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError, MissingExtra, NetworkFileError, UnsupportedOperator
+from fastrf.errors import (
+    FastrfError,
+    InputError,
+    MissingExtra,
+    NetworkFileError,
+    UnsupportedOperator,
+)
 from fastrf.layers import (
     Activation,
     Add,
@@ -105,10 +112,11 @@ def from_onnx(
             f"unknown={unknown!r} is not a policy; choose one of {', '.join(get_args(Policy))}"
         )
     source, proto = _open(model)
-    if name is None:
-        by_file = isinstance(model, str | os.PathLike)
-        name = Path(source).stem if by_file else _line(proto.graph.name) or None
-    return _Importer(_light(proto, source), source, unknown, input_size).network(name)
+    with _readable(source):
+        if name is None:
+            by_file = isinstance(model, str | os.PathLike)
+            name = Path(source).stem if by_file else _line(proto.graph.name) or None
+        return _Importer(_light(proto, source), source, unknown, input_size).network(name)
 
 
 def input_sizes(
@@ -119,12 +127,13 @@ def input_sizes(
     Raises: as `from_onnx`.
     """
     source, proto = _open(model)
-    importer = _Importer(_light(proto, source), source, "error", None)
+    with _readable(source):
+        importer = _Importer(_light(proto, source), source, "error", None)
+        extents = {v.name: importer.input_map(v).extent[1:] for v in importer.spatial_inputs()}
     sizes: dict[str, tuple[int, ...] | None] = {}
-    for value in importer.spatial_inputs():
-        axes = importer.input_map(value).extent[1:]
-        known = tuple(n for n in axes if n is not None)
-        sizes[value.name] = known if len(known) == len(axes) else None
+    for name, extent in extents.items():
+        known = tuple(n for n in extent if n is not None)
+        sizes[name] = known if len(known) == len(extent) else None
     return sizes
 
 
@@ -139,6 +148,15 @@ def _line(text: object) -> str:
 
 def _fail(source: str, message: str) -> NoReturn:
     raise NetworkFileError(f"{source}: {_line(message)}") from None
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """Protocol buffers check the text in a message no sooner than it is read."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        _fail(source, "holds text that is not UTF-8; export or copy it again")
 
 
 def _open(model: Any) -> tuple[str, ModelProto]:
@@ -582,8 +600,6 @@ class _Importer:
         batch = dims[0] or 1
         extent = (dims[-1 if last else 1], *(dims[axis] for axis in axes))
         x = _Map(value.name, extent, None, batch)
-        order = [0, *axes]
-        order.insert(self.ndim + 1 if last else 1, self.ndim + 1 if last else 1)
         standard = x.standard
         layout = (standard[0], *standard[2:], standard[1]) if last else standard
         return replace(x, axes=layout)
@@ -597,7 +613,7 @@ class _Importer:
                 readers.setdefault(source, []).append(node)
         waiting, found = [name], False
         while waiting:
-            for node in readers.get(waiting.pop(), ()):
+            for node in readers.pop(waiting.pop(), ()):
                 if node.op_type == "Transpose":
                     perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
                     if perm != to_first:
@@ -651,7 +667,7 @@ class _Importer:
         for value in graph.input:
             x = self.values.get(value.name)
             if isinstance(x, _Map):
-                # An open batch size counts as 1; value_info stating it otherwise would contradict.
+                # An open batch size counts as 1; shapes stated elsewhere would contradict it.
                 for dim, size in zip(value.type.tensor_type.shape.dim, x.dims or (), strict=True):
                     if size is not None:
                         dim.dim_value = size
@@ -659,7 +675,8 @@ class _Importer:
         for out in graph.output:
             out.type.tensor_type.ClearField("shape")
         try:
-            inferred = shape_inference.infer_shapes(self.model, data_prop=True)
+            # Without data_prop: it runs for hours on a slice of 2^63 steps, and `_fold` knows more.
+            inferred = shape_inference.infer_shapes(self.model)
         except (shape_inference.InferenceError, ValueError, RuntimeError, TypeError) as error:
             _fail(self.source, f"ONNX cannot infer its shapes: {error}; check the model")
         shapes = {}
@@ -721,7 +738,7 @@ class _Importer:
             handler = _HANDLERS.get(op.type) if standard else None
             if handler is None:
                 op.refuse("is unknown to fastrf")
-            result = handler(self, op)
+            result = self._handle(handler, op)
         except UnsupportedOperator as error:
             for added in list(self.nodes)[before:]:
                 del self.nodes[added]
@@ -735,6 +752,19 @@ class _Importer:
                     f"(each output reads every input)"
                 ) from None
         return result if isinstance(result, list) else [result] * len(proto.output)
+
+    def _handle(self, handler: _Handler, op: _Op) -> _Result:
+        try:
+            return handler(self, op)
+        except FastrfError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Attributes and operands come from the file, in any type, number and size.
+            _fail(
+                self.source,
+                f"{op.type} (node {op.name!r}): its attributes or inputs do not fit the operator "
+                f"({error}); check the model with onnx.checker",
+            )
 
     def _by_policy(self, op: _Op, reason: str) -> _Result:
         if self.unknown == "error":
@@ -1109,6 +1139,9 @@ def _transposed_padding(
     for n, k, s, d, e, out in zip(x.pixels, kernel, strides, dilations, extra, wanted, strict=True):
         if out is None:
             total = e + d * (k - 1) + 1 - s
+            if total < 0:
+                # ONNX's text wants n·s pixels here, its shape inference fewer.
+                op.refuse(f"has SAME padding with a stride {s} above its kernel's extent")
         elif n is None:
             op.refuse("states its output_shape for a map of unknown size; give input_size")
         else:
@@ -1293,17 +1326,19 @@ def _enlarged(imp: _Importer, op: _Op, x: _Map) -> _Map:
 @_handles("Expand")
 def _expand(imp: _Importer, op: _Op) -> _Result:
     x = op.x
-    if op.shape is None or None in op.shape:
-        op.refuse("expands to an unknown shape; export with fixed sizes, or give input_size")
+    target: Shape = tuple(op.operand(1, "shape"))
     if x.axes is None:
         return replace(imp.chain(op, x, []), shape=op.shape)
-    axes = ((),) * (len(op.shape) - len(x.axes)) + x.axes
-    if all(size == _size(axis) for size, axis in zip(op.shape, axes, strict=True)):
+    rank = max(len(target), len(x.axes))
+    target = (1,) * (rank - len(target)) + target
+    axes = ((),) * (rank - len(x.axes)) + x.axes
+    if all(n in (1, _size(axis)) for n, axis in zip(target, axes, strict=True)):
         return replace(imp.chain(op, x, []), axes=axes)
     x = imp.standard(op, x)
-    if x.pixels != (1,) * imp.ndim or op.shape[1] != x.extent[0] or op.shape[0] != x.batch:
-        op.refuse(f"expands a tensor of shape {x.dims} to {op.shape}")
-    return imp.grid(op, x, Upsample(size=_spell(op.shape[2:])))
+    outer = zip(target, (x.batch, x.extent[CHANNEL]), strict=False)
+    if x.pixels != (1,) * imp.ndim or any(n not in (1, own) for n, own in outer):
+        op.refuse(f"expands a tensor of shape {x.dims} to {target}")
+    return imp.grid(op, x, Upsample(size=_spell(target[2:])))
 
 
 @_handles("Tile")
@@ -1412,10 +1447,19 @@ def _reshape_target(op: _Op) -> Shape | None:
     return op.shape if target.count(None) > 1 else tuple(target)
 
 
+def _resolved(dims: Shape | None, target: Shape | None) -> Shape | None:
+    """A reshape's target with its one open size worked out, where the old shape is known."""
+    if target is None or dims is None or None in dims or target.count(None) != 1:
+        return target
+    rest = math.prod(n for n in target if n is not None)
+    total = math.prod(n for n in dims if n is not None)
+    return tuple(total // max(rest, 1) if n is None else n for n in target)
+
+
 def _reshaped(imp: _Importer, op: _Op, target: Shape | None) -> _Map:
     x = op.x
     if x.axes is None:
-        return replace(x, shape=op.shape)
+        return replace(x, shape=op.shape or _resolved(x.shape, target))
     axes = None if target is None else _regroup(x.axes, target)
     if axes is None:
         op.refuse(
@@ -1937,17 +1981,25 @@ def _upsample(
     return Upsample(mode="linear", coordinates=coordinates, **given)
 
 
+_COMPARED = 4096
+"""Most rows of a resize that are compared one by one."""
+
+
 def _nearest(
     coordinates: str, rounding: str, scale: Fraction, n: int | None, m: int | None
 ) -> set[str]:
     """Which of fastrf's nearest modes read the same pixels as ONNX's coordinates and rounding."""
     half = Fraction(1, 2)
-    sized = n is not None and m is not None
+    # Rows beyond the first period of scale.numerator repeat it; on small maps all are compared,
+    # because the ends are clamped and two coordinate rules depend on the size.
+    sized = n is not None and m is not None and m <= _COMPARED
     rows = m if sized and m is not None else scale.numerator
+    if rows > _COMPARED:
+        return set()
     at: Callable[[int], Fraction]
     if coordinates == "asymmetric":
         at = lambda o: o / scale  # noqa: E731
-    elif coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and rows > 1):
+    elif coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and m != 1):
         at = lambda o: (o + half) / scale - half  # noqa: E731
     elif coordinates == "pytorch_half_pixel" and sized:
         at = lambda o: Fraction(0)  # noqa: E731
@@ -1970,7 +2022,7 @@ def _nearest(
         "nearest": lambda o: math.floor(o / scale),
         "nearest-exact": lambda o: math.floor((o + half) / scale),
     }
-    top = math.inf if n is None else n - 1
+    top = n - 1 if sized and n is not None else math.inf
     low = 0 if sized else -math.inf
 
     def pixel(index: int) -> float:

@@ -1,0 +1,72 @@
+"""fastrf against what users would run instead: the same case, in one run, results compared first.
+
+    pytest bench/bench_peers.py --benchmark-group-by=group --benchmark-columns=median,rounds
+
+"fastrf" is the whole verb, from the network to the result; "fastrf engine" is its engine alone on
+the lowered network, which is how the peers are timed (see `bench.peers`). A peer whose image is
+not ours, to what rounding explains, fails. Read figures as ratios within a group.
+"""
+
+from __future__ import annotations
+
+import pytest
+from fastrf.kernels import load
+
+import fastrf as rf
+from bench.cases import BY_NAME, CASES, network_of, plan_of
+from bench.peers import PEERS, disagreement, flushed
+from bench.record import rounds_for
+from fastrf.engine import ENGINES
+from fastrf.lowering import lower
+
+WITH_PEERS = [case for case in CASES if case.peers]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    """Our image of a case, computed once."""
+    images = {}
+
+    def image_of(case):
+        if case.name not in images:
+            field = rf.erf(network_of(case), **case.options)
+            images[case.name] = field.image, field.origin
+        return images[case.name]
+
+    return image_of
+
+
+def measure(benchmark, case, who, call):
+    benchmark.group = case.name
+    benchmark.extra_info |= {"case": case.name, "who": who, "layers": len(network_of(case))}
+    benchmark.pedantic(call, rounds=rounds_for(call))
+
+
+@pytest.mark.parametrize("name", [case.name for case in WITH_PEERS])
+def test_fastrf(benchmark, name):
+    case = BY_NAME[name]
+    measure(benchmark, case, "fastrf", lambda: rf.erf(network_of(case), **case.options))
+
+
+@pytest.mark.parametrize("name", [case.name for case in WITH_PEERS])
+def test_fastrf_engine(benchmark, name):
+    case, plan = BY_NAME[name], plan_of(BY_NAME[name])
+    graph, kernels = lower(network_of(case), case.input_size), load(plan.device)
+
+    def engine():
+        return ENGINES[plan.method](
+            graph, plan.node, plan.unit, plan.input, kernels=kernels, workers=plan.workers
+        )
+
+    measure(benchmark, case, "fastrf engine", engine)
+
+
+@pytest.mark.parametrize(
+    ("name", "who"), [(case.name, who) for case in WITH_PEERS for who in case.peers]
+)
+def test_peer(benchmark, ours, name, who):
+    case, peer = BY_NAME[name], PEERS[who]
+    call = peer.prepare(case)
+    with flushed():
+        assert disagreement(case, peer, call(), ours(case)) <= 1
+        measure(benchmark, case, who, call)

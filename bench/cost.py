@@ -1,0 +1,164 @@
+"""The constants of `fastrf.engine.cost`, measured, and the planner's forecasts against the clock.
+
+    python -m bench.cost
+
+All on one thread and warm. The constants are the engines' (with Python, trimming and buffers), not
+the kernels'; where two kinds of layer share a constant, theirs is the geometric mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from fastrf.kernels import load
+
+import fastrf as rf
+from bench.cases import CASES, network_of, plan_of
+from bench.record import duration, seconds, table, write
+from fastrf import zoo
+from fastrf.engine import cost
+
+PATIENCE = 20.0
+"""Seconds; cases that the plan expects to take longer are left out."""
+
+SPREAD = 3.0
+"""The factor to which the plans are meant to be right."""
+
+NAMES = (
+    "OPERATION_SECONDS",
+    "BOX_NANOSECONDS",
+    "TAP_NANOSECONDS",
+    "TABLE_NANOSECONDS",
+    "WRITE_NANOSECONDS",
+    "FLOAT32_FACTOR",
+)
+
+
+def measure() -> dict[str, float]:
+    """Every constant, from networks in which it outweighs the others."""
+    found: dict[str, float] = {}
+    operation = _run(zoo.plain(2000, 3, 1), input_size=16)
+    found["OPERATION_SECONDS"] = operation["seconds"] / operation["operations"]
+
+    def per_cell(network: rf.Network, **options: Any) -> float:
+        run = _run(network, method="direct", **options)
+        own = run["seconds"] - run["operations"] * found["OPERATION_SECONDS"]
+        return 1e9 * own / run["cells"]
+
+    boxes = [zoo.plain(250, 3), zoo.plain(40, 31)]
+    double = _mean(per_cell(network) for network in boxes)
+    single = _mean(per_cell(network, dtype="float32") for network in boxes)
+    found["BOX_NANOSECONDS"] = double
+    line = [1.0, 2.0, 3.0, 2.0, 1.0]
+    product = [[a * b for a in line] for b in line]
+    ring = [[a + b for a in line] for b in line]
+    found["TAP_NANOSECONDS"] = _mean(
+        per_cell(rf.Sequential(*[rf.Conv(5, padding=2, taps=taps)] * 120)) / addends
+        for taps, addends in ((product, 5), (ring, 25))
+    )
+    found["TABLE_NANOSECONDS"] = _table()
+    outer = _run(zoo.plain(4, 751))
+    own = outer["seconds"] - outer["operations"] * outer["axes"] * found["OPERATION_SECONDS"]
+    found["WRITE_NANOSECONDS"] = 1e9 * own / outer["pixels"]
+    found["FLOAT32_FACTOR"] = single / double
+    return found
+
+
+def _run(network: rf.Network, **options: Any) -> dict[str, Any]:
+    """The median time of the whole verb on one thread, and what its plan counted."""
+    found: list[rf.ERF] = []
+
+    def field() -> None:
+        found[:] = [rf.erf(network, workers=1, **options)]
+
+    taken = seconds(field)
+    plan = found[0].plan
+    return {
+        "seconds": taken,
+        "operations": plan.operations,
+        "cells": plan.cells,
+        "pixels": math.prod(count for _, count in plan.support),
+        "axes": len(plan.support),
+    }
+
+
+def _table() -> float:
+    """Nanoseconds per pixel and tap of the kernel, along a long axis and a contiguous one."""
+    kernel, found = load("cpu").transposed_table, []
+    for shape in ((1, 1000, 1000), (1000, 1000, 1)):
+        y, taps = np.ones(shape), np.full((1000, 3), 1 / 3)
+        starts = np.arange(1000, dtype=np.int64)
+        out = np.empty((shape[0], 1002, shape[2]))
+        taken = seconds(lambda y=y, s=starts, t=taps, o=out: kernel(y, s, t, o))
+        found.append(1e9 * taken / (out.size * 3))
+    return _mean(found)
+
+
+def _mean(values: Any) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def forecasts() -> list[dict[str, Any]]:
+    """The plan's seconds beside the clock's, for every case."""
+    rows = []
+    for case in CASES:
+        plan = plan_of(case)
+        if plan.seconds > PATIENCE:
+            print(f"{case.name}: left out, the plan expects {plan.seconds:.0f} s")
+            continue
+        network = network_of(case)
+        taken = seconds(lambda n=network, c=case: rf.erf(n, **c.options))
+        rows.append(
+            {
+                "case": case.name,
+                "engine": plan.method,
+                "workers": plan.workers,
+                "forecast": plan.seconds,
+                "seconds": taken,
+            }
+        )
+    return rows
+
+
+def show(results: dict[str, Any]) -> str:
+    """Constants and forecasts as Markdown."""
+    constants = [
+        [name, f"{value:.3g}", f"{results['stated'][name]:.3g}"]
+        for name, value in results["measured"].items()
+    ]
+    rows = [
+        [
+            row["case"],
+            row["engine"],
+            duration(row["forecast"]),
+            duration(row["seconds"]),
+            f"{row['forecast'] / row['seconds']:.2f}",
+        ]
+        for row in results["forecasts"]
+    ]
+    first = table(["constant", "measured", "stated"], constants)
+    second = table(["case", "engine", "forecast", "measured", "forecast/measured"], rows)
+    return f"{first}\n\n{second}"
+
+
+def main() -> None:
+    results = {
+        "measured": measure(),
+        "stated": {name: getattr(cost, name) for name in NAMES},
+        "forecasts": forecasts(),
+    }
+    print(show(results))
+    wrong = [
+        row["case"]
+        for row in results["forecasts"]
+        if not 1 / SPREAD <= row["forecast"] / row["seconds"] <= SPREAD
+    ]
+    print(f"\noutside a factor of {SPREAD:g}: {', '.join(wrong) or 'none'}")
+    write("cost", results)
+
+
+if __name__ == "__main__":
+    main()

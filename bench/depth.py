@@ -1,0 +1,143 @@
+"""Cost per layer against depth, and what subnormal numbers would cost.
+
+    python -m bench.depth
+
+1. Chains of 3-wide layers, 1,000 to 10,000 deep, whole verb. The full image of a chain grows with
+   its depth (its side by about √n times the number of standard deviations above the smallest
+   normal number), so its cost per layer may rise with the area; with the tails trimmed
+   (`tail=1e-12`), or clipped at an image, cost per layer must be flat or falling.
+2. The same layer as a plain NumPy loop that trims nothing, on an impulse, whose far tails are
+   subnormal numbers, and on a flat image of the same size, which has none: the same arithmetic,
+   so that the ratio is the price of subnormal numbers alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import fastrf as rf
+from bench.record import duration, table, write
+from fastrf import zoo
+from fastrf.network import Network
+
+DEPTHS = (1000, 2000, 5000, 10000)
+TAIL = 1e-12
+
+
+def chain(ndim: int) -> Callable[[int], Network]:
+    return lambda depth: zoo.plain(depth, 3, ndim)
+
+
+STACKS: dict[str, tuple[Callable[[int], Network], dict[str, Any]]] = {
+    "1-D": (chain(1), {}),
+    f"1-D, tail={TAIL:g}": (chain(1), {"tail": TAIL}),
+    "2-D factored, full image": (chain(2), {"method": "factored"}),
+    f"2-D factored, tail={TAIL:g}": (chain(2), {"method": "factored", "tail": TAIL}),
+    "2-D direct, image 128×128": (chain(2), {"method": "direct", "input_size": 128}),
+}
+
+LOOPS = (("1-D, 10,000 layers", 1, 10000, "float64"), ("2-D, 400 layers", 2, 400, "float32"))
+
+
+def measure_stacks() -> list[dict[str, Any]]:
+    rows = []
+    for name, (build, options) in STACKS.items():
+        for depth in DEPTHS:
+            network = build(depth)
+            rf.erf(build(8), **options)  # compiles
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                field = rf.erf(network, **options)
+                times.append(time.perf_counter() - start)
+            assert np.isfinite(field.image).all()
+            assert abs(float(field.image.sum(dtype=np.float64)) - 1) < 1e-9
+            rows.append(
+                {
+                    "stack": name,
+                    "layers": depth,
+                    "seconds": median(times),
+                    "shape": list(field.image.shape),
+                    "engine": field.plan.method,
+                }
+            )
+    return rows
+
+
+def exponent(rows: list[dict[str, Any]]) -> float:
+    """Slope of log seconds over log layers."""
+    x = [math.log(row["layers"]) for row in rows]
+    y = [math.log(row["seconds"]) for row in rows]
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def loop(image: np.ndarray, layers: int) -> float:
+    """Seconds for `layers` layers of three equal taps along every axis, in place of nothing."""
+    spare = np.zeros_like(image)
+    third = image.dtype.type(1 / 3)
+    start = time.perf_counter()
+    for _ in range(layers):
+        for axis in range(image.ndim):
+            a, b = np.moveaxis(image, axis, 0), np.moveaxis(spare, axis, 0)
+            np.add(a[:-2], a[1:-1], out=b[1:-1])
+            b[1:-1] += a[2:]
+            b[1:-1] *= third
+            image, spare = spare, image
+    return time.perf_counter() - start
+
+
+def measure_loops() -> list[dict[str, Any]]:
+    rows = []
+    for name, ndim, layers, dtype in LOOPS:
+        shape = (2 * layers + 1,) * ndim
+        impulse, flat = np.zeros(shape, dtype), np.ones(shape, dtype)
+        impulse[(layers,) * ndim] = 1
+        rows.append(
+            {
+                "loop": name,
+                "layers": layers,
+                "dtype": dtype,
+                "impulse": loop(impulse, layers),
+                "flat": loop(flat, layers),
+            }
+        )
+    return rows
+
+
+def show(results: dict[str, Any]) -> str:
+    """Both tables as Markdown."""
+    depths = sorted({row["layers"] for row in results["stacks"]})
+    rows = []
+    for name in dict.fromkeys(row["stack"] for row in results["stacks"]):
+        mine = [row for row in results["stacks"] if row["stack"] == name]
+        cells = [duration(row["seconds"] / row["layers"]) for row in mine]
+        total = duration(mine[-1]["seconds"])
+        rows.append([name, *cells, total, f"{exponent(mine):.2f}"])
+    header = ["time per layer", *(f"n = {n:,}" for n in depths), "all of the last", "exponent"]
+    loops = [
+        [
+            f"{row['loop']}, {row['dtype']}",
+            duration(row["impulse"] / row["layers"]),
+            duration(row["flat"] / row["layers"]),
+            f"{row['impulse'] / row['flat']:.2f}",
+        ]
+        for row in results["loops"]
+    ]
+    second = table(["untrimmed NumPy loop", "with subnormals", "without", "ratio"], loops)
+    return f"{table(header, rows)}\n\n{second}"
+
+
+def main() -> None:
+    results = {"stacks": measure_stacks(), "loops": measure_loops()}
+    print(show(results))
+    write("depth", results)
+
+
+if __name__ == "__main__":
+    main()

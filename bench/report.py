@@ -1,0 +1,79 @@
+"""The newest record of every kind as Markdown, for the README.
+
+    python -m bench.report [KIND …]
+
+Prints recorded figures only, each table with the machine and the date that it comes from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from bench import cost, depth, startup
+from bench.record import duration, newest, table
+
+OURS = ("fastrf", "fastrf engine")
+
+
+def peers(results: list[dict[str, Any]]) -> str:
+    """Times of ours, and those of the peers as multiples of our whole verb's."""
+    times = {(row["case"], row["who"]): row["seconds"] for row in results}
+    others = [who for who in dict.fromkeys(row["who"] for row in results) if who not in OURS]
+    rows = []
+    for case in dict.fromkeys(row["case"] for row in results):
+        own = times[case, "fastrf"]
+        ratios = [
+            f"{times[case, who] / own:.3g}×" if (case, who) in times else "" for who in others
+        ]
+        rows.append([case, *(duration(times[case, who]) for who in OURS), *ratios])
+    return table(["case", *OURS, *others], rows)
+
+
+def engines(results: list[dict[str, Any]]) -> str:
+    """Times per case, one column an engine and dtype."""
+    times = {(r["case"], r["engine"], r["dtype"]): r["seconds"] for r in results}
+    columns = list(dict.fromkeys((row["engine"], row["dtype"]) for row in results))
+    rows = [
+        [case, *(duration(times[case, *c]) if (case, *c) in times else "" for c in columns)]
+        for case in dict.fromkeys(row["case"] for row in results)
+    ]
+    return table(["case", *(" ".join(c) for c in columns)], rows)
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "engines": ("Engines: the whole verb, warm", engines),
+    "peers": ("Against what users would run instead (their time over ours)", peers),
+    "depth": ("Cost per layer against depth", depth.show),
+    "cost": ("The planner's constants and forecasts", cost.show),
+    "startup": ("Start-up", startup.show),
+}
+
+
+def main(kinds: list[str]) -> int:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        print(f"no record is called {unknown[0]!r}; choose of {', '.join(KINDS)}", file=sys.stderr)
+        return 2
+    for kind in kinds or KINDS:
+        record = newest(kind)
+        if record is None:
+            print(f"{kind}: nothing recorded yet", file=sys.stderr)
+            continue
+        title, show = KINDS[kind]
+        print(f"### {title}\n\n{show(record['results'])}\n\n{_source(record)}\n")
+    return 0
+
+
+def _source(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return (
+        f"*{record['date']}; {machine['cpu']}, {machine['cores']} cores; "
+        f"Python {machine['python']}, {versions}.*"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""One-dimensional profiles of series of separable layers on the unbounded grid.
+
+Layers of convolution type commute there, so that a profile is Π_f f^n over the distinct factors f
+= (taps, spacing) of the series: uniform taps by Miller's recurrence, other taps by repeated
+squaring, different factors by direct convolution. But for Miller's recurrence, whose coefficients
+were measured (`MILLER_KERNEL`), only nonnegative numbers are added, so every pixel keeps its
+relative accuracy.
+
+Range: profiles are held with a sum of 2^`TOP` and cut off below the smallest normal number, which
+is 2^−1502 of the sum. Every step only adds up what it is given, so all cuts together lower a pixel
+by at most (steps · pixels)·2^−1502 of the sum: nothing against a pixel of the result, which is at
+least 2^−1022 of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+TOP = 480
+"""log2 of a held profile's sum: the products of a convolution then add up to 2^960 at most."""
+
+MILLER_KERNEL = 32
+"""Largest kernel whose powers come from Miller's recurrence. Its error grows with the kernel and
+not with the number of layers: at most 5e-15 relative over all coefficients up to kernel 31 and
+10,000 layers, 2e-14 at 101, 9e-14 at 255 (against exact integers, tests/test_factored.py)."""
+
+_TINY = float(np.finfo(np.float64).smallest_normal)
+
+
+class Factor(NamedTuple):
+    """The transfer function Σ_m taps[m]·z^(m·spacing) of one layer, normalised to sum 1.
+
+    Attributes:
+        kernel: number of taps.
+        spacing: pixels of the input between two taps (dilation · jump).
+        taps: variances of the taps as bytes of float64, None where all are equal.
+    """
+
+    kernel: int
+    spacing: int
+    taps: bytes | None = None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the taps are the same from both ends."""
+        if self.taps is None:
+            return True
+        taps = np.frombuffer(self.taps)
+        return bool(np.all(taps == taps[::-1]))
+
+
+Runs = Mapping[Factor, int]
+"""How often each factor occurs in a series."""
+
+
+def span(runs: Runs) -> int:
+    """Distance in pixels from a profile's first coefficient to its last."""
+    return sum(f.spacing * (f.kernel - 1) * n for f, n in runs.items())
+
+
+def profile(runs: Runs, kernels: Any, out: Floats | None = None) -> Floats:
+    """Coefficients of Π f^n, times 2^`TOP`.
+
+    Args:
+        runs: the factors and how often each occurs.
+        kernels: namespace of the kernels of `fastrf.kernels.spec`.
+        out: vector for the first of the coefficients; None for all of them.
+
+    Returns:
+        `out`, or a vector of ``span(runs) + 1`` values.
+    """
+    runs = {f: n for f, n in runs.items() if n and f.kernel > 1}
+    if out is None:
+        out = np.empty(span(runs) + 1)
+    if not runs:
+        out[0] = 2.0**TOP
+        return out
+    if len(runs) == 1:
+        ((factor, count),) = runs.items()
+        if factor.taps is None and factor.spacing == 1 and factor.kernel <= MILLER_KERNEL:
+            kernels.box_power(count, factor.kernel, TOP, out)
+            return out
+    # From the coarsest lattice to the finest: a common spacing is taken out until it is needed.
+    order = sorted(runs, key=lambda f: (-f.spacing, f.kernel))
+    lattice = order[0].spacing
+    whole = power(order[0], runs[order[0]], kernels)
+    for factor in order[1:]:
+        finer = math.gcd(lattice, factor.spacing)
+        whole = spread(whole, lattice // finer)
+        lattice = finer
+        whole = convolved(
+            whole, power(factor, runs[factor], kernels), factor.spacing // lattice
+        )
+    out[:] = spread(whole, lattice)[: len(out)]
+    return out
+
+
+def power(factor: Factor, count: int, kernels: Any) -> Floats:
+    """Coefficients of factor^count on the lattice of its taps, times 2^`TOP`."""
+    if factor.taps is not None:
+        taps = np.frombuffer(factor.taps)
+        return _rescaled(reduce(convolved, _squares(_rescaled(taps), count)))
+    if factor.kernel <= MILLER_KERNEL:
+        out = np.empty(count * (factor.kernel - 1) + 1)
+        kernels.box_power(count, factor.kernel, TOP, out)
+        return out
+    whole = np.full((1, 1, 1), 2.0**TOP)
+    for _ in range(count):
+        grown = np.empty((1, whole.size + factor.kernel - 1, 1))
+        kernels.transposed_box(whole, factor.kernel, 1, 1, 0, grown)
+        whole = grown
+        whole *= 1 / factor.kernel
+    return _rescaled(whole.ravel())
+
+
+def _squares(taps: Floats, count: int) -> list[Floats]:
+    """The powers of two of `taps` whose product is the power `count`."""
+    found = []
+    while True:
+        if count & 1:
+            found.append(taps)
+        count >>= 1
+        if not count:
+            return found
+        taps = convolved(taps, taps)
+
+
+def convolved(a: Floats, b: Floats, spacing: int = 1) -> Floats:
+    """Σ_m b[m]·a[i − m·spacing] of two profiles of sum 2^`TOP`, of the same sum."""
+    if spacing == 1:
+        # Directly, by sums of products: no transform, no difference.
+        return _rescaled(np.convolve(a, b))
+    out = np.zeros(len(a) + spacing * (len(b) - 1))
+    for phase in range(min(spacing, len(a))):
+        out[phase::spacing][: len(b) + (len(a) - phase - 1) // spacing] = np.convolve(
+            a[phase::spacing], b
+        )
+    return _rescaled(out)
+
+
+def spread(a: Floats, spacing: int) -> Floats:
+    """Coefficients of a(z^spacing)."""
+    if spacing == 1:
+        return a
+    out = np.zeros(spacing * (len(a) - 1) + 1)
+    out[::spacing] = a
+    return out
+
+
+def _rescaled(a: Floats) -> Floats:
+    """The profile with a sum of 2^`TOP`, cut off below the smallest normal number."""
+    total = float(a.sum())
+    mantissa, exponent = math.frexp(total)
+    a = a * 2.0 ** (TOP - exponent)
+    a /= mantissa
+    a[a < _TINY] = 0
+    return a

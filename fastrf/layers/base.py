@@ -1,0 +1,82 @@
+"""What all layers have in common, and the two that do nothing: `Input` and `Identity`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
+
+from fastrf.layers.checks import checked, whole
+from fastrf.maps import Size, SpatialMap
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Base of all layers. A layer without further fields passes every pixel on."""
+
+    inputs: ClassVar[tuple[int, int | None]] = (1, 1)
+    """Least and greatest number of maps that the layer reads (None: no limit)."""
+
+    @property
+    def kind(self) -> str:
+        """The lower-case name used for automatic node names and in tables."""
+        return type(self).__name__.lower()
+
+    def bind(self, ndim: int) -> Self:
+        """This layer for `ndim` axes: every value checked and spelled out per axis.
+
+        Raises:
+            InputError: a value breaks a rule; the message says which and the remedy.
+        """
+        owner, changes = type(self).__name__, {}
+        for f in fields(self):
+            if check := f.metadata.get("check"):
+                changes[f.name] = check(owner, f.name, getattr(self, f.name), ndim)
+        return replace(self, **changes)._bound(ndim)
+
+    def _bound(self, ndim: int) -> Self:
+        """Checks and simplifications beyond one field; called by `bind`."""
+        return self
+
+    @property
+    def implied_ndim(self) -> int | None:
+        """The number of axes that a per-axis tuple of this layer implies, if there is one."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple | list) and "per_axis" in f.metadata:
+                return len(value)
+        return None
+
+    def output_channels(self, channels: Sequence[int | None]) -> int | None:
+        """Channels of the output map, given those of the maps read (None: not known)."""
+        return channels[0]
+
+    def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
+        """The primitive maps from input to output, in forward order; () where nothing moves.
+
+        Args:
+            size: size of the map that is read, or None on the unbounded grid.
+            ndim: the number of axes that the layer is bound to.
+        """
+        return ()
+
+    @property
+    def pointwise_gain(self) -> float:
+        """Gain of a layer that moves nothing."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Input(Layer):
+    """The network's input map, with its number of channels where channels matter."""
+
+    inputs: ClassVar[tuple[int, int | None]] = (0, 0)
+    channels: int | None = checked(whole(1), None)
+
+    def output_channels(self, channels: Sequence[int | None]) -> int | None:
+        return self.channels
+
+
+@dataclass(frozen=True)
+class Identity(Layer):
+    """Passes its input on."""

@@ -1,0 +1,285 @@
+"""The fields of layers: each is declared with the check that refuses or canonicalises its value.
+
+A check is a function of (owner, name, value, ndim). It returns the value in its one canonical
+form, spelled out per axis where the field has one value per axis, or raises `InputError`.
+`Layer.bind` runs the checks of all fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.errors import InputError
+
+Pair = tuple[int, int]
+Check = Callable[[str, str, Any, int], Any]
+Taps = tuple[Any, ...]
+"""Relative variances of a kernel's taps as nested tuples, which hash and compare."""
+
+NAMED_PADDING = ("valid", "same", "same_upper", "same_lower", "causal")
+
+MAXIMUM = 2**31 - 1
+"""Greatest whole number in a layer and greatest map size: what frameworks index pixels with."""
+
+MAXIMUM_RATIO = 2**16
+"""Greatest numerator and denominator of a scale: a resize is held as a table of one period."""
+
+
+# --- declaring fields -----------------------------------------------------------------------
+
+
+def checked(check: Check, default: Any = dataclasses.MISSING, *, kw_only: bool = False) -> Any:
+    """A field with one value for all axes. Where the default is None, None passes the check."""
+    return _field(check, default, kw_only, {})
+
+
+def per_axis(check: Check, default: Any = dataclasses.MISSING, *, kw_only: bool = False) -> Any:
+    """A field with one value per axis, so that a tuple says how many axes there are."""
+    return _field(check, default, kw_only, {"per_axis": True})
+
+
+def _field(check: Check, default: Any, kw_only: bool, metadata: dict[str, Any]) -> Any:
+    def check_unless_none(owner: str, name: str, value: Any, ndim: int) -> Any:
+        return None if value is None else check(owner, name, value, ndim)
+
+    metadata["check"] = check_unless_none if default is None else check
+    return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
+
+
+# --- checks ---------------------------------------------------------------------------------
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is an integer; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def whole(minimum: int | None) -> Check:
+    """One whole number of at least `minimum` (None: of any sign)."""
+    least = -MAXIMUM if minimum is None else minimum
+    rule = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
+
+    def check(owner: str, name: str, value: Any, ndim: int) -> int:
+        if not is_whole(value) or value < least:
+            raise InputError(f"{owner}: {name}={_short(value)} must be {rule}")
+        return _at_most_maximum(owner, name, value)
+
+    return check
+
+
+def whole_per_axis(minimum: int) -> Check:
+    """One whole number of at least `minimum` for all axes, or one per axis."""
+
+    def check(owner: str, name: str, value: Any, ndim: int) -> tuple[int, ...]:
+        for v in (values := _spelled_out(owner, name, value, ndim, "one number, or one")):
+            if not is_whole(v) or v < minimum:
+                raise InputError(
+                    f"{owner}: {name}={_short(value)} must be a whole number of at least "
+                    f"{minimum} per axis"
+                )
+        return tuple(_at_most_maximum(owner, name, v) for v in values)
+
+    return check
+
+
+def paddings(names: Sequence[str] = ()) -> Check:
+    """A number, or one number, (lo, hi) pair or one of `names` per axis: pairs and names."""
+
+    def one(owner: str, name: str, value: Any, v: Any) -> Pair | str:
+        if isinstance(v, str):
+            if v not in names:
+                known = f"is unknown; the names are {', '.join(names)}"
+                raise InputError(
+                    f"{owner}: {name}={_short(v)} "
+                    f"{known if names else 'must be numbers; a name needs a kernel'}"
+                )
+            return v
+        pair = tuple(v) if isinstance(v, tuple | list) else (v, v)
+        if len(pair) != 2 or not all(is_whole(p) for p in pair):
+            raise InputError(
+                f"{owner}: {name}={_short(value)} must hold whole numbers or (lo, hi) pairs"
+            )
+        if min(pair) < 0:
+            remedy = {"padding": "use Crop to cut pixels off", "amount": "use Pad to add pixels"}
+            raise InputError(f"{owner}: {name}={_short(value)} must be at least 0; {remedy[name]}")
+        lo, hi = (_at_most_maximum(owner, name, p) for p in pair)
+        return lo, hi
+
+    def check(owner: str, name: str, value: Any, ndim: int) -> tuple[Pair | str, ...]:
+        remedy = "one number, or one number or (lo, hi) pair"
+        values = _spelled_out(owner, name, value, ndim, remedy)
+        return tuple(one(owner, name, value, v) for v in values)
+
+    return check
+
+
+def choice(*choices: str) -> Check:
+    """One of the names `choices`."""
+
+    def check(owner: str, name: str, value: Any, ndim: int) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise InputError(
+                f"{owner}: {name}={_short(value)} is unknown; choose one of {', '.join(choices)}"
+            )
+        return value
+
+    return check
+
+
+def text(owner: str, name: str, value: Any, ndim: int) -> str:
+    """A name of the user's choice."""
+    if not isinstance(value, str):
+        raise InputError(f"{owner}: {name}={_short(value)} must be a name, such as 'relu'")
+    return value
+
+
+def flag(owner: str, name: str, value: Any, ndim: int) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{owner}: {name}={_short(value)} must be True or False")
+    return bool(value)
+
+
+def positive(owner: str, name: str, value: Any, ndim: int) -> float:
+    """A finite number above 0, such as a gain."""
+    number = _finite(value)
+    if number is None or number <= 0:
+        raise InputError(f"{owner}: {name}={_short(value)} must be a finite number above 0")
+    return number
+
+
+def probability_below_one(owner: str, name: str, value: Any, ndim: int) -> float:
+    """A number p with 0 ≤ p < 1."""
+    number = _finite(value)
+    if number is None or not 0 <= number < 1:
+        raise InputError(f"{owner}: {name}={_short(value)} must be at least 0 and below 1")
+    return number
+
+
+def group_count(owner: str, name: str, value: Any, ndim: int) -> int | str:
+    """A number of channel groups, or "depthwise"."""
+    if isinstance(value, str) and value == "depthwise":
+        return value
+    if not is_whole(value) or value < 1:
+        raise InputError(
+            f"{owner}: {name}={_short(value)} must be a whole number of at least 1, or 'depthwise'"
+        )
+    return _at_most_maximum(owner, name, value)
+
+
+def scales(owner: str, name: str, value: Any, ndim: int) -> tuple[Fraction, ...]:
+    """One rational scale above 0 for all axes, or one per axis."""
+    values = _spelled_out(owner, name, value, ndim, "one number, or one")
+    return tuple(_fraction(owner, name, v) for v in values)
+
+
+def _fraction(owner: str, name: str, value: Any) -> Fraction:
+    try:
+        if isinstance(value, float | np.floating):
+            result = Fraction(float(value)).limit_denominator(1024)
+        elif is_whole(value):
+            result = Fraction(int(value))
+        elif isinstance(value, str | Fraction):
+            result = Fraction(value)
+        else:
+            raise TypeError
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        raise InputError(
+            f"{owner}: {name}={_short(value)} is not a number; give 2, 1.5, '3/2' or a Fraction"
+        ) from None
+    if result <= 0 or max(result.numerator, result.denominator) > MAXIMUM_RATIO:
+        raise InputError(
+            f"{owner}: {name}={_short(value)} must be above 0, and a ratio of whole numbers up "
+            f"to {MAXIMUM_RATIO}"
+        )
+    return result
+
+
+def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | None:
+    """Relative variances of shape `kernel` with sum 1; None where all are equal."""
+    try:
+        array: NDArray[np.float64] = np.asarray(taps, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{owner}: taps must be an array of numbers of shape {kernel}") from None
+    if array.shape != kernel:
+        raise InputError(
+            f"{owner}: taps of shape {array.shape} do not fit kernel={kernel}; "
+            f"give one variance per tap"
+        )
+    largest = array.max()
+    if not np.all(np.isfinite(array)) or array.min() < 0 or largest == 0:
+        raise InputError(f"{owner}: taps must be finite variances of at least 0, not all 0")
+    if np.all(array == array.flat[0]):
+        return None
+    total = array.sum()
+    if abs(total - 1) > array.size * np.finfo(np.float64).eps:
+        # Not normalised yet. (Dividing normalised taps once more would change their last bits.)
+        array = array / largest
+        array = array / array.sum()
+    nested: Taps = _as_tuples(array.tolist())
+    return nested
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, TypeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _spelled_out(owner: str, name: str, value: Any, ndim: int, remedy: str) -> tuple[Any, ...]:
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * ndim
+    if len(values) != ndim:
+        raise InputError(
+            f"{owner}: {name}={_short(value)} has {len(values)} values for {ndim} axes; "
+            f"give {remedy} per axis"
+        )
+    return values
+
+
+def _at_most_maximum(owner: str, name: str, value: Any) -> int:
+    if abs(value) > MAXIMUM:
+        raise InputError(
+            f"{owner}: {name}={_short(value)} is too large; the greatest whole number is {MAXIMUM}"
+        )
+    return int(value)
+
+
+def _short(value: Any) -> str:
+    """`value` for a message: on one line, and not longer than a line."""
+    try:
+        line = " ".join(repr(value).split())
+    except ValueError:  # an int of more digits than Python prints
+        line = "a number of thousands of digits"
+    return line if len(line) <= 80 else f"{line[:60]} … {line[-15:]}"
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+def checked_size(
+    owner: str, size: tuple[int, ...], out: tuple[int, ...], remedy: str
+) -> tuple[int, ...]:
+    """`out`, the size of the map that a map of `size` becomes, where such a map can exist."""
+    if min(out) < 1:
+        raise InputError(f"{owner}: a map of {size} pixels shrinks to {out}; {remedy}")
+    if max(out) > MAXIMUM:
+        raise InputError(
+            f"{owner}: a map of {size} pixels grows to {out}, beyond {MAXIMUM} per axis; "
+            f"give a smaller input_size or scale less"
+        )
+    return out
