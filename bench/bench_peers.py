@@ -66,7 +66,7 @@ def test_fastrf_engine(benchmark, name):
 )
 def test_peer(benchmark, ours, name, who):
     case, peer = BY_NAME[name], PEERS[who]
-    call = peer.prepare(case)
     with flushed():
+        call = peer.prepare(case)
         assert disagreement(case, peer, call(), ours(case)) <= 1
         measure(benchmark, case, who, call)

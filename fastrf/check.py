@@ -1,4 +1,4 @@
-"""The cross-check: every engine at hand against the analytic module, which shares no code with them.
+"""The cross-check: every engine at hand against the analytic module, which shares no code with it.
 
 On the unbounded grid the images' mass and moments meet those of `analytic.moments`, their window
 meets the theoretical field of `analytic.geometry`, and a chain of equal taps meets the exact
@@ -13,6 +13,7 @@ by pixel. A normalised image's mean is then right to 2εσ, its σ to 2ε, and s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -188,9 +189,7 @@ def _check_grid(
         for engine in engines:
             choices = {k: v for k, v in options.items() if k != "unit"}
             try:
-                result = erf(
-                    network, node, unit, size, method=engine, dtype=dtype, **choices
-                )
+                result = erf(network, node, unit, size, method=engine, dtype=dtype, **choices)
             except PlanError as error:
                 skipped.append(f"{engine}, {dtype}, {grid}: {error}")
                 continue
@@ -300,7 +299,7 @@ def _compare_box(
 
 
 def _bits(move: SpatialMap) -> float:
-    """log2 of the number of equally likely taps: how much smaller a pixel can be than its source."""
+    """log2 of the number of equally likely taps: how much less a pixel can hold than its source."""
     if move.taps is not None:
         return math.inf
     bits = 0.0
@@ -319,10 +318,11 @@ def _compare_polynomial(
     book: _Book, result: ERF, graph: PlaneGraph, node: str, source: str
 ) -> None:
     """Each axis' profile of a chain of windows with equal taps against exact integers."""
-    if obstacle(graph, node, source) is not None:
-        return
-    maps = [m for op in graph.between(node, source) for m in op.maps]
-    if any(m.taps is not None or not all(isinstance(a, Window) for a in m.axes) for m in maps):
+    operations = graph.between(node, source)
+    maps = [m for op in operations for m in op.maps]
+    if not _is_chain(operations) or any(
+        m.taps is not None or not all(isinstance(a, Window) for a in m.axes) for m in maps
+    ):
         return
     errors = []
     for axis in range(graph.ndim):
@@ -346,6 +346,15 @@ def _compare_polynomial(
     book.add("profiles, exact integers", len(maps), len(maps), max(errors), 4)
 
 
+def _is_chain(operations: Sequence[Operation]) -> bool:
+    """Whether one path leads from the unit to the input, through one plane of every map."""
+    reads = Counter(q for op in operations for q, _ in op.sources)
+    writes = Counter(p for op in operations for p, _ in op.targets)
+    return set(reads.values()) | set(writes.values()) <= {1} and all(
+        len(op.sources) == len(op.targets) == 1 for op in operations
+    )
+
+
 def _compare_loss(
     book: _Book,
     result: ERF,
@@ -364,7 +373,8 @@ def _compare_loss(
     )
     if not even:
         return  # resizing gains and loses at borders by itself; the mass alone is compared
-    free = moments(lower(network), node, (0,) * graph.ndim, source)
+    unbounded = lower(network, ignore_global=result.ignore_global)
+    free = moments(unbounded, node, (0,) * graph.ndim, source)
     expected = 1 - math.exp(float(analytic.log_mass) - float(free.log_mass))
     units = 4 + abs(float(free.log_mass))
     book.add(
@@ -410,5 +420,3 @@ def _terms(axis: Any) -> int:
 def _largest(values: Any) -> float:
     array = np.abs(np.asarray(values, dtype=np.float64))
     return float(array.max()) if array.size else 0.0
-
-

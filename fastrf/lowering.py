@@ -42,7 +42,7 @@ from fastrf.layers import (
     SqueezeExcite,
     Upsample,
 )
-from fastrf.layers.checks import MAXIMUM
+from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
 from fastrf.network import Network, Node
 
@@ -162,11 +162,10 @@ class PlaneGraph:
             if unit != "center":
                 raise InputError(f"unit={unit!r} is unknown; give 'center' or one index per axis")
             return (0,) * self.ndim if size is None else tuple(n // 2 for n in size)
-        values = tuple(unit) if isinstance(unit, Sequence | np.ndarray) else (unit,) * self.ndim
-        whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values)
-        if len(values) != self.ndim or not whole:
+        values = _spelled_out(unit, self.ndim)
+        if len(values) != self.ndim or not all(map(is_whole, values)):
             raise InputError(
-                f"unit={unit!r} must be 'center' or {self.ndim} whole numbers, one per axis"
+                f"unit={short(unit)} must be 'center' or {self.ndim} whole numbers, one per axis"
             )
         if size is not None and not all(0 <= v < n for v, n in zip(values, size, strict=True)):
             raise InputError(
@@ -249,13 +248,19 @@ def _input_sizes(network: Network, given: Any, ndim: int) -> dict[str, Size | No
 def _size(given: Any, ndim: int) -> Size | None:
     if given is None:
         return None
-    values = tuple(given) if isinstance(given, Sequence | np.ndarray) else (given,) * ndim
-    whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values)
-    if len(values) != ndim or not whole or min(values) < 1 or max(values) > MAXIMUM:
+    values = _spelled_out(given, ndim)
+    whole = len(values) == ndim and all(map(is_whole, values))
+    if not whole or min(values) < 1 or max(values) > MAXIMUM:
         raise InputError(
-            f"input_size={given!r} must be a whole number from 1 to {MAXIMUM}, or {ndim} of them"
+            f"input_size={short(given)} must be a whole number from 1 to {MAXIMUM}, or {ndim} of them"
         )
     return tuple(int(v) for v in values)
+
+
+def _spelled_out(value: Any, ndim: int) -> tuple[Any, ...]:
+    """One value per axis; text and bytes are not taken apart."""
+    several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+    return tuple(value) if several else (value,) * ndim
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +284,13 @@ def _forward(
                 graph.channels[node.name] = layer.channels
                 pieces[node.name] = []
                 continue
-            graph.channels[node.name] = layer.output_channels(
-                [graph.channels[i] for i in node.inputs]
-            )
+            channels = layer.output_channels([graph.channels[i] for i in node.inputs])
+            if channels is not None and channels > MAXIMUM_CHANNELS:
+                raise InputError(
+                    f"{type(layer).__name__} writes {channels} channels, more than "
+                    f"{MAXIMUM_CHANNELS}; give fewer channels to the layers before"
+                )
+            graph.channels[node.name] = channels
             merge = isinstance(layer, Add | Concat)
             find = _merge_pieces if merge else _single_pieces
             pieces[node.name] = [

@@ -78,6 +78,7 @@ class Table:
 
     @property
     def period(self) -> int:
+        """Number of rows after which the table repeats, moved on by `advance`."""
         return len(self.starts)
 
     def rows(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -121,6 +122,7 @@ class SpatialMap:
 
     @property
     def is_global(self) -> bool:
+        """True where an output reads the whole input along some axis."""
         return any(isinstance(axis, Everything) for axis in self.axes)
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,15 @@ class Spec:
             if name == output:
                 break
         return maps[output]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """On maps this small, waking torch's other threads takes most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _layer(op: str, options: dict[str, Any]) -> Any:
@@ -146,6 +156,7 @@ def compare(spec: Spec, output: str | None = None, units: Any = None) -> None:
     with torch.no_grad():
         zeros = torch.zeros((1, spec.rows[0][3]["channels"], *spec.size), dtype=torch.float64)
         shape = tuple(spec.run(zeros, output).shape[2:])
+    field = rf.receptive_field(net, output, spec.size)
     middle = tuple(n // 2 for n in shape)
     for unit in units or {(0,) * spec.ndim, middle, tuple(n - 1 for n in shape)}:
         expected = gradient(spec, output, unit)
@@ -162,7 +173,6 @@ def compare(spec: Spec, output: str | None = None, units: Any = None) -> None:
         np.testing.assert_allclose(image, expected, rtol=TOLERANCE, atol=0)
         box = tuple((int(i.min()), int(i.max())) for i in seen)
         assert result.box == box
-        field = rf.receptive_field(net, output, spec.size)
         assert field.box(unit, clip=True) == box
 
 
@@ -492,7 +502,8 @@ def test_one_dimension(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "shuffled" not in n and "phase" not in n])
 def test_two_dimensions(name: str) -> None:
     spec = spec_of(name, 2)
-    compare(Spec(2, (spec.size[0], spec.size[0] - 4), spec.rows))
+    shape = (spec.size[0], spec.size[0] - 4)
+    compare(Spec(2, shape, spec.rows), units=[(0, 3), (2, 1)])
 
 
 PHASES_2D = (
@@ -588,7 +599,7 @@ def random_spec(seed: int) -> Spec:
     return Spec(1, (9,), tuple(rows))
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_random_networks(seed: int) -> None:
     spec = random_spec(seed)

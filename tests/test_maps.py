@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -32,6 +33,15 @@ EPS = float(np.finfo(np.float64).eps)
 # Coefficients that PyTorch computes in double precision from positions below 32: a position has
 # at most four roundings of 32·eps/2, a coefficient in [0, 1] as many, and its square twice that.
 COEFFICIENT = 4 * 32 * EPS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On maps this small, waking torch's other threads takes most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # --- the definitions of fastrf.maps, as loops ------------------------------------------------
@@ -94,10 +104,13 @@ def variances(layer: ly.Layer, *size: int) -> Matrix:
 
 
 def squared_jacobian(function: Any, *size: int) -> Matrix:
-    """The squares of the Jacobian of a real PyTorch operation on one channel, in float64."""
-    x = torch.zeros((1, 1, *size), dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(function, x)
-    return jacobian.reshape(-1, math.prod(size)).numpy() ** 2
+    """The squared coefficients of a real linear PyTorch operation on one channel, in float64.
+
+    One batch holds every unit vector; its outputs are the columns of the Jacobian.
+    """
+    count = math.prod(size)
+    units = torch.eye(count, dtype=torch.float64).reshape(count, 1, *size)
+    return function(units).reshape(count, -1).numpy().T ** 2
 
 
 # --- fixed coefficients ----------------------------------------------------------------------
@@ -119,6 +132,16 @@ def test_average_pooling_squares_pytorchs_coefficients(
     for n in (4, 5, 6, 7, 8):
         expected = squared_jacobian(lambda x: F.avg_pool1d(x, k, s, p, ceil, count), n)
         np.testing.assert_allclose(variances(layer, n), expected, rtol=8 * EPS)
+
+
+def test_ceil_mode_on_a_map_smaller_than_the_kernel() -> None:
+    """PyTorch keeps one window that reaches beyond the map, and divides by what it holds."""
+    for n, k, s in [(3, 4, 2), (1, 2, 2), (5, 7, 3)]:
+        expected = squared_jacobian(lambda x, k=k, s=s: F.avg_pool1d(x, k, s, 0, True), n)
+        found = variances(ly.AvgPool(k, s, ceil_mode=True), n)
+        np.testing.assert_allclose(found, expected, rtol=8 * EPS)
+        found = variances(ly.MaxPool(k, s, ceil_mode=True), n)
+        np.testing.assert_allclose(found, np.full((1, n), 1 / n), rtol=8 * EPS)
 
 
 @pytest.mark.parametrize("ceil", [False, True])
@@ -348,12 +371,12 @@ def test_unbounded_maps_are_the_bounded_ones_far_from_borders(layer: ly.Layer) -
     assert {m.kind for m in bounded} >= {whole.kind}
 
 
-@pytest.mark.parametrize("layer", UNBOUNDED, ids=repr)
-def test_unbounded_rows_by_number_are_the_definition(layer: ly.Layer) -> None:
-    (whole,) = layer.bind(1).maps(None, 1)
-    axis = whole.axes[0]
-    if not isinstance(axis, Table):
-        pytest.skip("not a table")
+@pytest.mark.parametrize("scale", ["3/2", "2/3", "1/2", "7/5"])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear"])
+def test_unbounded_rows_by_number_are_the_definition(scale: str, mode: Any) -> None:
+    (whole,) = ly.Upsample(scale, mode).bind(1).maps(None, 1)
+    (axis,) = whole.axes
+    assert isinstance(axis, Table)
     starts, taps = axis.rows(-7, 20)
     for o, start, vector in zip(range(-7, 13), starts, taps, strict=True):
         found = {int(start) + m: float(v) for m, v in enumerate(vector) if v}

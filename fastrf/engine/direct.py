@@ -237,7 +237,7 @@ class _Walk:
             image = self._lowered(image, math.log2(span[1]))
             out = np.empty(shape, dtype=self.dtype)
             out[...] = image.array.sum(axis=axis, keepdims=True)
-            return Image(out, origin, image.scale * (1.0 / count), image.peak + math.log2(span[1]))
+            return Image(out, origin, image.scale / count, image.peak + math.log2(span[1]))
         growth = _growth(axis_map, taps, span[1])
         image = self._lowered(image, growth)
         out, lease = self.pool.take(shape)
@@ -260,7 +260,7 @@ class _Walk:
         step = 1 if isinstance(axis_map, Window) else -stride
         scale = image.scale
         if taps is None:
-            scale = scale * (1.0 / axis_map.kernel)
+            scale = scale / axis_map.kernel
             self._tiled(
                 flat, lambda tile, a: box(y, axis_map.kernel, stride, dilation, lo + step * a, tile)
             )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,12 +65,15 @@ def span(runs: Runs) -> int:
     return sum(f.spacing * (f.kernel - 1) * n for f, n in runs.items())
 
 
-def profile(runs: Runs, kernels: Any, out: Floats | None = None) -> Floats:
-    """Coefficients of Π f^n, times 2^`TOP`.
+def profile(
+    runs: Runs, kernels: Any, top: int = TOP, out: Floats | None = None
+) -> Floats:
+    """Coefficients of Π f^n, times 2^top.
 
     Args:
         runs: the factors and how often each occurs.
         kernels: namespace of the kernels of `fastrf.kernels.spec`.
+        top: at most `TOP`.
         out: vector for the first of the coefficients; None for all of them.
 
     Returns:
@@ -81,12 +83,12 @@ def profile(runs: Runs, kernels: Any, out: Floats | None = None) -> Floats:
     if out is None:
         out = np.empty(span(runs) + 1)
     if not runs:
-        out[0] = 2.0**TOP
+        out[0] = 2.0**top
         return out
     if len(runs) == 1:
         ((factor, count),) = runs.items()
         if factor.taps is None and factor.spacing == 1 and factor.kernel <= MILLER_KERNEL:
-            kernels.box_power(count, factor.kernel, TOP, out)
+            kernels.box_power(count, factor.kernel, top, out)
             return out
     # From the coarsest lattice to the finest: a common spacing is taken out until it is needed.
     order = sorted(runs, key=lambda f: (-f.spacing, f.kernel))
@@ -99,15 +101,20 @@ def profile(runs: Runs, kernels: Any, out: Floats | None = None) -> Floats:
         whole = convolved(
             whole, power(factor, runs[factor], kernels), factor.spacing // lattice
         )
-    out[:] = spread(whole, lattice)[: len(out)]
+    lowered(spread(whole, lattice)[: len(out)], top, out)
     return out
+
+
+def lowered(a: Floats, top: int, out: Floats) -> None:
+    """Writes a profile of sum 2^`TOP` with a sum of 2^top."""
+    np.multiply(a, 2.0 ** (top - TOP), out=out)
+    out[out < _TINY] = 0
 
 
 def power(factor: Factor, count: int, kernels: Any) -> Floats:
     """Coefficients of factor^count on the lattice of its taps, times 2^`TOP`."""
     if factor.taps is not None:
-        taps = np.frombuffer(factor.taps)
-        return _rescaled(reduce(convolved, _squares(_rescaled(taps), count)))
+        return tapped(np.frombuffer(factor.taps), count)
     if factor.kernel <= MILLER_KERNEL:
         out = np.empty(count * (factor.kernel - 1) + 1)
         kernels.box_power(count, factor.kernel, TOP, out)
@@ -121,16 +128,18 @@ def power(factor: Factor, count: int, kernels: Any) -> Floats:
     return _rescaled(whole.ravel())
 
 
-def _squares(taps: Floats, count: int) -> list[Floats]:
-    """The powers of two of `taps` whose product is the power `count`."""
-    found = []
+def tapped(taps: Floats, count: int) -> Floats:
+    """Coefficients of (Σ_m taps[m]·z^m)^count, normalised, times 2^`TOP`: repeated squaring."""
+    square = _rescaled(taps)
+    found: Floats | None = None
     while True:
         if count & 1:
-            found.append(taps)
+            found = square if found is None else convolved(found, square)
         count >>= 1
         if not count:
+            assert found is not None
             return found
-        taps = convolved(taps, taps)
+        square = convolved(square, square)
 
 
 def convolved(a: Floats, b: Floats, spacing: int = 1) -> Floats:

@@ -8,7 +8,7 @@ what makes a thousand equal layers as cheap as a few.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,21 @@ class Stage:
         return self.operations[0].maps if len(self.operations) == 1 else None
 
 
-def stages(graph: PlaneGraph, node: str, input_node: str) -> list[Stage] | None:
+def stages(
+    graph: PlaneGraph,
+    node: str,
+    input_node: str,
+    operations: Sequence[Operation] | None = None,
+) -> list[Stage] | None:
     """The stages from the input to `node`, as many as there are.
 
     None where the input or the node has more than one plane: their channels part ways.
+    `operations` are those between the two, for who has them already.
     """
     if len(graph.planes_of[node]) > 1 or len(graph.planes_of[input_node]) > 1:
         return None
-    operations = graph.between(node, input_node)
+    if operations is None:
+        operations = graph.between(node, input_node)
     pending = Counter(q for op in operations for q, _ in op.sources)
     alive = {graph.planes_of[input_node][0]}
     source = graph.planes_of[input_node][0]

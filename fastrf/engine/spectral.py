@@ -13,16 +13,17 @@ width σ√n has few of these: F is computed on some 60 frequencies per axis at 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.analytic.bounds import chernoff_edges
-from fastrf.engine.direct import Propagated, _trimmed
+from fastrf.engine.direct import Propagated, trimmed
 from fastrf.engine.scaled import Scaled
+from fastrf.engine.threads import Threads
 from fastrf.engine.transfer import (
     Exponential,
     Exponentials,
@@ -34,12 +35,9 @@ from fastrf.engine.transfer import (
     Wave,
     Waves,
     joined,
-    obstacle,
 )
 from fastrf.errors import InputError
 from fastrf.lowering import PlaneGraph
-
-__all__ = ["obstacle", "propagate_all", "propagate_spectral"]
 
 Array = NDArray[Any]
 
@@ -49,10 +47,12 @@ THETA = np.concatenate([-_GROWTH[::-1], [0.0], _GROWTH])
 σ up to 2^26 pixels; above 2^7 the window has reached the end of any support. With 8 points per
 octave, a θ in between is 4.5% off at most, and the window 0.1% wider than the best one."""
 
-ROUNDING = 4 * np.finfo(np.float64).eps
-"""Times log2 of the number of frequencies and the mean of |F|: what bounds a pixel's error. The
-FFT's error has this form (Higham 2002, section 24.1); the mean of |F| is the peak, or a few times
-that where F changes sign. The factor is four times the largest error seen in tests."""
+EPS = float(np.finfo(np.float64).eps)
+
+
+def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+    """Why the field of `node` has no transfer function; None where it has one."""
+    return TransferFunction(graph, node, input_node).obstacle
 
 
 def propagate_spectral(
@@ -93,8 +93,8 @@ def propagate_spectral(
         _Axis.of(function, a, window, period, frame.threshold)
         for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True))
     ]
-    image, floor = _image(function(Waves([axis.frequencies for axis in grid])), grid, workers)
-    result = _finished(image, floor, unit, function.jump(node), reach, frame, dtype)
+    image, floor = _image(_evaluated(function, grid, workers), grid, workers)
+    result = _finished(image, floor, unit, function.jump(node), frame, dtype)
     if progress is not None:
         progress(1.0)
     return result
@@ -110,51 +110,45 @@ def propagate_all(
     workers: int = 1,
     tail: float | None = None,
     tol: float = 1e-12,
-) -> Iterator[tuple[str, Propagated]]:
+) -> dict[str, Propagated]:
     """The fields of `unit` on every node between the input and `node`, in one pass.
 
-    Going up from the input, each layer is one more factor on one grid of frequencies. A field
-    that needs a period 2^m times shorter takes every 2^m-th of them.
+    Going up from the input, each layer is one more factor. Fields of like extent share a grid of
+    frequencies; the pass is repeated for each doubling of the extent, at a quarter of the cost
+    in 2-D, so that all of them together cost little more than the largest.
 
     Args: as for `propagate_spectral`; `unit` is the same index on every map.
 
-    Yields:
-        Names of nodes, in topological order, and their fields.
+    Returns:
+        Fields by node, in topological order.
     """
     function = _function(graph, node, input_node)
     reaches = _reaches(function)
     frames = {name: _Frame.around(reach, tail, tol) for name, reach in reaches.items()}
-    axes = range(graph.ndim)
-    whole = [_divisible(max(f.periods[a] for f in frames.values())) for a in axes]
-    full = [
-        Frequencies(n, np.arange(n // 2 + 1 if a == graph.ndim - 1 else n))
-        for a, n in zip(axes, whole, strict=True)
-    ]
-    for name, wave in function.each(Waves(full)):
-        frame = frames[name]
-        grid, steps = [], []
-        for a, n in zip(axes, whole, strict=True):
-            step = 1
-            while n % (4 * step) == 0 and n // (2 * step) >= frame.periods[a]:
-                step *= 2
-            frequencies = Frequencies(n // step, full[a].index[: (full[a].index.size - 1) // step + 1])
-            grid.append(_Axis(frame.windows[a], frequencies, a == graph.ndim - 1))
-            steps.append(step)
-        image, floor = _image(_thinned(wave, steps), grid, workers)
-        yield (
-            name,
-            _finished(image, floor, unit, function.jump(name), reaches[name], frame, dtype),
-        )
+    octaves: dict[int, list[str]] = {}
+    for name, frame in frames.items():
+        octaves.setdefault(max(frame.periods).bit_length(), []).append(name)
+    found: dict[str, Propagated] = {}
+    for names in octaves.values():
+        periods = [max(frames[n].periods[a] for n in names) for a in range(graph.ndim)]
+        shared = [_shared(function, a, least, frames, names) for a, least in enumerate(periods)]
+        for name, wave in function.each(Waves([axis.frequencies for axis in shared])):
+            if name in names:
+                frame = frames[name]
+                grid = [replace(x, window=w) for x, w in zip(shared, frame.windows, strict=True)]
+                image, floor = _image(wave, grid, workers)
+                jump = function.jump(name)
+                found[name] = _finished(image, floor, unit, jump, frame, dtype)
+    return {name: found[name] for name in frames}
 
 
 def _function(graph: PlaneGraph, node: str, input_node: str) -> TransferFunction:
-    why_not = obstacle(graph, node, input_node)
-    if why_not is not None:
+    function = TransferFunction(graph, node, input_node)
+    if function.obstacle is not None:
         raise InputError(
             f"method='spectral' needs a shift-invariant network on the unbounded grid, but "
-            f"{why_not}; use method='direct' or 'auto'"
+            f"{function.obstacle}; use method='direct' or 'auto'"
         )
-    function = TransferFunction(graph, node, input_node)
     if not function.operations and node != input_node:
         raise InputError(
             f"no path leads from {node!r} to the input {input_node!r}; "
@@ -251,8 +245,7 @@ class _Frame:
         )
         share = budget if asked is free else float(tail or 0.0)
         whole = asked == reach.extent
-        eps = float(np.finfo(np.float64).eps)
-        return _Frame(asked, periods, eps / 8 * peak, 0.0 if whole else share)
+        return _Frame(asked, periods, EPS / 8 * peak, 0.0 if whole else share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,13 +266,10 @@ class _Axis:
     def of(
         function: TransferFunction, a: int, window: Window, least: int, threshold: float
     ) -> _Axis:
-        from scipy.fft import next_fast_len
-
         half = a == function.graph.ndim - 1
-        period = next_fast_len(least, real=half)
-        every = Frequencies(period, np.arange(period // 2 + 1 if half else period))
+        every = _frequencies(least, half)
         bound = function(Moduli(a, every)).bound
-        return _Axis(window, Frequencies(period, np.flatnonzero(bound >= threshold)), half)
+        return _Axis(window, Frequencies(every.period, np.flatnonzero(bound >= threshold)), half)
 
     @property
     def count(self) -> int:
@@ -306,21 +296,74 @@ class _Axis:
         return moved[(slice(None),) * axis + (slice(self.count),)]
 
 
-def _divisible(least: int) -> int:
-    """The smallest 2^m·(4, 5, 6, 7 or 8) that is at least `least`."""
-    unit = 1 << max(0, (least - 1).bit_length() - 3)
-    return max(4, -(-least // unit)) * unit
+def _shared(
+    function: TransferFunction,
+    a: int,
+    least: int,
+    frames: Mapping[str, _Frame],
+    names: Sequence[str],
+) -> _Axis:
+    """One axis of a grid that serves several nodes."""
+    half = a == function.graph.ndim - 1
+    every = _frequencies(least, half)
+    wanted = np.zeros(every.index.size, dtype=bool)
+    for name, modulus in function.each(Moduli(a, every)):
+        if name in names:
+            wanted |= modulus.bound >= frames[name].threshold
+    return _Axis((0, 0), Frequencies(every.period, np.flatnonzero(wanted)), half)
 
 
-def _thinned(wave: Wave, steps: Sequence[int]) -> Wave:
-    """Every `steps[a]`-th frequency of each axis."""
-    parts = tuple(
-        part
-        if part is None
-        else part[tuple(slice(None, None, s) for s in steps)]
-        for part in wave.parts
+def _frequencies(least: int, half: bool) -> Frequencies:
+    """All frequencies of a period of at least `least` for which the FFT is fast."""
+    from scipy.fft import next_fast_len
+
+    period = int(next_fast_len(least, real=half))
+    return Frequencies(period, np.arange(period // 2 + 1 if half else period))
+
+
+BLOCK = 1 << 15
+"""Frequencies at a time: what a graph's planes hold of F stays in the L2 cache (256 KiB each), and
+the memory does not grow with their number."""
+
+
+def _evaluated(function: TransferFunction, grid: Sequence[_Axis], workers: int) -> Wave:
+    """F on the grid, a block of rows after the other."""
+    frequencies = [axis.frequencies for axis in grid]
+    index = frequencies[0].index
+    points = math.prod(f.index.size for f in frequencies)
+    rows = max(1, BLOCK * index.size // points)
+
+    def block(rows: NDArray[np.int64]) -> Wave:
+        return function(Waves([Frequencies(frequencies[0].period, rows), *frequencies[1:]]))
+
+    first = block(index[:rows])
+    if rows >= index.size:
+        return first
+    if first.separable:
+        return block(index)
+    parts = [index[a : a + rows] for a in range(rows, index.size, rows)]
+    waves = [first, *(first for _ in parts)]
+
+    def run(a: int, b: int) -> None:
+        for i in range(a, b):
+            waves[i + 1] = block(parts[i])
+
+    with Threads(workers) as threads:
+        threads.cut(len(parts), points, run)
+    counts = [rows, *(part.size for part in parts)]
+    joined_rows = (
+        None
+        if first.parts[a] is None
+        else np.concatenate(
+            [
+                np.broadcast_to(wave.parts[a], (count, *wave.parts[a].shape[1:]))
+                for wave, count in zip(waves, counts, strict=True)
+            ]
+        )
+        for a in (0, -1)
     )
-    return Wave(wave.log_mass, wave.centre, parts)
+    along, joint = joined_rows
+    return replace(first, parts=(along, *first.parts[1:-1], joint))
 
 
 # --- the image ------------------------------------------------------------------------------
@@ -346,23 +389,18 @@ def _image(wave: Wave, grid: Sequence[_Axis], workers: int) -> tuple[_Raw, float
     values = phases[0] if defect is None else (1 - defect) * _along(phases[0], 0, len(grid))
     for a, phase in enumerate(phases[1:], 1):
         values = values * _along(phase, a, len(grid))
-    size = np.abs(values)
-    for axis in reversed(grid):
-        size = size @ axis.weights()
-    floor = _floor(float(size), [axis.frequencies.period for axis in grid])
+    floor = _floor(values, grid)
     for a, axis in enumerate(grid):
         values = axis.inverse(values, a, workers)
     return _Raw(np.ascontiguousarray(values), wave.log_mass), floor
 
 
-def _outer(
-    wave: Wave, grid: Sequence[_Axis], phases: Sequence[Array]
-) -> tuple[_Raw, float]:
+def _outer(wave: Wave, grid: Sequence[_Axis], phases: Sequence[Array]) -> tuple[_Raw, float]:
     """The image of a product of one function per axis, as an outer product of profiles."""
     image, floor = np.ones(()), 0.0
     for part, phase, axis in zip(wave.parts, phases, grid, strict=False):
         values = phase if part is None else (1 - part.ravel()) * phase
-        error = _floor(float(np.abs(values) @ axis.weights()), [axis.frequencies.period])
+        error = _floor(values, [axis])
         profile = axis.inverse(values, 0, 1).real
         profile = np.where(profile < error, 0.0, profile)
         floor = floor * float(profile.max()) + error * float(image.max())
@@ -370,10 +408,19 @@ def _outer(
     return _Raw(image, wave.log_mass), floor
 
 
-def _floor(total: float, periods: Sequence[int]) -> float:
-    """Bound on a pixel's rounding error, with `total` = Σ|F|."""
-    count = math.prod(periods)
-    return float(ROUNDING * max(1.0, math.log2(count)) * total / count)
+def _floor(values: Array, grid: Sequence[_Axis]) -> float:
+    """Bound on the rounding error of a pixel of the image whose transform is `values`.
+
+    Two parts. The FFT's own error is within ε·log2 N times the mean of |F| (Higham 2002, section
+    24.1), which is the peak, or a few times that where F changes sign. And each F is wrong by a
+    few ε of the mass, independently, which adds up to its root: 6ε·√(frequencies)/N.
+    """
+    size = np.abs(values)
+    for axis in reversed(grid):
+        size = size @ axis.weights()
+    count = math.prod(axis.frequencies.period for axis in grid)
+    kept = math.prod(float(axis.weights().sum()) for axis in grid)
+    return EPS * (max(1.0, math.log2(count)) * float(size) + 6 * math.sqrt(kept)) / count
 
 
 def _along(values: Array, axis: int, ndim: int) -> Array:
@@ -385,7 +432,6 @@ def _finished(
     floor: float,
     unit: tuple[int, ...],
     jump: tuple[int, ...],
-    reach: _Reach,
     frame: _Frame,
     dtype: Any,
 ) -> Propagated:
@@ -398,10 +444,8 @@ def _finished(
     array /= total
     array = array.astype(dtype, copy=False)
     array[array < np.finfo(dtype).tiny] = 0
-    start = tuple(
-        lo + u * j for (lo, _), u, j in zip(frame.windows, unit, jump, strict=True)
-    )
-    array, origin = _trimmed(array, start)
+    start = tuple(lo + u * j for (lo, _), u, j in zip(frame.windows, unit, jump, strict=True))
+    array, origin = trimmed(array, start)
     exponent = math.floor(raw.log_mass / math.log(2))
     mass = Scaled.of(math.exp(raw.log_mass - exponent * math.log(2)), exponent)
     return Propagated(

@@ -83,14 +83,6 @@ def squared_up(algebra: Algebra[V], a: V, n: int) -> V:
 # --- the graph ------------------------------------------------------------------------------
 
 
-def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
-    """Why the field of `node` has no transfer function; None where it has one."""
-    if graph.input_size is not None:
-        return "the input size is known, so borders clip the field"
-    found = _jumps(graph, graph.between(node, input_node), node, input_node)
-    return found if isinstance(found, str) else None
-
-
 def _jumps(
     graph: PlaneGraph, operations: Sequence[Operation], node: str, input_node: str
 ) -> dict[int, Jump] | str:
@@ -117,21 +109,31 @@ def _jumps(
 class TransferFunction:
     """The transfer function from an input to a node, and to every node on the way.
 
-    Args:
-        graph, node, input_node: without an `obstacle`, and with a path between them.
+    Attributes:
+        obstacle: why there is none; None where there is one.
+        operations: those between input and node, in topological order.
+        jumps: the jump of every plane reached from the input.
     """
 
     def __init__(self, graph: PlaneGraph, node: str, input_node: str) -> None:
         self.graph, self.node, self.input_node = graph, node, input_node
+        self.operations: list[Operation] = []
+        self.jumps: dict[int, Jump] = {}
+        self.obstacle: str | None = None
+        if graph.input_size is not None:
+            self.obstacle = "the input size is known, so borders clip the field"
+            return
         self.operations = graph.between(node, input_node)
-        jumps = _jumps(graph, self.operations, node, input_node)
-        assert isinstance(jumps, dict)
-        self.jumps = jumps
+        found = _jumps(graph, self.operations, node, input_node)
+        if isinstance(found, str):
+            self.obstacle = found
+        else:
+            self.jumps = found
 
     @cached_property
     def stages(self) -> list[Stage]:
         """The pieces of a series, or none where the graph is no series."""
-        found = stages(self.graph, self.node, self.input_node) or []
+        found = stages(self.graph, self.node, self.input_node, self.operations) or []
         whole = sum(len(s.operations) for s in found) == len(self.operations)
         return found if whole else []
 
@@ -537,7 +539,9 @@ class Waves:
     def mixed(self, terms: Sequence[tuple[float, Wave]]) -> Wave:
         (share, first), *others = terms
         if not others:
-            return replace(first, log_mass=first.log_mass + math.log(share))
+            # Whoever reads this plane needs its parts together: once here, not once for each.
+            parts = first.parts if first.separable else (*(None for _ in self.grid), joined(first))
+            return Wave(first.log_mass + math.log(share), first.centre, parts)
         moves = [
             tuple(e - f for e, f in zip(w.centre, first.centre, strict=True)) for _, w in terms
         ]
@@ -556,7 +560,13 @@ class Waves:
             )
             own = reduce(_compose, phases, joined(wave))
             if own is not None:
-                defect = weight * own if defect is None else defect + weight * own
+                own = weight * own
+                if defect is None:
+                    defect = own
+                elif (defect.shape, defect.dtype) == (own.shape, own.dtype):
+                    defect += own
+                else:
+                    defect = defect + own
         return Wave(log_mass, first.centre, (*(None for _ in self.grid), defect))
 
     def times(self, a: Wave, b: Wave) -> Wave:
@@ -607,10 +617,14 @@ def _dense_defect(taps: Array, defects: Sequence[Array]) -> Array:
 
 
 def _compose(a: Array | None, b: Array | None) -> Array | None:
-    """The defect of a product: 1 − (1 − a)(1 − b)."""
+    """The defect of a product: 1 − (1 − a)(1 − b) = a + b·(1 − a)."""
     if a is None or b is None:
         return b if a is None else a
-    return a + b - a * b
+    if a.size > b.size:
+        a, b = b, a
+    product: Array = b * (1 - a)
+    product += a
+    return product
 
 
 def joined(wave: Wave) -> Array | None:

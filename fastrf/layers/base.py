@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
-from fastrf.layers.checks import checked, whole
+from fastrf.layers.checks import channel_count, checked
 from fastrf.maps import Size, SpatialMap
 
 
@@ -71,7 +71,7 @@ class Input(Layer):
     """The network's input map, with its number of channels where channels matter."""
 
     inputs: ClassVar[tuple[int, int | None]] = (0, 0)
-    channels: int | None = checked(whole(1), None)
+    channels: int | None = checked(channel_count, None)
 
     def output_channels(self, channels: Sequence[int | None]) -> int | None:
         return self.channels

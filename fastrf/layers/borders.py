@@ -31,9 +31,10 @@ class Pad(Layer):
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         if size is None or self.mode == "zeros":
             return (_shift("Pad", size, self.padding),)
+        out = _shifted("Pad", size, self.padding)
         pads = zip(size, self.padding, strict=True)
         axes = tuple(_border(self.mode, n, pad) for n, pad in pads)
-        return (SpatialMap(axes, "fixed", 1.0, None, size, _shifted("Pad", size, self.padding)),)
+        return (SpatialMap(axes, "fixed", 1.0, None, size, out),)
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,15 @@ def _border(mode: PaddingMode, n: int, pad: Pair) -> AxisMap:
     if pad == (0, 0):
         return IDENTITY
     if mode == "circular" and max(pad) > n:
-        raise InputError(f"Pad: circular padding {pad} must not exceed the map size {n}")
+        raise InputError(
+            f"Pad: circular padding {pad} must not exceed the map size {n}; "
+            f"give a larger input_size or less padding"
+        )
     if mode == "reflect" and max(pad) >= n:
-        raise InputError(f"Pad: reflect padding {pad} must be smaller than the map size {n}")
+        raise InputError(
+            f"Pad: reflect padding {pad} must be smaller than the map size {n}; "
+            f"give a larger input_size or less padding"
+        )
     index = np.arange(-pad[0], n + pad[1], dtype=np.int64)
     if mode == "replicate":
         index = index.clip(0, n - 1)

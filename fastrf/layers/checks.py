@@ -28,6 +28,9 @@ NAMED_PADDING = ("valid", "same", "same_upper", "same_lower", "causal")
 MAXIMUM = 2**31 - 1
 """Greatest whole number in a layer and greatest map size: what frameworks index pixels with."""
 
+MAXIMUM_CHANNELS = 2**20
+"""Greatest number of channels: lowering labels every channel of a map."""
+
 MAXIMUM_RATIO = 2**16
 """Greatest numerator and denominator of a scale: a resize is held as a table of one period."""
 
@@ -61,15 +64,14 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def whole(minimum: int | None) -> Check:
+def whole(minimum: int | None, maximum: int = MAXIMUM) -> Check:
     """One whole number of at least `minimum` (None: of any sign)."""
-    least = -MAXIMUM if minimum is None else minimum
     rule = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
 
     def check(owner: str, name: str, value: Any, ndim: int) -> int:
-        if not is_whole(value) or value < least:
-            raise InputError(f"{owner}: {name}={_short(value)} must be {rule}")
-        return _at_most_maximum(owner, name, value)
+        if not is_whole(value) or (minimum is not None and value < minimum):
+            raise InputError(f"{owner}: {name}={short(value)} must be {rule}")
+        return _at_most(maximum, owner, name, value)
 
     return check
 
@@ -81,10 +83,10 @@ def whole_per_axis(minimum: int) -> Check:
         for v in (values := _spelled_out(owner, name, value, ndim, "one number, or one")):
             if not is_whole(v) or v < minimum:
                 raise InputError(
-                    f"{owner}: {name}={_short(value)} must be a whole number of at least "
+                    f"{owner}: {name}={short(value)} must be a whole number of at least "
                     f"{minimum} per axis"
                 )
-        return tuple(_at_most_maximum(owner, name, v) for v in values)
+        return tuple(_at_most(MAXIMUM, owner, name, v) for v in values)
 
     return check
 
@@ -97,19 +99,19 @@ def paddings(names: Sequence[str] = ()) -> Check:
             if v not in names:
                 known = f"is unknown; the names are {', '.join(names)}"
                 raise InputError(
-                    f"{owner}: {name}={_short(v)} "
+                    f"{owner}: {name}={short(v)} "
                     f"{known if names else 'must be numbers; a name needs a kernel'}"
                 )
             return v
         pair = tuple(v) if isinstance(v, tuple | list) else (v, v)
         if len(pair) != 2 or not all(is_whole(p) for p in pair):
             raise InputError(
-                f"{owner}: {name}={_short(value)} must hold whole numbers or (lo, hi) pairs"
+                f"{owner}: {name}={short(value)} must hold whole numbers or (lo, hi) pairs"
             )
         if min(pair) < 0:
             remedy = {"padding": "use Crop to cut pixels off", "amount": "use Pad to add pixels"}
-            raise InputError(f"{owner}: {name}={_short(value)} must be at least 0; {remedy[name]}")
-        lo, hi = (_at_most_maximum(owner, name, p) for p in pair)
+            raise InputError(f"{owner}: {name}={short(value)} must be at least 0; {remedy[name]}")
+        lo, hi = (_at_most(MAXIMUM, owner, name, p) for p in pair)
         return lo, hi
 
     def check(owner: str, name: str, value: Any, ndim: int) -> tuple[Pair | str, ...]:
@@ -126,7 +128,7 @@ def choice(*choices: str) -> Check:
     def check(owner: str, name: str, value: Any, ndim: int) -> str:
         if not isinstance(value, str) or value not in choices:
             raise InputError(
-                f"{owner}: {name}={_short(value)} is unknown; choose one of {', '.join(choices)}"
+                f"{owner}: {name}={short(value)} is unknown; choose one of {', '.join(choices)}"
             )
         return value
 
@@ -136,14 +138,14 @@ def choice(*choices: str) -> Check:
 def text(owner: str, name: str, value: Any, ndim: int) -> str:
     """A name of the user's choice."""
     if not isinstance(value, str):
-        raise InputError(f"{owner}: {name}={_short(value)} must be a name, such as 'relu'")
+        raise InputError(f"{owner}: {name}={short(value)} must be a name, such as 'relu'")
     return value
 
 
 def flag(owner: str, name: str, value: Any, ndim: int) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{owner}: {name}={_short(value)} must be True or False")
+        raise InputError(f"{owner}: {name}={short(value)} must be True or False")
     return bool(value)
 
 
@@ -151,7 +153,7 @@ def positive(owner: str, name: str, value: Any, ndim: int) -> float:
     """A finite number above 0, such as a gain."""
     number = _finite(value)
     if number is None or number <= 0:
-        raise InputError(f"{owner}: {name}={_short(value)} must be a finite number above 0")
+        raise InputError(f"{owner}: {name}={short(value)} must be a finite number above 0")
     return number
 
 
@@ -159,8 +161,12 @@ def probability_below_one(owner: str, name: str, value: Any, ndim: int) -> float
     """A number p with 0 ≤ p < 1."""
     number = _finite(value)
     if number is None or not 0 <= number < 1:
-        raise InputError(f"{owner}: {name}={_short(value)} must be at least 0 and below 1")
+        raise InputError(f"{owner}: {name}={short(value)} must be at least 0 and below 1")
     return number
+
+
+channel_count = whole(1, MAXIMUM_CHANNELS)
+"""A number of channels."""
 
 
 def group_count(owner: str, name: str, value: Any, ndim: int) -> int | str:
@@ -169,9 +175,9 @@ def group_count(owner: str, name: str, value: Any, ndim: int) -> int | str:
         return value
     if not is_whole(value) or value < 1:
         raise InputError(
-            f"{owner}: {name}={_short(value)} must be a whole number of at least 1, or 'depthwise'"
+            f"{owner}: {name}={short(value)} must be a whole number of at least 1, or 'depthwise'"
         )
-    return _at_most_maximum(owner, name, value)
+    return _at_most(MAXIMUM, owner, name, value)
 
 
 def scales(owner: str, name: str, value: Any, ndim: int) -> tuple[Fraction, ...]:
@@ -192,11 +198,11 @@ def _fraction(owner: str, name: str, value: Any) -> Fraction:
             raise TypeError
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise InputError(
-            f"{owner}: {name}={_short(value)} is not a number; give 2, 1.5, '3/2' or a Fraction"
+            f"{owner}: {name}={short(value)} is not a number; give 2, 1.5, '3/2' or a Fraction"
         ) from None
     if result <= 0 or max(result.numerator, result.denominator) > MAXIMUM_RATIO:
         raise InputError(
-            f"{owner}: {name}={_short(value)} must be above 0, and a ratio of whole numbers up "
+            f"{owner}: {name}={short(value)} must be above 0, and a ratio of whole numbers up "
             f"to {MAXIMUM_RATIO}"
         )
     return result
@@ -206,7 +212,7 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
     """Relative variances of shape `kernel` with sum 1; None where all are equal."""
     try:
         array: NDArray[np.float64] = np.asarray(taps, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{owner}: taps must be an array of numbers of shape {kernel}") from None
     if array.shape != kernel:
         raise InputError(
@@ -245,21 +251,21 @@ def _spelled_out(owner: str, name: str, value: Any, ndim: int, remedy: str) -> t
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * ndim
     if len(values) != ndim:
         raise InputError(
-            f"{owner}: {name}={_short(value)} has {len(values)} values for {ndim} axes; "
+            f"{owner}: {name}={short(value)} has {len(values)} values for {ndim} axes; "
             f"give {remedy} per axis"
         )
     return values
 
 
-def _at_most_maximum(owner: str, name: str, value: Any) -> int:
-    if abs(value) > MAXIMUM:
+def _at_most(maximum: int, owner: str, name: str, value: Any) -> int:
+    if abs(value) > maximum:
         raise InputError(
-            f"{owner}: {name}={_short(value)} is too large; the greatest whole number is {MAXIMUM}"
+            f"{owner}: {name}={short(value)} is too large; give a whole number up to {maximum}"
         )
     return int(value)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """`value` for a message: on one line, and not longer than a line."""
     try:
         line = " ".join(repr(value).split())

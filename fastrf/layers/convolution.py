@@ -12,6 +12,7 @@ from fastrf.errors import InputError
 from fastrf.layers.base import Layer
 from fastrf.layers.borders import PADDING_MODES, Pad, PaddingMode
 from fastrf.layers.checks import (
+    channel_count,
     checked,
     checked_size,
     choice,
@@ -20,7 +21,6 @@ from fastrf.layers.checks import (
     paddings,
     per_axis,
     positive,
-    whole,
     whole_per_axis,
 )
 from fastrf.layers.windows import Windowed
@@ -29,7 +29,7 @@ from fastrf.maps import Everything, Size, SpatialMap, SpatialTaps, Spread, Windo
 
 @dataclass(frozen=True)
 class _Convolution(Windowed):
-    channels: int | None = checked(whole(1), None, kw_only=True)
+    channels: int | None = checked(channel_count, None, kw_only=True)
     groups: int | Literal["depthwise"] = checked(group_count, 1, kw_only=True)
     gain: float = checked(positive, 1.0, kw_only=True)
     taps: Any = field(default=None, kw_only=True)
@@ -136,7 +136,7 @@ class FullyConnected(Layer):
         gain: Σ v, as in `Conv`.
     """
 
-    channels: int | None = checked(whole(1), None)
+    channels: int | None = checked(channel_count, None)
     map_size: Any = per_axis(whole_per_axis(1), None)
     gain: float = checked(positive, 1.0, kw_only=True)
 

@@ -82,13 +82,14 @@ def _count(
     """Number of windows along one axis."""
     extent = dilation * (kernel - 1) + 1
     room = size + sum(pad) - extent
-    if room < 0:
+    # In ceil mode (PyTorch, ONNX) the last window may reach beyond the padding, but one that
+    # would start in the padding behind the map is dropped.
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= size + pad[0]:
+        count -= 1
+    if count < 1:
         raise InputError(
             f"{owner}: a map of {size} pixels with padding {pad} is smaller than the kernel's "
             f"extent {extent}; give a larger input_size or more padding"
         )
-    if not ceil_mode:
-        return room // stride + 1
-    count = -(-room // stride) + 1
-    # A window that would start in the padding behind the map is dropped (PyTorch, ONNX).
-    return count - 1 if (count - 1) * stride >= size + pad[0] else count
+    return count

@@ -8,59 +8,59 @@ from ._compile import kernel
 from ._layout import SMALLEST_NORMAL, Floats, check_floats, check_positive, target
 
 # The working copies of the last coefficients are brought down by this power of two when one has
-# grown beyond it. What falls below the smallest normal number then is 2^-900 of its neighbours.
+# grown beyond it. What falls below the smallest normal number then is 2^-700 of its neighbours.
 _STEP = 300
+# Coefficients that are summed one after the other before the sum joins the total.
+_PART = 64
 
 
 @kernel
 def _box_power(n, k, top, out, tiny):  # type: ignore[no-untyped-def]
     length = n * (k - 1) + 1
     count = (length + 1) // 2
-    # Values as computed, each with the level (in units of 2^_STEP) at which it was, and the
-    # working copies that the recurrence reads, all of one level.
-    value = np.empty(count)
-    work = np.empty(count)
-    level = np.zeros(count, np.int64)
-    value[0] = work[0] = 1.0
+    # Values as computed, at the level (in units of 2^_STEP) that they had then; the working copies
+    # that the recurrence reads, all at one level; and where each level begins.
+    value, work = np.empty(count), np.empty(count)
+    begins = np.zeros(int(n * np.log2(k)) // _STEP + 3, np.int64)
+    level = 0
     high, down = 2.0**_STEP, 2.0**-_STEP
-    now = 0
-    total, lost = 1.0, 0.0  # Σ value in units of the level, by Kahan's summation
+    value[0] = work[0] = 1.0
+    total, part = 0.0, 1.0
     for i in range(1, count):
+        # i·a_i = Σ_j ((n + 1)j − i)·a_{i−j}: the latest coefficient comes last, since it is waited
+        # for longest; the quotients by i are not waited for at all.
+        inverse = 1.0 / i
         reach = min(i, k - 1)
-        # i·a_i = Σ_j ((n + 1)j − i)·a_{i−j}, exact integers times values.
-        factor = float(n + 1 - i)
-        terms = 0.0
-        for j in range(1, reach + 1):
-            terms += factor * work[i - j]
-            factor += n + 1
-        v = terms / i
+        factor = float((n + 1) * reach - i)
+        v = 0.0
+        for j in range(reach, 0, -1):
+            v += factor * inverse * work[i - j]
+            factor -= n + 1
         value[i] = work[i] = v
-        level[i] = now
-        y = v - lost
-        t = total + y
-        lost = (t - total) - y
-        total = t
+        part += v
+        if i % _PART == 0:
+            total += part
+            part = 0.0
         if v > high:
-            now += 1
+            level += 1
+            begins[level] = i + 1
             total *= down
-            lost *= down
+            part *= down
             for j in range(max(0, i - k + 2), i + 1):
                 moved = work[j] * down
                 work[j] = moved if moved >= 2.3e-308 else 0.0
-    total *= 2.0
+    total = 2.0 * (total + part)
     if length % 2:
         total -= work[count - 1]
-    first, second = 0.0, 0.0
-    last = -1
-    for i in range(min(count, out.size)):
-        if level[i] != last:
-            last = level[i]
-            # 2^(shift) may be no number itself: two factors whose product is.
-            shift = max((last - now) * _STEP + top, -2400)
-            first = 2.0 ** (shift // 2)
-            second = 2.0 ** (shift - shift // 2)
-        v = value[i] / total * first * second
-        out[i] = v if v >= tiny else 0.0
+    begins[level + 1] = count
+    for at in range(level + 1):
+        # 2^shift may be no number itself: two factors whose product is.
+        shift = max((at - level) * _STEP + top, -2000)
+        first = 2.0 ** (shift // 2) / total
+        second = 2.0 ** (shift - shift // 2)
+        for i in range(min(begins[at], out.size), min(begins[at + 1], out.size)):
+            v = value[i] * first * second
+            out[i] = v if v >= tiny else 0.0
     for i in range(count, out.size):
         out[i] = out[length - 1 - i]
 

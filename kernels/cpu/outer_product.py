@@ -50,3 +50,12 @@ def _outer_product(y, x, out, stride, tiny):  # type: ignore[no-untyped-def]
 def outer_product(y: Floats, x: Floats, out: Floats) -> None:
     """See ``fastrf.kernels.spec.KERNELS["outer_product"]``."""
     check_floats(y=y, x=x, out=out)
+    check_same("lengths of y and x and shape of out", (*y.shape, *x.shape), out.shape)
+    if out.size == 0:
+        return
+    rows = out[None]
+    with target(rows, has_rows(rows)) as whole:
+        flat, _, stride = memory(whole)
+        _outer_product(
+            np.ascontiguousarray(y), np.ascontiguousarray(x), flat, stride, SMALLEST_NORMAL[out.dtype]
+        )

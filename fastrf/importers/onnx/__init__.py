@@ -1,0 +1,92 @@
+"""ONNX models as networks.
+
+Only the graph is read: weights are neither needed nor opened, external data least of all. Every
+tensor that depends on an input map is followed as a `layout.Map`, which says what the digits of
+the tensor's indices mean (batch, channel, position). Reshapes and transposes move digits, so NHWC
+graphs, ShuffleNet's shuffle, pixel shuffles and token layouts are recognised by what they do and
+not by the pattern of nodes they are written with. Everything else is a constant, kept as its
+shape and, where it is small, its value, from which sizes, axes and pads are worked out.
+
+Imported networks count as initialised to keep the variance: activations have gain 1. Norm-like
+pooling (LpPool, ReduceL1, ReduceL2) hands each of its k taps 1/k like max-pooling: for p = 2 the
+gradient is x/‖x‖, whose squares sum to 1.
+
+The modules build on each other in this order: `failing`, `reading` (bytes → a model without its
+weights), `layout` (what tensors mean), `graph` (inputs, shapes, who reads what), `op` (one
+operator and the nodes it becomes; the registry), `folding` (constants), `operators` (a handler
+per operator), `importer` (the walk).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from fastrf.errors import InputError
+from fastrf.importers.onnx.failing import line
+from fastrf.importers.onnx.graph import Graph
+from fastrf.importers.onnx.importer import Importer, Policy
+from fastrf.importers.onnx.layout import known
+from fastrf.importers.onnx.reading import light, open_model, readable
+from fastrf.network import Network
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["Policy", "from_onnx", "input_sizes"]
+
+
+def from_onnx(
+    model: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    unknown: Policy = "error",
+    input_size: int | Sequence[int] | None = None,
+    name: str | None = None,
+) -> Network:
+    """The network of an ONNX model.
+
+    Args:
+        model: a ``.onnx`` file, its bytes, or a loaded ``onnx.ModelProto`` (left as it is).
+        unknown: what an operator that fastrf cannot express becomes: "error" raises; "identity"
+            passes every pixel on; "global" lets each output read every input.
+        input_size: pixels per axis, for inputs whose size the model leaves open; needed only
+            where the graph computes with that size.
+        name: the network's name; default: the file's name or the graph's.
+
+    Returns:
+        A network whose nodes are called like the ONNX nodes (like their output where a node has
+        no name of its own). Tensors that the graph returns under another name are end points.
+        A batch size that is left open counts as 1. Pooling over a window as large as its whole
+        map, where that has a fixed size, is a `GlobalPool`.
+
+    Raises:
+        NetworkFileError: the file cannot be read, is no ONNX model, or has no spatial input.
+        UnsupportedOperator: an operator that fastrf cannot express, with ``unknown="error"``.
+        InputError: `unknown` or `input_size` is out of range.
+        MissingExtra: the package ``onnx`` is not installed.
+    """
+    if unknown not in get_args(Policy):
+        raise InputError(
+            f"unknown={unknown!r} is not a policy; choose one of {', '.join(get_args(Policy))}"
+        )
+    source, proto = open_model(model)
+    with readable(source):
+        if name is None:
+            by_file = isinstance(model, str | os.PathLike)
+            name = Path(source).stem if by_file else line(proto.graph.name) or None
+        return Importer(Graph(light(proto, source), source, input_size), unknown).network(name)
+
+
+def input_sizes(
+    model: str | os.PathLike[str] | bytes | ModelProto,
+) -> dict[str, tuple[int, ...] | None]:
+    """Pixels per axis of every spatial input of an ONNX model, None where the model leaves it open.
+
+    Raises: as `from_onnx`.
+    """
+    source, proto = open_model(model)
+    with readable(source):
+        maps = Graph(light(proto, source), source).input_maps
+    return {name: known(x.pixels) for name, x in maps.items()}

@@ -1,0 +1,140 @@
+"""Matrix products, attention and reductions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from fastrf.importers.onnx.failing import refuse
+from fastrf.importers.onnx.layout import BATCH, CHANNEL, Const, Map, Shape, size
+from fastrf.importers.onnx.op import Op, Result, handles
+from fastrf.layers import Activation, Attention, Conv, FullyConnected, GlobalPool, Layer
+
+# --- products with constant weights ---------------------------------------------------------
+
+
+def _contracted(op: Op, x: Map, axis: int, out: int | None) -> Map:
+    """A map times constant weights: the tensor's axis becomes `out` new channels (None: none)."""
+    if x.axes is None:
+        after = op.chain(x, Activation(op.type.lower(), gain=1.0))
+        return replace(after, shape=op.shape)
+    digits = x.axes[axis]
+    whole_map = x.holds_grid(digits) and x.holds(digits, CHANNEL)
+    if any(d.label == BATCH for d in digits):
+        refuse("mixes the batch")
+    if whole_map or (x.pixels == (1,) * op.ndim and digits == x.whole(CHANNEL)):
+        layer: Layer = FullyConnected(channels=out or 1)
+        extent: Shape = (out or 1, *(1,) * op.ndim)
+    elif digits == x.whole(CHANNEL):
+        layer, extent = Conv(1, channels=out or 1), (out or 1, *x.pixels)
+    elif (
+        x.holds_grid(digits)
+        and len(digits) == sum(n != 1 for n in x.pixels)
+        and out == size(digits)
+    ):
+        return op.chain(x, Attention())
+    else:
+        refuse(f"mixes a part of the channels or positions of a tensor of shape {x.dims}")
+    after = replace(op.chain(x, layer), extent=extent)
+    axes = x.put(axis, after.whole(CHANNEL))
+    if out is None:
+        axes = tuple(a for p, a in enumerate(axes) if p != axis)
+    return replace(after, axes=axes)
+
+
+@handles("Gemm")
+def _gemm(op: Op) -> Result:
+    if isinstance(op.inputs[1], Map):
+        return _attention(op)
+    if op.attr("transA", 0):
+        refuse("transposes the map that it reads")
+    shape = op.weight_shape(1)
+    if isinstance(op.input(2), Map):
+        refuse("adds a map to a product; export it as MatMul and Add")
+    return _contracted(op, op.x, 1, shape[0 if op.attr("transB", 0) else 1])
+
+
+@handles("MatMul MatMulInteger QLinearMatMul")
+def _matmul(op: Op) -> Result:
+    if len(op.maps) > 1:
+        return _attention(op)
+    x = op.maps[0]
+    second = 3 if op.type == "QLinearMatMul" else 1
+    left = op.inputs[second] is not x
+    shape = op.weight_shape(second if left else 0)
+    if math.prod(shape[:-2]) != 1:
+        refuse(f"has weights of shape {shape}, which differ from position to position")
+    rank = len(x.dims or (1, 1))
+    if left:
+        return _contracted(op, x, rank - 1, shape[-1] if len(shape) > 1 else None)
+    return _contracted(op, x, max(rank - 2, 0), shape[-2] if len(shape) > 1 else None)
+
+
+# --- products of maps -----------------------------------------------------------------------
+
+
+@handles("Einsum Attention")
+def _attention(op: Op) -> Result:
+    """A product of maps over positions: each element reads every position of them."""
+    if op.type == "Einsum":
+        return _einsum(op) if len(op.maps) == 1 else op.attend(op.maps)
+    for x in op.maps:
+        # Batch-like axes (all but the last two) that hold positions are windows of their own.
+        if any(d.label > CHANNEL for a in (x.axes or ())[:-2] for d in a):
+            refuse("multiplies maps within windows or along one axis")
+    return op.attend(op.maps)
+
+
+def _einsum(op: Op) -> Map:
+    """A map times constant weights that share one letter with it and keep the others' order."""
+    equation = str(op.attr("equation", "")).replace(" ", "")
+    terms, _, result = equation.partition("->")
+    letters = dict(zip(terms.split(","), op.inputs, strict=False))
+    own = next((t for t, v in letters.items() if isinstance(v, Map)), "")
+    weights = next((t for t, v in letters.items() if isinstance(v, Const)), "")
+    gone = [c for c in own if c in weights and c not in result]
+    new = [c for c in weights if c not in own]
+    if len(gone) != 1 or len(new) != 1 or len(weights) != 2 or not result or "." in equation:
+        refuse(f"computes {equation!r}")
+    index = next(i for i, v in enumerate(op.inputs) if isinstance(v, Const))
+    out = op.weight_shape(index)[weights.index(new[0])]
+    after = _contracted(op, op.maps[0], own.index(gone[0]), out)
+    written = own.replace(gone[0], new[0])
+    if after.axes is None or sorted(written) != sorted(result):
+        return after
+    return replace(after, axes=tuple(after.axes[written.index(c)] for c in result))
+
+
+# --- reductions -----------------------------------------------------------------------------
+
+_MEANS = ("ReduceMean", "ReduceSum", "ReduceLogSum", "ReduceLogSumExp")
+"""Reductions that read every pixel alike; the others route as a maximum does."""
+
+
+@handles(
+    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceProd "
+    "ReduceLogSum ReduceLogSumExp ArgMax ArgMin"
+)
+def _reduce(op: Op) -> Result:
+    x = op.x
+    if x.axes is None:
+        return replace(op.chain(x), shape=op.shape)
+    axes = [op.attr("axis", 0)] if op.type.startswith("Arg") else op.operand(1, "axes")
+    rank = len(x.axes)
+    if not axes:
+        axes = [] if op.attr("noop_with_empty_axes", 0) else list(range(rank))
+    gone = {a % rank for a in axes}
+    digits = tuple(d for p in gone for d in x.axes[p])
+    layers: list[Layer] = []
+    extent = x.extent
+    if x.reads_grid([digits]):
+        layers.append(GlobalPool("avg" if op.type in _MEANS else "max"))
+        extent = (extent[CHANNEL], *(1,) * op.ndim)
+    if any(d.label == CHANNEL for d in digits):
+        if not x.holds(digits, CHANNEL):
+            refuse("reduces a part of the channels")
+        layers.append(Conv(1, channels=1))
+        extent = (1, *extent[1:])
+    keep = op.attr("keepdims", 1)
+    left = [() if p in gone else axis for p, axis in enumerate(x.axes) if keep or p not in gone]
+    return replace(op.chain(x, *layers), extent=extent, axes=tuple(left))

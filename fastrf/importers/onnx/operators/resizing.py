@@ -1,0 +1,171 @@
+"""Padding and resizing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+
+from fastrf.importers.onnx.failing import refuse
+from fastrf.importers.onnx.layout import Shape, known
+from fastrf.importers.onnx.op import Op, Result, handles
+from fastrf.importers.onnx.operators.spelling import spell, uncropped
+from fastrf.layers import Layer, Pad, Upsample
+
+_PAD_MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
+
+@handles("Pad")
+def _pad(op: Op) -> Result:
+    x = op.standard(op.x)
+    pads = op.operand(1, "pads", op.attr("paddings"))
+    rank = op.ndim + 2
+    axes = op.operand(3, "axes") or list(range(rank))
+    pairs = [(0, 0)] * rank
+    for i, axis in enumerate(axes):
+        pairs[axis % rank] = (pads[i], pads[len(axes) + i])
+    if any(map(any, pairs[:2])):
+        refuse(f"pads the batch or the channels by {pairs[:2]}")
+    mode: Any = _PAD_MODES.get(op.attr("mode", "constant"))
+    if mode is None:
+        refuse(f"pads in the mode {op.attr('mode')!r}")
+    cut, left = uncropped(pairs[2:])
+    return op.grid(x, *cut, *([Pad(left, mode)] if left != 0 or not cut else []))
+
+
+@handles("Resize Upsample")
+def _resize(op: Op) -> Result:
+    x = op.standard(op.x)
+    old = op.type == "Upsample" or op.version < 11
+    rank = op.ndim + 2
+    axes = [a % rank for a in op.attr("axes") or range(rank)]
+    scales = op.operand(1 if old else 2, "scales")
+    sizes = None if old or op.input(3) is None else op.operand(3, "sizes")
+    scale: list[Fraction | None] = [Fraction(1)] * rank
+    out: list[int | None] = list(x.dims or ())
+    if scales:
+        for axis, value in zip(axes, scales, strict=True):
+            factor = scale[axis] = _fraction(value)
+            n = out[axis]
+            out[axis] = None if n is None else math.floor(n * factor)
+    elif sizes:
+        if op.shape is not None and op.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+            sizes = [op.shape[axis] for axis in axes]
+        for axis, m in zip(axes, sizes, strict=True):
+            n = out[axis]
+            scale[axis] = None if n is None or m is None else Fraction(m, n)
+            out[axis] = m
+    else:
+        refuse("states neither scales nor sizes")
+    if scale[0] != 1 or scale[1] != 1:
+        refuse("resizes the batch or the channels")
+    if all(s == 1 for s in scale):
+        return op.chain(x)
+    return op.grid(x, _upsample(op, old, scale[2:], x.pixels, out[2:]))
+
+
+def _fraction(value: float) -> Fraction:
+    """A float32 scale as the fraction that was meant."""
+    if not math.isfinite(value) or value <= 0:
+        refuse(f"has a scale of {value}")
+    fraction = Fraction(value).limit_denominator(1024)
+    if np.float32(float(fraction)) != np.float32(value):
+        refuse(f"scales by {value}, which is no fraction with a denominator up to 1024")
+    return fraction
+
+
+def _upsample(
+    op: Op, old: bool, scale: Sequence[Fraction | None], size: Shape, out: Sequence[int | None]
+) -> Layer:
+    """The resize with exactly ONNX's coordinates; others are refused."""
+    mode = op.attr("mode", "nearest")
+    coordinates = op.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    rounding = op.attr("nearest_mode", "floor" if old else "round_prefer_floor")
+    if op.attr("antialias", 0):
+        refuse("smooths before it resizes (antialias)")
+    if mode not in ("nearest", "linear"):
+        refuse(f"resizes in the mode {mode!r}")
+    factors = known(scale)
+    if factors is not None:
+        given = {"scale": spell([s.numerator if s.denominator == 1 else s for s in factors])}
+    elif mode == "nearest":
+        refuse("resizes a map of unknown size to a fixed one; give input_size")
+    else:
+        given = {"size": spell(list(out))}
+    axes = [a for a in zip(scale, size, out, strict=True) if a[0] != 1]
+    if mode == "nearest":
+        names = [_nearest(coordinates, rounding, s, n, m) for s, n, m in axes if s is not None]
+        modes: tuple[Literal["nearest", "nearest-exact"], ...] = ("nearest", "nearest-exact")
+        for name in modes:
+            if all(name in own for own in names):
+                return Upsample(mode=name, **given)
+        refuse(f"rounds {coordinates} coordinates by {rounding}")
+    if coordinates == "pytorch_half_pixel" and all(
+        (m is not None and m > 1) or n == 1 for _, n, m in axes
+    ):
+        coordinates = "half_pixel"
+    if coordinates == "half_pixel_symmetric" and all(
+        s is None or (n is not None and (n * s).denominator == 1) for s, n, _ in axes
+    ):
+        coordinates = "half_pixel"
+    if coordinates not in ("half_pixel", "align_corners", "asymmetric"):
+        refuse(f"resizes with {coordinates} coordinates")
+    return Upsample(mode="linear", coordinates=coordinates, **given)
+
+
+_COMPARED = 4096
+"""Most rows of a resize that are compared one by one."""
+
+_HALF = Fraction(1, 2)
+
+_ROUNDINGS: Mapping[str, Callable[[Fraction], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round_prefer_floor": lambda x: math.ceil(x - _HALF),
+    "round_prefer_ceil": lambda x: math.floor(x + _HALF),
+}
+
+
+def _nearest(
+    coordinates: str, rounding: str, scale: Fraction, n: int | None, m: int | None
+) -> set[str]:
+    """Which of fastrf's nearest modes read the same pixels as ONNX's coordinates and rounding."""
+    # Rows beyond the first period of scale.numerator repeat it; on small maps all are compared,
+    # because the ends are clamped and two coordinate rules depend on the size.
+    sized = n is not None and m is not None and m <= _COMPARED
+    rows = m if sized and m is not None else scale.numerator
+    if rows > _COMPARED or rounding not in _ROUNDINGS:
+        return set()
+    at: Callable[[int], Fraction]
+    if coordinates == "asymmetric":
+        at = lambda o: o / scale  # noqa: E731
+    elif coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and m != 1):
+        at = lambda o: (o + _HALF) / scale - _HALF  # noqa: E731
+    elif coordinates == "pytorch_half_pixel" and sized:
+        at = lambda o: Fraction(0)  # noqa: E731
+    elif coordinates == "align_corners" and sized:
+        at = lambda o: Fraction(o * ((n or 1) - 1), max(rows - 1, 1))  # noqa: E731
+    elif coordinates == "half_pixel_symmetric" and sized:
+        shift = Fraction(n or 1, 2) * (1 - Fraction(rows) / ((n or 1) * scale))
+        at = lambda o: shift + (o + _HALF) / scale - _HALF  # noqa: E731
+    else:
+        return set()
+    read = [_ROUNDINGS[rounding](at(row)) for row in range(rows)]
+    own: Mapping[str, Callable[[int], int]] = {
+        "nearest": lambda o: math.floor(o / scale),
+        "nearest-exact": lambda o: math.floor((o + _HALF) / scale),
+    }
+    top = n - 1 if sized and n is not None else math.inf
+    low = 0 if sized else -math.inf
+
+    def pixel(index: int) -> float:
+        return min(max(index, low), top)
+
+    return {
+        name
+        for name, reads in own.items()
+        if all(pixel(reads(row)) == pixel(index) for row, index in enumerate(read))
+    }

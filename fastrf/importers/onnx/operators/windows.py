@@ -1,0 +1,146 @@
+"""Convolutions and pooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastrf.importers.onnx.failing import refuse
+from fastrf.importers.onnx.layout import CHANNEL, Map
+from fastrf.importers.onnx.op import Op, Result, handles
+from fastrf.importers.onnx.operators.spelling import spell, uncropped
+from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
+
+
+def _windows(op: Op, kernel: Sequence[int]) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """kernel, stride and dilation as a layer takes them, and the padding per axis."""
+    rank = len(kernel)
+    stride = op.attr("strides") or [1] * rank
+    dilation = op.attr("dilations") or [1] * rank
+    auto = op.attr("auto_pad", "NOTSET")
+    padding: tuple[Any, ...]
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        padding = (auto.lower(),) * rank
+    elif auto == "VALID":
+        padding = ((0, 0),) * rank
+    else:
+        pads = op.attr("pads") or [0] * 2 * rank
+        padding = tuple(zip(pads[:rank], pads[rank:], strict=False))
+    values = {"kernel": spell(kernel), "stride": spell(stride), "dilation": spell(dilation)}
+    return values, padding
+
+
+# --- convolutions ---------------------------------------------------------------------------
+
+
+def _weights(op: Op, index: int) -> tuple[int, ...]:
+    """The shape of the weights, which have two axes more than the grid."""
+    shape = op.weight_shape(index)
+    if len(shape) != op.ndim + 2:
+        refuse(f"has weights of shape {shape} in a network of {op.ndim} axes")
+    return shape
+
+
+def _groups(op: Op, x: Map) -> Any:
+    groups = op.attr("group", 1)
+    return "depthwise" if groups > 1 and groups == x.extent[CHANNEL] else groups
+
+
+@handles("Conv ConvInteger QLinearConv")
+def _conv(op: Op) -> Result:
+    shape = _weights(op, 3 if op.type == "QLinearConv" else 1)
+    x = op.standard(op.x)
+    values, padding = _windows(op, op.attr("kernel_shape") or shape[2:])
+    before, left = uncropped(padding)
+    layer = Conv(**values, padding=left, channels=shape[0], groups=_groups(op, x))
+    return op.grid(x, *before, layer)
+
+
+@handles("ConvTranspose")
+def _conv_transpose(op: Op) -> Result:
+    shape = _weights(op, 1)
+    x = op.standard(op.x)
+    values, padding = _windows(op, op.attr("kernel_shape") or shape[2:])
+    strides = op.attr("strides") or [1] * op.ndim
+    extra = op.attr("output_padding") or [0] * op.ndim
+    if op.attr("output_shape") or isinstance(padding[0], str):
+        padding, extra = _transposed_padding(op, x, shape[2:], strides, extra)
+    if min(map(min, padding)) < 0:
+        refuse(f"has pads {padding} below 0")
+    layer = ConvTranspose(
+        **values,
+        padding=spell(padding),
+        output_padding=spell(extra),
+        channels=shape[1] * op.attr("group", 1),
+        groups=_groups(op, x),
+        gain=float(math.prod(strides)),
+    )
+    return op.grid(x, layer)
+
+
+def _transposed_padding(
+    op: Op, x: Map, kernel: Sequence[int], strides: Sequence[int], extra: Sequence[int]
+) -> tuple[tuple[Any, ...], list[int]]:
+    """Padding and output padding for a stated output size (the operator's equations).
+
+    An odd pixel goes to the end for SAME_UPPER and to the beginning otherwise.
+    """
+    dilations = op.attr("dilations") or [1] * len(kernel)
+    wanted = op.attr("output_shape")
+    wanted = wanted[-len(kernel) :] if wanted else [None] * len(kernel)
+    padding, more = [], []
+    for n, k, s, d, e, out in zip(x.pixels, kernel, strides, dilations, extra, wanted, strict=True):
+        if out is None:
+            total = e + d * (k - 1) + 1 - s
+            if total < 0:
+                # ONNX's text wants n·s pixels here, its shape inference fewer.
+                refuse(f"has SAME padding with a stride {s} above its kernel's extent")
+        elif n is None:
+            refuse("states its output_shape for a map of unknown size; give input_size")
+        else:
+            total = s * (n - 1) + e + d * (k - 1) + 1 - out
+        more.append(e + max(-total, 0))
+        total = max(total, 0)
+        small, large = total // 2, total - total // 2
+        padding.append((small, large) if op.attr("auto_pad") == "SAME_UPPER" else (large, small))
+    return tuple(padding), more
+
+
+# --- pooling --------------------------------------------------------------------------------
+
+
+@handles("MaxPool AveragePool LpPool")
+def _pool(op: Op) -> Result:
+    kernel = op.attr("kernel_shape")
+    if not kernel or len(kernel) != op.ndim:
+        refuse(f"has a kernel of shape {kernel} in a network of {op.ndim} axes")
+    values, padding = _windows(op, kernel)
+    before, left = uncropped(padding)
+    ceil = bool(op.attr("ceil_mode", 0))
+    x = op.standard(op.x)
+    layer: Layer
+    plain = not before and left == 0 and values["dilation"] == 1
+    if plain and _is_global(op, x, tuple(kernel)):
+        layer = GlobalPool("avg" if op.type == "AveragePool" else "max")
+    elif op.type == "AveragePool":
+        # Without padding the two ways of counting agree; fastrf's default is then written.
+        counted = bool(op.attr("count_include_pad", 0)) or left == 0
+        layer = AvgPool(**values, padding=left, ceil_mode=ceil, count_include_pad=counted)
+    else:
+        layer = MaxPool(**values, padding=left, ceil_mode=ceil)
+    return op.grid(x, *before, layer)
+
+
+def _is_global(op: Op, x: Map, kernel: tuple[int, ...]) -> bool:
+    """Whether a plain window is the whole map, and what it makes is no map any more.
+
+    Where the one pixel is joined with that of a strided branch (the last reduction of a network
+    for small images), the window stays: on the unbounded grid both branches are then maps.
+    """
+    return kernel == x.pixels and max(kernel) > 1 and not op.graph.joins_pixels(op.proto.output[0])
+
+
+@handles("GlobalAveragePool GlobalMaxPool GlobalLpPool")
+def _global_pool(op: Op) -> Result:
+    return op.grid(op.x, GlobalPool("avg" if op.type == "GlobalAveragePool" else "max"))

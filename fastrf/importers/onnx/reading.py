@@ -1,0 +1,157 @@
+"""From a file, bytes or a message to a checked model without its weights."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.errors import InputError, MissingExtra
+from fastrf.importers.onnx.failing import fail, line
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+MAX_BYTES = 2**31 - 1
+"""Largest model file: a protocol-buffer message cannot be longer."""
+
+SMALL = 4096
+"""Constants of up to so many elements keep their values; of larger ones only the shape is kept."""
+
+STANDARD = ("", "ai.onnx")
+"""The two spellings of the standard operators' domain."""
+
+WEIGHT = "fastrf.weight"
+"""Key under which `light` lists the inputs that stand for constants."""
+
+
+@contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Protocol buffers check the text in a message no sooner than it is read."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        fail(source, "holds text that is not UTF-8; export or copy it again")
+
+
+def open_model(model: Any) -> tuple[str, ModelProto]:
+    """What messages call the model, and the model."""
+    try:
+        import onnx
+    except ImportError:
+        raise MissingExtra(
+            'reading ONNX models needs the package onnx; pip install "fastrf[onnx]"'
+        ) from None
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    if isinstance(model, onnx.ModelProto):
+        return "model", model
+    if isinstance(model, str | os.PathLike):
+        source = line(os.fspath(model))
+        data = _read(Path(model), source)
+    elif isinstance(model, bytes | bytearray | memoryview):
+        source, data = "model", bytes(model)
+    else:
+        raise InputError(
+            f"{type(model).__name__} is no ONNX model; give a path, bytes or an onnx.ModelProto"
+        )
+    _check_length(len(data), source)
+    try:
+        # Parsed from memory: no external data can be opened this way.
+        proto = onnx.ModelProto.FromString(data)
+    except (DecodeError, ValueError, TypeError):
+        fail(source, "is no ONNX model, or cut short; export or copy it again")
+    if not proto.opset_import or not proto.graph.node:
+        fail(source, "holds no graph; it is no ONNX model, or cut short: export or copy it again")
+    return source, proto
+
+
+def _read(path: Path, source: str) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            fail(source, "is no regular file; give a .onnx file")
+        _check_length(path.stat().st_size, source)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        fail(source, f"cannot be read: {reason}; check the path")
+
+
+def _check_length(length: int, source: str) -> None:
+    if length > MAX_BYTES:
+        fail(source, f"is larger than {MAX_BYTES} bytes; save its weights as external data")
+
+
+def light(model: ModelProto, source: str) -> ModelProto:
+    """A copy without weights: large or external constants become inputs of the same shape.
+
+    Shape inference serialises its model, so weights would cost time and could exceed 2 GiB.
+    """
+    import onnx
+    from onnx import helper
+
+    copy = onnx.ModelProto(ir_version=model.ir_version)
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    graph = copy.graph
+    graph.name = model.graph.name
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    hollow = [(t.values.name, t.values.data_type, t.dims) for t in model.graph.sparse_initializer]
+    for tensor in model.graph.initializer:
+        if _is_small(tensor):
+            graph.initializer.append(tensor)
+        else:
+            hollow.append((tensor.name, tensor.data_type, tensor.dims))
+    for node in model.graph.node:
+        value = constant_tensor(node)
+        if value is None or _is_small(value):
+            graph.node.append(node)
+        else:
+            hollow.append((node.output[0], value.data_type, value.dims))
+    given = {name for name, _, _ in hollow}
+    graph.input.extend(i for i in model.graph.input if i.name not in given)
+    graph.input.extend(helper.make_tensor_value_info(*parts) for parts in hollow)
+    for name in sorted(given):
+        graph.metadata_props.add(key=WEIGHT, value=name)
+    if not copy.functions:
+        return copy
+    from onnx import inliner
+
+    try:
+        inlined: ModelProto = inliner.inline_local_functions(copy)
+    except (RuntimeError, ValueError) as error:
+        fail(source, f"its local functions cannot be inlined: {error}; inline them before")
+    if not inlined.graph.metadata_props:
+        inlined.graph.metadata_props.extend(graph.metadata_props)
+    return inlined
+
+
+def constant_tensor(node: NodeProto) -> TensorProto | None:
+    """The tensor that a Constant node holds."""
+    if node.op_type != "Constant" or node.domain not in STANDARD:
+        return None
+    return next((a.t for a in node.attribute if a.name == "value"), None)
+
+
+def _is_small(tensor: TensorProto) -> bool:
+    """Whether a tensor's values are kept; external ones never are."""
+    return tensor.data_location != tensor.EXTERNAL and math.prod(tensor.dims) <= SMALL
+
+
+def array(tensor: TensorProto) -> NDArray[Any] | None:
+    """The values of a small tensor; None where they are stored elsewhere or malformed."""
+    from onnx import numpy_helper
+
+    if not _is_small(tensor):
+        return None
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError):
+        return None

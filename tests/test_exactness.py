@@ -1,0 +1,399 @@
+"""`ERF.exact` is never wrongly true: against the true E[g²] of networks with random weights.
+
+`torch_oracle.exact_variance` runs real layers and averages over sign patterns with exactly the
+moments of independent weights, so that every correlation is in it and no statistical error.
+Variances that are not exact may agree by chance for some unit, so that nothing can be concluded
+from agreement; where they differ, `exact` must be false, and say where.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+
+import fastrf as rf
+from fastrf.engine.covariance import inexact_reasons
+from fastrf.lowering import lower
+
+torch_oracle = pytest.importorskip("torch_oracle")
+
+# The oracle averages up to 2^18 patterns of networks of at most 8 layers: pairwise sums and
+# products together round fewer than 1000 times in sequence, 1e-13; the issue asks for 1e-12.
+TOLERANCE = 1e-12
+
+CONV3 = ("conv", {"kernel": 3, "lo": 1, "hi": 1})
+CONV2 = ("conv", {"kernel": 2, "stride": 2})
+AVG3 = ("avgpool", {"kernel": 3, "stride": 1, "lo": 1, "hi": 1})
+AVG5 = ("avgpool", {"kernel": 5, "stride": 1, "lo": 2, "hi": 2})
+AVG3_2 = ("avgpool", {"kernel": 3, "stride": 2, "lo": 1, "hi": 1})
+AVG2 = ("avgpool", {"kernel": 2, "stride": 2})
+NEAREST = ("upsample_nearest", {"factor": 2})
+LINEAR = ("upsample_linear", {"factor": 2})
+TRANSPOSED = ("conv_transpose", {"kernel": 2, "stride": 2})
+REFLECT = ("pad", {"lo": 2, "hi": 1, "mode": "reflect"})
+CIRCULAR = ("pad", {"lo": 1, "hi": 2, "mode": "circular"})
+ZEROS = ("pad", {"lo": 2, "hi": 1})
+
+
+def chain(size: Any, *layers: Any, ndim: int = 1) -> graphs.Graph:
+    return graphs.chain(ndim, size, *layers)
+
+
+def graph(*nodes: dict[str, Any], size: int = 9) -> graphs.Graph:
+    return graphs.Graph(1, (graphs.INPUT, *nodes), (size,))
+
+
+def node(name: str, op: Any, *inputs: str, **more: Any) -> dict[str, Any]:
+    kind, values = op if isinstance(op, tuple) else (op, {})
+    return {"name": name, "op": kind, "inputs": list(inputs), **values, **more}
+
+
+EXACT = {
+    "convolutions": chain(9, CONV3, CONV3),
+    "average, then convolution": chain(9, AVG3, CONV3),
+    "convolution, then average": chain(9, CONV3, AVG3),
+    "averages that do not overlap": chain(12, AVG2, CONV3, AVG2),
+    "overlapping average above, none below": chain(12, AVG2, CONV3, AVG3),
+    "nearest between convolutions": chain(6, CONV3, NEAREST, CONV3),
+    "nearest twice": chain(4, NEAREST, CONV3, NEAREST, CONV3),
+    "nearest above an average": chain(6, AVG3, NEAREST, CONV3),
+    "linear between convolutions": chain(6, CONV3, LINEAR, CONV3),
+    "transposed convolutions": chain(5, CONV3, TRANSPOSED, CONV3),
+    "reflected borders": chain(8, REFLECT, CONV3),
+    "zero padding below an average": chain(8, ZEROS, CONV3, AVG3),
+    "average 2-D": chain((5, 4), ("avgpool", {"kernel": [2, 1], "stride": [2, 1]}), CONV3, ndim=2),
+    "residual": graph(
+        node("a", CONV3, "input"), node("add", "add", "input", "a"), node("c", CONV3, "add")
+    ),
+    "bottleneck with a strided shortcut": graph(
+        node("a", CONV2, "input"),
+        node("b", CONV3, "a"),
+        node("s", CONV2, "input"),
+        node("add", "add", "b", "s"),
+        size=10,
+    ),
+    "residual below an average": graph(
+        node("a", CONV3, "input"), node("add", "add", "input", "a"), node("p", AVG3, "add")
+    ),
+    "dense connections": graph(
+        node("a", CONV3, "input"),
+        node("ca", "concat", "input", "a"),
+        node("b", CONV3, "ca"),
+        node("cb", "concat", "ca", "b"),
+        node("t", ("conv", {"kernel": 1}), "cb"),
+        node("p", AVG2, "t"),
+        size=8,
+    ),
+    "pooled and not, side by side": graph(
+        node("p", AVG3, "input"),
+        node("c", "concat", "input", "p"),
+        node("o", CONV3, "c"),
+    ),
+    "one map twice, in channels of its own": graph(
+        node("c", "concat", "input", "input"), node("p", AVG3, "c"), node("o", CONV3, "p")
+    ),
+    "decoder with nearest": graph(
+        node("a", CONV3, "input"),
+        node("d", CONV2, "a"),
+        node("u", NEAREST, "d"),
+        node("c", "concat", "u", "a"),
+        node("o", CONV3, "c"),
+        size=8,
+    ),
+    "decoder with a transposed convolution": graph(
+        node("a", CONV3, "input"),
+        node("d", CONV2, "a"),
+        node("u", TRANSPOSED, "d"),
+        node("add", "add", "u", "a"),
+        node("o", CONV3, "add"),
+        size=8,
+    ),
+}
+
+INEXACT = {
+    "DESIGN's example": (chain(12, CONV3, AVG3, CONV3, AVG3_2, CONV3), "avgpool2"),
+    "averages in sequence": (chain(9, AVG3, AVG3), "avgpool1"),
+    "overlapping below, none above": (chain(12, AVG3, CONV3, AVG2), "avgpool1"),
+    "nearest below an average": (chain(6, NEAREST, CONV3, AVG3), "upsample_nearest1"),
+    "nearest below linear": (chain(5, NEAREST, LINEAR, CONV3), "upsample_nearest1"),
+    "linear twice": (chain(4, LINEAR, CONV3, LINEAR), "upsample_linear1"),
+    "circular border below an average": (chain(4, CIRCULAR, AVG5), "pad1"),
+    "2-D": (
+        chain(
+            (4, 4),
+            ("avgpool", {"kernel": 2, "stride": 1}),
+            ("avgpool", {"kernel": 2, "stride": 2}),
+            ndim=2,
+        ),
+        "avgpool1",
+    ),
+    "x + x": (graph(node("add", "add", "input", "input"), node("o", CONV3, "add")), "input"),
+    "identity beside an average": (
+        graph(node("p", AVG3, "input"), node("add", "add", "input", "p"), node("o", CONV3, "add")),
+        "input",
+    ),
+    "identity beside an average, met at the output": (
+        graph(node("p", AVG3, "input"), node("add", "add", "input", "p")),
+        "input",
+    ),
+    "three paths, two of them deterministic": (
+        graph(
+            node("a", CONV3, "input"),
+            node("p", AVG3, "input"),
+            node("add", "add", "input", "a", "p"),
+            node("o", CONV3, "add"),
+        ),
+        "input",
+    ),
+    "nearest beside linear": (
+        graph(
+            node("n", NEAREST, "input"),
+            node("l", LINEAR, "input"),
+            node("add", "add", "n", "l"),
+            node("o", CONV3, "add"),
+            size=5,
+        ),
+        "input",
+    ),
+    "pooled after a concatenation of pooled": (
+        graph(
+            node("a", AVG3, "input"),
+            node("b", CONV3, "input"),
+            node("c", "concat", "a", "b"),
+            node("p", AVG3, "c"),
+            node("o", CONV3, "p"),
+        ),
+        "a",
+    ),
+}
+
+
+def all_units(case: graphs.Graph) -> list[tuple[int, ...]]:
+    shape = case.map_size()
+    return sorted({(0,) * case.ndim, tuple(n // 2 for n in shape), tuple(n - 1 for n in shape)})
+
+
+def deviation(case: graphs.Graph, unit: tuple[int, ...]) -> tuple[rf.ERF, float]:
+    """fastrf's result, and its largest deviation from the truth, relative to the peak."""
+    truth = torch_oracle.exact_variance(case.naive(), case.output, unit, case.size)
+    result = rf.erf(case.network(), unit=unit, input_size=case.size)
+    image = np.zeros(case.size)
+    image[tuple(slice(a, b + 1) for a, b in result.box)] = result.image
+    image *= math.exp(result.log_gain)
+    return result, float(np.abs(image - truth).max() / truth.max())
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact(name: str) -> None:
+    for unit in all_units(EXACT[name]):
+        result, error = deviation(EXACT[name], unit)
+        assert result.exact
+        assert result.inexact == ()
+        assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_not_exact(name: str) -> None:
+    """Wrong for at least one unit; flagged for all, with the layer's name and a warning."""
+    case, culprit = INEXACT[name]
+    errors = []
+    for unit in all_units(case):
+        result, error = deviation(case, unit)
+        errors.append(error)
+        assert not result.exact
+        assert any(reason.startswith(f"{culprit}: ") for reason in result.inexact)
+        assert all("\n" not in reason for reason in result.inexact)
+        for reason in result.inexact:
+            assert f"approximate: {reason}" in result.warnings
+    assert max(errors) > 0.01
+
+
+SMALL = {
+    name: case
+    for name, case in graphs.cases()
+    if all(n["op"] != "maxpool" for n in case.nodes)
+    # These two have more sign patterns than a test may take time for.
+    and name not in ("residual 2-D", "shifted paths 2-D")
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_case(name: str) -> None:
+    case = SMALL[name]
+    for unit in all_units(case)[:2]:
+        if not torch_oracle.region(case.naive(), case.output, unit, case.size):
+            continue  # the unit sees padding alone
+        result, error = deviation(case, unit)
+        assert error < TOLERANCE or not result.exact
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_chains(seed: int) -> None:
+    """Fixed and random layers in any order, with paths that meet again."""
+    rng = np.random.default_rng(seed)
+    nodes, at, size = [], "input", 8
+    skip: str | None = None
+    for i in range(5):
+        name = f"n{i}"
+        options: list[Any] = [CONV3, CONV3, AVG3, ("pad", {"lo": 1, "hi": 1, "mode": "reflect"})]
+        if skip is not None and rng.random() < 0.5:
+            nodes.append(node(name, rng.choice(["add", "concat"]), at, skip))
+            at, skip = name, None
+            continue
+        if skip is None:
+            options += [NEAREST, AVG2, LINEAR]
+        op = options[rng.integers(len(options))]
+        if skip is not None and op[0] == "pad":
+            op = AVG3
+        elif skip is None and rng.random() < 0.4 and i < 3:
+            skip = at
+            op = CONV3 if rng.random() < 0.5 else AVG3
+        nodes.append(node(name, op, at))
+        at = name
+    case = graph(*nodes, size=size)
+    shape = case.map_size()
+    result, error = deviation(case, (shape[0] // 2,))
+    assert error < TOLERANCE or not result.exact
+
+
+# --- what the oracle does not hold ----------------------------------------------------------
+
+
+def reasons(*layers: Any, **options: Any) -> tuple[str, ...]:
+    return rf.erf(rf.Sequential(*layers, ndim=1), input_size=24, **options).inexact
+
+
+def test_max_pooling() -> None:
+    """A route is no zero-mean weight: overlapping windows add what correlated gradients bring."""
+    conv, average = rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)
+    overlapping, apart = rf.MaxPool(3, 2, padding=1), rf.MaxPool(2)
+    assert reasons(overlapping, conv) == ()
+    assert reasons(overlapping, conv, overlapping, conv) == ()
+    assert reasons(apart, conv, average) == ()
+    assert reasons(average, conv, overlapping) == ()
+    (reason,) = reasons(overlapping, conv, average)
+    assert reason.startswith("maxpool1: ")
+    assert "avgpool1" in reason
+
+
+def test_max_pooling_does_add_up() -> None:
+    """The same by Monte Carlo: an overlapping max-pooling below an average pooling.
+
+    Routes are drawn independently; g at a pixel is (1/3)·(number of its windows that choose it),
+    so that E[g²] exceeds the sum of squares by the product of the windows' chances.
+    """
+    rng = np.random.default_rng(20)
+    routes = rng.integers(0, 3, (200_000, 3))  # windows 0, 1, 2 of three pixels, one apart
+    gradient = np.zeros((len(routes), 5))
+    for window in range(3):
+        np.add.at(gradient, (np.arange(len(routes)), window + routes[:, window]), 1 / 3)
+    truth = (gradient**2).mean(0)
+    net = rf.Sequential(rf.MaxPool(3, 1), rf.AvgPool(3, 1), ndim=1)
+    result = rf.erf(net, unit=0, input_size=5)
+    image = result.image * math.exp(result.log_gain)
+    # Standard errors are below 1e-3; the middle pixel lacks 2·3·(1/3)²·(1/3)² = 2/27.
+    assert truth[2] - image[2] == pytest.approx(2 / 27, abs=4e-3)
+    assert not result.exact
+
+
+@pytest.mark.parametrize(
+    "layer", [rf.SqueezeExcite(), rf.Norm("layer"), rf.Norm("batch_train"), rf.Attention()]
+)
+def test_layers_over_the_whole_map(layer: Any) -> None:
+    conv = rf.Conv(3, padding=1)
+    found = reasons(conv, layer, conv)
+    assert any(reason.startswith(f"{layer.kind}1: ") for reason in found)
+    assert reasons(conv, layer, conv, ignore_global=True) == ()
+    # A field that begins below the layer does not pass it.
+    assert reasons(conv, layer, conv, output="conv1") == ()
+
+
+def test_pointwise_layers_are_exact() -> None:
+    layers = (rf.Norm(), rf.Activation("relu"), rf.Dropout(0.1))
+    block = rf.Residual(*layers, rf.Conv(3, padding=1))
+    assert reasons(block, block, rf.Activation("relu")) == ()
+
+
+def test_global_pooling_joins_all_pixels() -> None:
+    """Behind it every pixel has one gradient: a layer that adds pixels up is then not exact."""
+    head = (rf.GlobalPool(), rf.FullyConnected(10))
+    assert reasons(rf.Conv(3), rf.MaxPool(2), *head, output="fullyconnected1") == ()
+    found = reasons(rf.Conv(3), rf.MaxPool(3, 2), *head, output="fullyconnected1")
+    assert found[0].startswith("maxpool1: ")
+    # By default the unit is on the last map that has pixels, before the pooling.
+    assert reasons(rf.Conv(3), rf.MaxPool(3, 2), *head) == ()
+
+
+def channels_network(*, apart: bool) -> rf.Network:
+    """An average beside an identity, concatenated; then both halves are added, or not."""
+    nodes = {
+        "input": (rf.Input(2),),
+        "p": (rf.AvgPool(3, 1, padding=1), "input"),
+        "c": (rf.Concat(), "input", "p"),
+        "left": (rf.ChannelSlice(0, 2), "c"),
+        "right": (rf.ChannelSlice(2, 4), "c"),
+        "add": (rf.Add(), "left", "right"),
+        "o": (rf.Conv(3, padding=1, channels=2), "c" if apart else "add"),
+    }
+    return rf.Network(nodes, "o", ndim=1)
+
+
+def test_channels_that_meet_again() -> None:
+    """Slices lead the two parts of a concatenation back to one gradient."""
+    assert rf.erf(channels_network(apart=True), input_size=9).exact
+    met = rf.erf(channels_network(apart=False), input_size=9)
+    assert any(reason.startswith("input: ") for reason in met.inexact)
+
+
+@pytest.mark.parametrize(
+    ("layers", "culprit"),
+    [
+        # A shuffle hands phases of correlated pixels to channels, an unshuffle to pixels again.
+        (
+            (
+                rf.Input(2),
+                rf.AvgPool(3, 1),
+                rf.PixelUnshuffle(2),
+                rf.PixelShuffle(2),
+                rf.AvgPool(3, 1),
+            ),
+            "avgpool1",
+        ),
+        ((rf.Input(2), rf.AvgPool(3, 1), rf.PixelShuffle(2), rf.AvgPool(3, 1)), "avgpool1"),
+        ((rf.Input(2), rf.AvgPool(3, 1), rf.ChannelShuffle(2), rf.AvgPool(2)), "avgpool1"),
+    ],
+)
+def test_shuffles_pass_correlation_on(layers: tuple[Any, ...], culprit: str) -> None:
+    result = rf.erf(rf.Sequential(*layers, ndim=1), input_size=16)
+    assert any(reason.startswith(f"{culprit}: ") for reason in result.inexact)
+
+
+def test_pixel_shuffles_alone_are_exact() -> None:
+    conv = rf.Conv(3, padding=1, channels=4)
+    for source in (rf.Input(2), rf.Input()):
+        layers = (source, conv, rf.PixelShuffle(2), rf.Conv(3, padding=1, channels=2))
+        assert rf.erf(rf.Sequential(*layers, ndim=1), input_size=8).exact
+
+
+def test_shortcuts_side_by_side_are_searched_block_by_block() -> None:
+    """Each of 3,000 blocks has two deterministic edges; from each to the end would be 9·10^6 steps.
+
+    The order of the cost is seen in the number of edges looked at.
+    """
+    blocks = [rf.Residual(rf.Norm(), rf.Conv(3, padding=1)) for _ in range(3000)]
+    graph_ = lower(rf.Sequential(*blocks, ndim=1))
+    looked = 0
+
+    class Counted(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            nonlocal looked
+            looked += 1
+            return super().__getitem__(key)
+
+    graph_.network.nodes = Counted(graph_.network.nodes)
+    assert inexact_reasons(graph_, graph_.network.outputs[0]) == []
+    assert looked < 200 * len(blocks)
