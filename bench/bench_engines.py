@@ -16,7 +16,7 @@ from bench.record import rounds_for
 from fastrf.engine import ENGINES
 from fastrf.errors import FastrfError
 
-PATIENCE = 10.0
+PATIENCE = 2.0
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -2,13 +2,15 @@
 
     python -m bench.cost
 
-All on one thread and warm. The constants are the engines' (with Python, trimming and buffers), not
-the kernels'; where two kinds of layer share a constant, theirs is the geometric mean.
+All on one thread, warm, in seconds of that thread, so that other programs do not count. The
+constants are the engines' (with Python, trimming and buffers), not the kernels'; where two kinds
+of work share a constant, it is the geometric mean of both.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,11 @@ NAMES = (
 def measure() -> dict[str, float]:
     """Every constant, from networks in which it outweighs the others."""
     found: dict[str, float] = {}
-    operation = _run(zoo.plain(2000, 3, 1), input_size=16)
-    found["OPERATION_SECONDS"] = operation["seconds"] / operation["operations"]
+    small = [
+        _run(zoo.plain(2000, 3, 1), method="direct", input_size=16),
+        _run(zoo.plain(300, 3), method="factored"),
+    ]
+    found["OPERATION_SECONDS"] = _mean(run["seconds"] / run["operations"] for run in small)
 
     def per_cell(network: rf.Network, **options: Any) -> float:
         run = _run(network, method="direct", **options)
@@ -60,27 +65,27 @@ def measure() -> dict[str, float]:
     )
     found["TABLE_NANOSECONDS"] = _table()
     outer = _run(zoo.plain(4, 751))
-    own = outer["seconds"] - outer["operations"] * outer["axes"] * found["OPERATION_SECONDS"]
+    own = outer["seconds"] - outer["operations"] * found["OPERATION_SECONDS"]
     found["WRITE_NANOSECONDS"] = 1e9 * own / outer["pixels"]
     found["FLOAT32_FACTOR"] = single / double
     return found
 
 
 def _run(network: rf.Network, **options: Any) -> dict[str, Any]:
-    """The median time of the whole verb on one thread, and what its plan counted."""
+    """The median time of the whole verb on one thread, and what its plan counted: the factored
+    engine's operations once an axis."""
     found: list[rf.ERF] = []
 
     def field() -> None:
         found[:] = [rf.erf(network, workers=1, **options)]
 
-    taken = seconds(field)
+    taken = seconds(field, clock=time.process_time)
     plan = found[0].plan
     return {
         "seconds": taken,
-        "operations": plan.operations,
+        "operations": plan.operations * (len(plan.support) if plan.method == "factored" else 1),
         "cells": plan.cells,
         "pixels": math.prod(count for _, count in plan.support),
-        "axes": len(plan.support),
     }
 
 
@@ -91,7 +96,9 @@ def _table() -> float:
         y, taps = np.ones(shape), np.full((1000, 3), 1 / 3)
         starts = np.arange(1000, dtype=np.int64)
         out = np.empty((shape[0], 1002, shape[2]))
-        taken = seconds(lambda y=y, s=starts, t=taps, o=out: kernel(y, s, t, o))
+        taken = seconds(
+            lambda y=y, s=starts, t=taps, o=out: kernel(y, s, t, o), clock=time.process_time
+        )
         found.append(1e9 * taken / (out.size * 3))
     return _mean(found)
 
@@ -105,17 +112,18 @@ def forecasts() -> list[dict[str, Any]]:
     """The plan's seconds beside the clock's, for every case."""
     rows = []
     for case in CASES:
-        plan = plan_of(case)
+        plan = plan_of(case, workers=1)
         if plan.seconds > PATIENCE:
             print(f"{case.name}: left out, the plan expects {plan.seconds:.0f} s")
             continue
         network = network_of(case)
-        taken = seconds(lambda n=network, c=case: rf.erf(n, **c.options))
+        taken = seconds(
+            lambda n=network, c=case: rf.erf(n, workers=1, **c.options), clock=time.process_time
+        )
         rows.append(
             {
                 "case": case.name,
                 "engine": plan.method,
-                "workers": plan.workers,
                 "forecast": plan.seconds,
                 "seconds": taken,
             }

@@ -70,7 +70,8 @@ def _source(record: dict[str, Any]) -> str:
     machine = record["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
-        f"*{record['date']}; {machine['cpu']}, {machine['cores']} cores; "
+        f"*{record['date']}; {machine['cpu']}, {machine['cores']} cores, "
+        f"load {machine['load']} at the end; "
         f"Python {machine['python']}, {versions}.*"
     )
 

@@ -295,7 +295,9 @@ def erf(
     ] = "last",
     device: Annotated[str, Parameter(group=_compute, help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, Parameter(group=_compute, help="float64 or float32.")] = "float64",
-    method: Annotated[str, Parameter(group=_compute, help="auto, direct or factored.")] = "auto",
+    method: Annotated[
+        str, Parameter(group=_compute, help="auto, or an engine that fastrf info names.")
+    ] = "auto",
     accuracy: Annotated[
         str, Parameter(group=_compute, help="auto, relative (pixel by pixel) or absolute.")
     ] = "auto",
@@ -418,6 +420,7 @@ def info(*, as_json: AsJson = False) -> int:
         absent = f'not installed; pip install "fastrf[{OPTIONAL.get(name)}]"'
         facts.append((name, version or absent))
     facts.append(("devices", ", ".join(found["devices"])))
+    facts.append(("engines", ", ".join(found["engines"])))
     facts.append(("cores", str(found["cores"])))
     facts.append(("kernel cache", found["kernel_cache"] or "none: no writable folder"))
     _print_facts(facts)
@@ -634,6 +637,7 @@ def _information() -> dict[str, Any]:
     import platform
     from importlib import metadata
 
+    from fastrf.engine.plan import METHODS
     from fastrf.kernels import DEVICES
 
     def version(name: str) -> str | None:
@@ -649,6 +653,7 @@ def _information() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: version(name) for name in (*needed, *OPTIONAL)},
         "devices": list(DEVICES),
+        "engines": list(METHODS),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

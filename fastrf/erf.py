@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,8 +132,11 @@ class ERF:
 
     @cached_property
     def kurtosis(self) -> tuple[float, ...]:
-        """Excess kurtosis per axis (0 for a Gaussian)."""
-        return metrics.kurtosis(self.image)
+        """Excess kurtosis per axis (0 for a Gaussian); NaN along an axis without spread."""
+        return tuple(
+            metrics.kurtosis(self.profile(axis))[0] if spread > 0 else math.nan
+            for axis, spread in enumerate(self.std)
+        )
 
     # --- sizes ------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class ERF:
             InputError: the file is not there or is not one of these.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
                 image, meta = data["image"], json.loads(str(data["meta"]))
             if meta.pop("format") != _FORMAT:
                 raise KeyError("format")
@@ -268,7 +272,7 @@ class ERF:
             return ERF(image=image, **meta)
         except OSError as error:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             raise InputError(
                 f"{str(path)!r} is not a field that ERF.save wrote ({error})"
             ) from None

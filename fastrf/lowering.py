@@ -252,7 +252,8 @@ def _size(given: Any, ndim: int) -> Size | None:
     whole = len(values) == ndim and all(map(is_whole, values))
     if not whole or min(values) < 1 or max(values) > MAXIMUM:
         raise InputError(
-            f"input_size={short(given)} must be a whole number from 1 to {MAXIMUM}, or {ndim} of them"
+            f"input_size={short(given)} must be a whole number from 1 to {MAXIMUM}, "
+            f"or {ndim} of them"
         )
     return tuple(int(v) for v in values)
 
@@ -517,8 +518,13 @@ def _read_labels(relations: Sequence[_Relation], own: Labels, count: int) -> Lab
 
 def _number_planes(graph: PlaneGraph, labels: dict[str, Labels]) -> None:
     for name in graph.network.nodes:
-        found, inverse, counts = np.unique(labels[name], return_inverse=True, return_counts=True)
-        first = len(graph.planes)
+        own, first = labels[name], len(graph.planes)
+        if np.all(own == own[0]):  # by far the most common, and much quicker
+            graph.planes.append(Plane(name, 1.0))
+            graph.planes_of[name] = [first]
+            labels[name] = np.full(len(own), first, dtype=np.int64)
+            continue
+        found, inverse, counts = np.unique(own, return_inverse=True, return_counts=True)
         graph.planes.extend(Plane(name, int(c) / len(inverse)) for c in counts)
         graph.planes_of[name] = list(range(first, first + len(found)))
         labels[name] = inverse.reshape(-1).astype(np.int64) + first

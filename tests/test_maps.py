@@ -242,6 +242,21 @@ def test_adaptive_and_global_pooling() -> None:
 # --- routing and random weights --------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("lo", "hi"), [(0, 1), (0, 2), (1, 0), (2, 1)])
+def test_pooling_with_padding_on_one_side(lo: int, hi: int) -> None:
+    """Only valid pixels share: a max pool's gradient, and an average that leaves padding out."""
+    for n, k, s in [(5, 3, 1), (6, 3, 2), (7, 4, 3)]:
+        out = (n + lo + hi - k) // s + 1
+        expected = np.zeros((out, n))
+        for o in range(out):
+            valid = [i for i in range(o * s - lo, o * s - lo + k) if 0 <= i < n]
+            expected[o, valid] = 1 / len(valid)
+        found = variances(ly.MaxPool(k, s, padding=((lo, hi),)), n)
+        np.testing.assert_allclose(found, expected, rtol=8 * EPS)
+        found = variances(ly.AvgPool(k, s, padding=((lo, hi),), count_include_pad=False), n)
+        np.testing.assert_allclose(found, expected**2, rtol=8 * EPS)
+
+
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize(("k", "s", "d", "p"), [(2, 2, 1, 0), (3, 2, 1, 1), (3, 1, 2, 1)])
 def test_max_pooling_shares_among_valid_taps(k: int, s: int, d: int, p: int, ceil: bool) -> None:

@@ -30,10 +30,17 @@ def sources(*folders: str) -> Iterator[Path]:
                 yield path.relative_to(ROOT)
 
 
-def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *options, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Runs a process that must succeed; where it does not, the test shows what it printed."""
+    done = subprocess.run(
+        [*map(str, command)], check=False, capture_output=True, text=True, **options
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, *options, "-c", code, cwd=ROOT)
 
 
 # --- the wheel ------------------------------------------------------------------------------
@@ -51,13 +58,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
             shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    build = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, tree],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert build.returncode == 0, build.stdout + build.stderr
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    run(*command, "--outdir", out, tree)
     (path,) = out.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         yield archive
@@ -94,7 +96,7 @@ def test_wheel_is_pure_and_complete(wheel, tmp_path):
         "from fastrf.cli import main\n"
         "sys.exit(main(['check', 'plain(3)']))\n"
     )
-    subprocess.run([sys.executable, "-S", "-c", code], check=True, cwd=tmp_path)
+    run(sys.executable, "-S", "-c", code, cwd=tmp_path)
 
 
 def test_metadata(wheel):

@@ -28,7 +28,7 @@ from fastrf.engine.scaled import ONE
 from fastrf.engine.spectral import obstacle, propagate_all, propagate_spectral
 from fastrf.errors import InputError
 from fastrf.lowering import PlaneGraph, lower
-from fastrf.network import as_network
+from fastrf.network import Builder, as_network
 
 KERNELS = load("cpu")
 DIRECT = 2e-13
@@ -44,7 +44,22 @@ def _branches(*branches: Any) -> Any:
     return rf.Sequential(rf.Conv(3, padding=1), rf.Parallel(*branches), rf.Conv(2))
 
 
+def _channels() -> Any:
+    """Channels that part ways, so that maps have several planes and the network is no series."""
+    b = Builder()
+    x = b.add(rf.PixelUnshuffle(2), b.input(channels=4))
+    x = b.add(rf.Conv(3, padding=1, channels=16, groups=4), x)
+    left, right = b.add(rf.ChannelSlice(0, 8), x), b.add(rf.ChannelSlice(8, 16), x)
+    left = b.add(rf.Conv(5, padding=2, channels=8, groups=2), left)
+    x = b.add(rf.ChannelShuffle(2), b.add(rf.Concat(), left, right))
+    x = b.add(rf.Conv(3, stride=2, channels=16, groups=2), x)
+    left, right = b.add(rf.ChannelSlice(0, 8), x), b.add(rf.ChannelSlice(8, 16), x)
+    right = b.add(rf.Conv(3, padding=1, channels=8), right)
+    return b.build(b.add(rf.Concat(), left, right), ndim=2)
+
+
 NETWORKS: dict[str, Any] = {
+    "channels": _channels,
     "plain": lambda: zoo.plain(30, 3),
     "plain 1-D": lambda: zoo.plain(100, 3, 1),
     "plain 3-D": lambda: zoo.plain(6, 5, 3),
@@ -157,7 +172,7 @@ def test_tolerance_is_kept_and_used(tol: float) -> None:
     assert found.image.size < tight.image.size < expected.image.size
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 5), (40, 3), (31, 4), (2000, 3), (500, 2)])
+@pytest.mark.parametrize(("n", "k"), [(1, 5), (40, 3), (31, 4), (800, 3), (500, 2)])
 def test_exact_polynomials(n: int, k: int) -> None:
     graph, node, source = _graph(zoo.plain(n, k, 1))
     coefficients, total = exact_profile(n, k)
@@ -209,7 +224,7 @@ def test_tail_is_proven(name: str, tail: float) -> None:
     assert found.dropped <= tail + 1e-12
     assert found.image.size <= expected.image.size
     kept = Propagated(kept / kept.sum(), found.origin, expected.mass, 0.0, 0.0)
-    assert _error(found, kept) <= 1e-12 + DIRECT + 3 * found.dropped * (tail < 1e-8) + 1e-12
+    assert _error(found, kept) <= 1e-12 + _rounding(expected) + DIRECT
 
 
 def test_tail_saves_pixels() -> None:
@@ -256,6 +271,13 @@ def test_units_move_the_image(unit: tuple[int, int]) -> None:
     assert found.origin == tuple(o + 32 * u for o, u in zip(still.origin, unit, strict=True))
 
 
+def test_unit_of_the_input_sees_itself() -> None:
+    graph, _, source = _graph(zoo.plain(3))
+    found = propagate_spectral(graph, source, (2, -5), source)
+    assert found.image.tolist() == [[1.0]]
+    assert (found.origin, found.mass.log(), found.dropped) == ((2, -5), 0.0, 0.0)
+
+
 @pytest.mark.parametrize("gain", [1e-9, 1e9])
 def test_gains_of_any_size(gain: float) -> None:
     depth = 500
@@ -287,7 +309,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocked.origin == whole.origin
 
 
-@pytest.mark.parametrize("name", ["residual", "resnet18", "wavenet", "googlenet", "branches"])
+@pytest.mark.parametrize("name", ["residual", "resnet18", "wavenet", "googlenet", "channels"])
 def test_all_layers_in_one_pass(name: str) -> None:
     nets = {**NETWORKS, "residual": lambda: zoo.residual(12)}
     graph, node, source = _graph(nets[name]())
@@ -328,7 +350,7 @@ def test_no_path() -> None:
 # --- transfer functions ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", [48, 49, 64, 101, 1000])
+@pytest.mark.parametrize("kernel", [33, 48, 64, 101, 1000])
 @pytest.mark.parametrize("spacing", [1, 2, 3, 8])
 def test_long_kernels_in_closed_form(kernel: int, spacing: int) -> None:
     frequencies = transfer.Frequencies(720, np.arange(720))

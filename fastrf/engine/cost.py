@@ -6,20 +6,21 @@ All were measured with `python -m bench.cost` on one core of an Intel Xeon (Sapp
 
 from __future__ import annotations
 
-OPERATION_SECONDS = 60e-6
-"""Python's share of one operation: windows, buffers, calls of a few kernels."""
+OPERATION_SECONDS = 80e-6
+"""Python's share of one operation, lowering and planning included: between the direct engine's
+130 to 170 µs and the 40 to 50 µs an axis of the factored engine."""
 
-BOX_NANOSECONDS = 1.6
+BOX_NANOSECONDS = 2.0
 """One pixel of one axis pass with equal taps, in float64."""
 
-TAP_NANOSECONDS = 0.35
+TAP_NANOSECONDS = 0.32
 """One pixel and one tap of a pass with general taps, in float64."""
 
-TABLE_NANOSECONDS = 1.5
+TABLE_NANOSECONDS = 0.8
 """One pixel and one tap of a table."""
 
-WRITE_NANOSECONDS = 2.5
+WRITE_NANOSECONDS = 2.1
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
-FLOAT32_FACTOR = 0.6
+FLOAT32_FACTOR = 0.55
 """float32 moves half the bytes; calls and index arithmetic stay."""

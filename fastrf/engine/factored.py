@@ -52,13 +52,12 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     chain = _chain_obstacle(graph, node, input_node)
     if chain is None or graph.input_size is not None:
         return chain
-    operations = graph.between(node, input_node)
-    for op in operations:
-        if any(not m.separable for m in op.maps):
-            return f"the taps of {op.node} are no product of one vector per axis"
     function = TransferFunction(graph, node, input_node)
     if function.obstacle is not None:
         return function.obstacle
+    for op in function.operations:
+        if any(not m.separable for m in op.maps):
+            return f"the taps of {op.node} are no product of one vector per axis"
     try:
         function(Polynomials(graph.ndim))
     except _TooManyTerms:
@@ -115,11 +114,10 @@ def factor(
         graph, node, unit, input_node, kernels, dtype, workers, tail: as of `direct.propagate`,
             for networks without an `obstacle`.
     """
-    operations = graph.between(node, input_node)
-    if not operations or any(not m.separable for op in operations for m in op.maps):
-        return None
     function = TransferFunction(graph, node, input_node)
-    if function.obstacle is not None:
+    if function.obstacle is not None or not function.operations:
+        return None
+    if any(not m.separable for op in function.operations for m in op.maps):
         return None
     algebra = Polynomials(graph.ndim)
     value = function(algebra).without_traces()
@@ -366,7 +364,17 @@ def _fill(
     top: int,
     threads: Threads,
 ) -> None:
-    """Writes each term's profile, from its first coefficient on, into its vector."""
+    """Writes each term's profile, from its first coefficient on, into its vector of zeros."""
+
+    if len(kinds) == 1 and kinds[0].taps is None and kinds[0].kernel <= profiles.MILLER_KERNEL:
+        (kind,) = kinds
+
+        def direct(first: int, last: int) -> None:
+            for out, n in zip(outs[first:last], counts[first:last, 0].tolist(), strict=True):
+                kernels.box_power(n, kind.kernel, top, out[:: kind.spacing])
+
+        threads.cut(len(outs), sum(map(len, outs)), direct)
+        return
 
     def anew(first: int, last: int) -> None:
         for out, row in zip(outs[first:last], counts[first:last].tolist(), strict=True):

@@ -125,8 +125,10 @@ def make_plan(
     seconds = sum(s.operations for s in surveys) * cost.OPERATION_SECONDS + 1e-9 * (
         work + pixels * cost.WRITE_NANOSECONDS * factor
     )
-    # The result, and beside it what the engine holds at its fullest moment.
-    memory = (2 * pixels + max(s.held for s in surveys)) * dtype.itemsize
+    # The result, and beside it what the engine holds at its fullest moment, with the free buffers
+    # of its pool; a buffer is a quarter larger than what it was made for.
+    pooled = max(5 * (s.held + 2 * s.largest) // 4 for s in surveys)
+    memory = (2 * pixels + pooled) * dtype.itemsize
     plan = Plan(
         node,
         unit,

@@ -27,7 +27,7 @@ from fastrf.engine.threads import Threads
 Floats = NDArray[np.float64]
 
 BLOCK = 128
-"""Side of the blocks that a sum of terms is formed in: three of them and their factors stay in the
+"""Greatest side of the blocks that a sum of terms is formed in: three of them and their factors stay in the
 second-level cache, and the terms that matter differ little within one (bench/bench_factored.py)."""
 
 FEW_TERMS = 96
@@ -64,21 +64,36 @@ class Factor:
     length: int
     mirrored: bool
 
-    def whole(self, first: int = 0, last: int | None = None) -> Floats:
-        """Rows of all pixels, of the terms first … last−1."""
-        rows = self.rows[first:last]
-        if not self.mirrored:
-            return rows
-        half = self.length // 2
-        return np.concatenate([rows, rows[:, :half][:, ::-1]], axis=1)
+    def whole(self) -> Floats:
+        """Rows of all pixels."""
+        return _unfolded(self.rows, self.length) if self.mirrored else self.rows
+
+    def combined(self, values: Floats, kernels: Any) -> Floats:
+        """Σ_t values[t]·row_t, for nonnegative values."""
+        out = np.empty((1, self.rows.shape[1]))
+        kernels.sum_of_terms(values, np.ones((len(values), 1)), self.rows, 0, out)
+        return _unfolded(out, self.length)[0] if self.mirrored else out[0]
+
+    def dot(self, vector: Floats) -> Floats:
+        """Σ over the pixels of each row times `vector`."""
+        if self.mirrored:
+            half = self.length // 2
+            folded = np.array(vector[: self.rows.shape[1]], np.float64)
+            folded[:half] += vector[::-1][:half]
+            vector = folded
+        product: Floats = np.einsum("tx,x->t", self.rows, vector)
+        return product
 
     def cut(self, start: int, stop: int) -> Factor:
         """The pixels start … stop−1."""
-        if (start, stop) == (0, self.length):
-            return self
         if self.mirrored and start == self.length - stop:
-            return Factor(np.ascontiguousarray(self.rows[:, start:]), stop - start, True)
-        return Factor(np.ascontiguousarray(self.whole()[:, start:stop]), stop - start, False)
+            return Factor(self.rows[:, start:], stop - start, True)
+        return Factor(self.whole()[:, start:stop], stop - start, False)
+
+
+def _unfolded(rows: Floats, length: int) -> Floats:
+    """Rows that end in the middle of `length` pixels, with their mirror images."""
+    return np.concatenate([rows, rows[:, : length // 2][:, ::-1]], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +159,7 @@ class FactoredImage:
             elif self.ndim == 1:
                 _settle(self.contracted([None]), 0, out)
             else:
-                tables = {id(f): _Blocks(f) for f in self.factors[-2:]}
+                tables = {key: _Blocks(f) for key, f in {id(f): f for f in self.factors[-2:]}.items()}
                 _form(self.weights, self.factors, tables, self.kernels, out, threads)
         return out
 
@@ -174,10 +189,12 @@ class FactoredImage:
 
     def bounds(self, axis: int) -> Floats:
         """Along `axis`, an upper bound of the largest pixel beside each index."""
-        tops = [f.rows.max(axis=1) for a, f in enumerate(self.factors) if a != axis]
         scale = 2.0**-self.shift
-        weights = reduce(lambda w, top: w * (top * scale), tops, self.weights)
-        return _scaled(weights @ self.factors[axis].whole(), -2 * self.shift)
+        values = self.weights
+        for a, f in enumerate(self.factors):
+            if a != axis:
+                values = values * (f.rows.max(axis=1) * scale)
+        return _scaled(self.factors[axis].combined(values, self.kernels), -2 * self.shift)
 
     def cropped(self, box: Sequence[tuple[int, int]]) -> FactoredImage:
         """The part from start to stop−1 along each axis; no longer of sum 1 (see `normalised`)."""
@@ -203,10 +220,10 @@ class FactoredImage:
             if vector is None:
                 kept = f
             else:
-                terms = terms * (_dot(f, vector) * scale)
+                terms = terms * (f.dot(vector) * scale)
         if kept is None:
             return float(terms.sum()) * scale
-        return _scaled(terms @ kept.whole(), -2 * self.shift)
+        return _scaled(kept.combined(terms, self.kernels), -2 * self.shift)
 
     @cached_property
     def total(self) -> float:
@@ -217,6 +234,9 @@ class FactoredImage:
     def _profiles(self) -> tuple[Floats, ...]:
         found = []
         for axis in range(self.ndim):
+            if self.ndim == 2 and axis == 1 and self.factors[0] is self.factors[1]:
+                found.append(found[0])
+                continue
             others = [None if a == axis else np.ones(n) for a, n in enumerate(self.shape)]
             marginal = np.asarray(self.contracted(others))
             found.append(marginal / marginal.sum())
@@ -337,7 +357,8 @@ class _Blocks:
         rows = factor.rows
         count = rows.shape[1]
         self.factor = factor
-        self.spans = [(a, min(a + BLOCK, count)) for a in range(0, count, BLOCK)]
+        parts = -(-count // BLOCK)
+        self.spans = [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
         self.compared = len(rows) > FEW_TERMS
         if not self.compared:
             return
@@ -448,8 +469,9 @@ def _form_plane(
 def _settle(values: Floats, exponent: int, out: NDArray[Any]) -> None:
     """``out = values·2^exponent``, 0 where that is below the smallest normal number of `out`."""
     tiny = math.ldexp(float(np.finfo(out.dtype).smallest_normal), -exponent)
-    np.multiply(values, 2.0**exponent, out=out, where=values >= tiny, casting="same_kind")
-    out[values < tiny] = 0
+    scaled = values * 2.0**exponent
+    scaled[values < tiny] = 0
+    out[...] = scaled
 
 
 def _settled(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -462,14 +484,3 @@ def _scaled(values: Floats, exponent: int) -> Floats:
     out = np.empty_like(values)
     _settle(values, exponent, out)
     return out
-
-
-def _dot(factor: Factor, vector: Floats) -> Floats:
-    """Σ over the pixels of each row times `vector`."""
-    if factor.mirrored:
-        half = factor.length // 2
-        folded = vector[: factor.rows.shape[1]].astype(np.float64)
-        folded[:half] += vector[::-1][:half]
-        vector = folded
-    product: Floats = factor.rows @ vector
-    return product

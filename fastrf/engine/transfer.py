@@ -13,7 +13,7 @@ One walk evaluates it in four algebras:
 `Extents`       the exponents that occur: the theoretical receptive field
 `Exponentials`  z = e^θ along one axis: the moment generating function, for Chernoff's bound
 `Moduli`        an upper bound of |F| at z = e^{−iω} along one axis, for all ω on the others
-`Waves`         F at z = e^{θ − iω} on a grid of frequencies, the discrete Fourier transform
+`Waves`         F at z = e^{−iω} on a grid of frequencies, the discrete Fourier transform
 ==============  ==============================================================================
 
 `Waves` holds F as mass·z^c·(1 − δ). The centre c is an exact half-integer, so that symmetric
@@ -25,7 +25,7 @@ of a thousand then costs a few ulp, where powers of F itself lose three digits.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -42,8 +42,9 @@ Array = NDArray[Any]
 Jump = tuple[int, ...]
 """Input pixels per step on a plane, per axis."""
 
-LONG_KERNEL = 48
-"""Equal taps from which the closed form replaces the sum over taps (break-even near 40)."""
+LONG_KERNEL = 33
+"""Equal taps from which the closed form beats the sum over taps (measured at 513 frequencies on
+one core of a Sapphire Rapids Xeon: 83 µs at any length against 79 µs for 32 taps)."""
 
 V = TypeVar("V")
 
@@ -140,13 +141,15 @@ class TransferFunction:
     @cached_property
     def groups(self) -> list[tuple[Stage, int]]:
         """Stages that differ, each with how often it occurs on a grid of its jump."""
-        first: dict[Any, Stage] = {}
-        count: Counter[Any] = Counter()
+        number: dict[Any, int] = {}
+        found: list[tuple[Stage, int]] = []
         for stage in self.stages:
-            key = (stage.key, self.jumps[stage.source])
-            first.setdefault(key, stage)
-            count[key] += 1
-        return [(first[key], n) for key, n in count.items()]
+            at = number.setdefault((stage.key, self.jumps[stage.source]), len(found))
+            if at == len(found):
+                found.append((stage, 1))
+            else:
+                found[at] = (found[at][0], found[at][1] + 1)
+        return found
 
     def jump(self, node: str) -> Jump:
         """The jump of a node's map."""
@@ -495,14 +498,10 @@ class Wave:
 
 
 class Waves:
-    """F at z_a = e^{θ_a − iω_a} on a grid of frequencies, one `Frequencies` per axis.
+    """F at z = e^{−iω} on a grid of frequencies, one `Frequencies` per axis."""
 
-    A tilt θ multiplies the image by e^{θ·x}: every tap and every path by its part of it.
-    """
-
-    def __init__(self, grid: Sequence[Frequencies], tilt: Sequence[float] | None = None) -> None:
+    def __init__(self, grid: Sequence[Frequencies]) -> None:
         self.grid = tuple(grid)
-        self.tilt = (0.0,) * len(self.grid) if tilt is None else tuple(tilt)
 
     def one(self) -> Wave:
         n = len(self.grid)
@@ -512,29 +511,19 @@ class Waves:
         windows = list(_windows(move))
         spacings = [j * w.dilation for j, w in zip(jump, windows, strict=True)]
         centre = tuple(_centre(w, j) for w, j in zip(windows, jump, strict=True))
-        log_mass = math.log(move.gain)
         parts: list[Array | None] = [None] * (len(windows) + 1)
         if isinstance(move.taps, np.ndarray):
-            taps = move.taps
+            defects = [
+                grid.defect(h * (2 * np.arange(w.kernel) - (w.kernel - 1))[:, None])
+                for grid, h, w in zip(self.grid, spacings, windows, strict=True)
+            ]
+            parts[-1] = _dense_defect(move.taps, defects)
+        else:
             for a, (w, h) in enumerate(zip(windows, spacings, strict=True)):
-                shape = [1] * taps.ndim
-                shape[a] = w.kernel
-                taps = taps * self._tilts(a, w.kernel, h).reshape(shape)
-            total = float(taps.sum())
-            parts[-1] = self._dense_defect(taps / total, spacings)
-            return Wave(log_mass + math.log(total), centre, tuple(parts))
-        for a, (w, h) in enumerate(zip(windows, spacings, strict=True)):
-            if w.kernel == 1:
-                continue
-            own = move.axis_taps(a)
-            if self.tilt[a]:
-                own = (np.full(w.kernel, 1 / w.kernel) if own is None else own) * self._tilts(
-                    a, w.kernel, h
-                )
-                total = float(own.sum())
-                own, log_mass = own / total, log_mass + math.log(total)
-            parts[a] = self._along(a, self.grid[a].taps_defect(own, w.kernel, h))
-        return Wave(log_mass, centre, tuple(parts))
+                if w.kernel > 1:
+                    own = self.grid[a].taps_defect(move.axis_taps(a), w.kernel, h)
+                    parts[a] = along(own, a, len(windows))
+        return Wave(math.log(move.gain), centre, tuple(parts))
 
     def mixed(self, terms: Sequence[tuple[float, Wave]]) -> Wave:
         (share, first), *others = terms
@@ -542,21 +531,13 @@ class Waves:
             # Whoever reads this plane needs its parts together: once here, not once for each.
             parts = first.parts if first.separable else (*(None for _ in self.grid), joined(first))
             return Wave(first.log_mass + math.log(share), first.centre, parts)
-        moves = [
-            tuple(e - f for e, f in zip(w.centre, first.centre, strict=True)) for _, w in terms
-        ]
-        log_mass, weights = _weights(
-            [
-                math.log(share)
-                + wave.log_mass
-                + sum(t * e / 2 for t, e in zip(self.tilt, move, strict=True))
-                for (share, wave), move in zip(terms, moves, strict=True)
-            ]
-        )
+        log_mass, weights = _weights([math.log(share) + wave.log_mass for share, wave in terms])
         defect: Array | None = None
-        for weight, (_, wave), move in zip(weights, terms, moves, strict=True):
+        for weight, (_, wave) in zip(weights, terms, strict=True):
+            moves = (e - f for e, f in zip(wave.centre, first.centre, strict=True))
             phases = (
-                self._along(a, self.grid[a].defect(e)) if e else None for a, e in enumerate(move)
+                along(self.grid[a].defect(e), a, len(self.grid)) if e else None
+                for a, e in enumerate(moves)
             )
             own = reduce(_compose, phases, joined(wave))
             if own is not None:
@@ -578,23 +559,10 @@ class Waves:
         powered = squared_up(self, replace(a, log_mass=0.0), n)
         return replace(powered, log_mass=n * a.log_mass)
 
-    def _along(self, axis: int, values: Array) -> Array:
-        shape = [1] * len(self.grid)
-        shape[axis] = values.size
-        return values.reshape(shape)
 
-    def _tilts(self, axis: int, kernel: int, spacing: int) -> Array:
-        place = spacing * (np.arange(kernel) - (kernel - 1) / 2)
-        tilts: Array = np.exp(self.tilt[axis] * place)
-        return tilts
-
-    def _dense_defect(self, taps: Array, spacings: Sequence[int]) -> Array:
-        """1 − Σ_m taps[m]·Π_a z_a^{spacing_a·(m_a − (k_a−1)/2)}."""
-        defects = [
-            grid.defect(h * (2 * np.arange(k) - (k - 1))[:, None])
-            for grid, h, k in zip(self.grid, spacings, taps.shape, strict=True)
-        ]
-        return _dense_defect(taps, defects)
+def along(values: Array, axis: int, ndim: int) -> Array:
+    """A vector as an array that broadcasts along one axis."""
+    return values.reshape([-1 if a == axis else 1 for a in range(ndim)])
 
 
 def _dense_defect(taps: Array, defects: Sequence[Array]) -> Array:

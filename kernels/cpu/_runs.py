@@ -1,48 +1,61 @@
-"""Vector code for runs of layers: register-blocked sums of taps times rows, and transposition.
+"""Runs of layers in few passes through memory: the algorithms of both run kernels.
 
-Numba compiles loops over scalars and leaves it to LLVM to find vectors in them; it does not keep a
-block of results in registers over a loop of taps. These functions are therefore written in LLVM's
-own terms: a *vector* is 64 bytes, whatever the processor has (LLVM splits it where registers are
-shorter), and a *block* is eight vectors of results.
+Numba leaves it to LLVM to find vectors in scalar loops, and LLVM does not keep a block of results
+in registers over a loop of taps. The innermost functions are therefore written in LLVM's own terms:
+a *vector* is 64 bytes (LLVM splits it where registers are shorter), a *block* is ``BLOCK`` vectors
+of results, one above the other, all of which every loaded vector is added to.
+
+Compiled code here reads sources at and after the position of the result,
+``out[i] = Σ_{t<k} taps[t]·y[first + i + t]`` on every axis.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import types  # noqa: TID253 - imported with the first CPU kernel, as _compile.py is
+from numba.core import cgutils  # noqa: TID253
+from numba.extending import intrinsic  # noqa: TID253
 
-# Vectors of results held in registers: eight independent sums hide the latency (4 cycles) of two
-# multiply-adds a cycle, and every vector loaded is used eight times.
+from ._compile import kernel
+from ._layout import Floats, has_rows, memory, target, with_rows
+
+# Eight independent sums hide the latency (4 cycles) of two multiply-adds a cycle.
 BLOCK = 8
 VECTOR_BYTES = 64
-# Taps between two rotations of the loaded vectors.
-_UNROLL = 8
+# Lines of so many taps have code of their own; others go in groups of taps.
+_WHOLE_LINES = (3, 5, 7)
+_GROUP = 8
 
 _INT = ir.IntType(64)
 
 
 class _Vectors:
-    """Emits loads, stores and sums of one array's vectors."""
+    """Emits loads, stores, shuffles and sums of the vectors of one dtype."""
 
-    def __init__(self, context: Any, builder: Any, array_type: Any) -> None:
+    def __init__(self, context: Any, builder: Any, dtype: Any) -> None:
         self.context, self.builder = context, builder
-        self.scalar = context.get_value_type(array_type.dtype)
-        self.bytes = 4 if isinstance(self.scalar, ir.FloatType) else 8
+        self.scalar = context.get_value_type(dtype)
+        self.bytes = dtype.bitwidth // 8
         self.lanes = VECTOR_BYTES // self.bytes
         self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
 
-    def pointer(self, array_type: Any, array: Any, at: Any) -> Any:
-        data = self.context.make_array(array_type)(self.context, self.builder, array).data
+    def pointer(self, kind: Any, array: Any, at: Any) -> Any:
+        data = self.context.make_array(kind)(self.context, self.builder, array).data
         return self.builder.gep(data, [at])
 
-    def load(self, pointer: Any, lanes: int | None = None) -> Any:
-        kind = ir.VectorType(self.scalar, lanes or self.lanes)
-        pointer = self.builder.bitcast(pointer, kind.as_pointer())
-        return self.builder.load(pointer, align=self.bytes)
+    def ahead(self, pointer: Any, count: Any, stride: Any) -> Any:
+        if isinstance(count, int):
+            count = ir.Constant(_INT, count)
+        return self.builder.gep(pointer, [self.builder.mul(count, stride)])
+
+    def load(self, pointer: Any, lanes: int) -> Any:
+        kind = ir.VectorType(self.scalar, lanes).as_pointer()
+        return self.builder.load(self.builder.bitcast(pointer, kind), align=self.bytes)
 
     def store(self, vector: Any, pointer: Any) -> None:
         pointer = self.builder.bitcast(pointer, vector.type.as_pointer())
@@ -53,133 +66,441 @@ class _Vectors:
         return self.builder.shuffle_vector(a, b, mask)
 
     def broadcast(self, scalar: Any) -> Any:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        one = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(one, undefined, [0] * self.lanes)
+        one = self.builder.insert_element(self.zero, scalar, ir.Constant(ir.IntType(32), 0))
+        return self.shuffle(one, self.zero, [0] * self.lanes)
 
-    def step(self, pointer: Any, count: int, stride: Any) -> Any:
-        return self.builder.gep(pointer, [self.builder.mul(ir.Constant(_INT, count), stride)])
+    def variables(self, values: list[Any]) -> list[Any]:
+        return [cgutils.alloca_once_value(self.builder, value) for value in values]
 
-    def sums(self, source: Any, stride: Any, taps: Any, count: Any) -> list[Any]:
-        """``BLOCK`` vectors, the r-th Σ_{t<count} taps[t]·source[(r + t)·stride …].
+    def values(self, variables: list[Any]) -> list[Any]:
+        return [self.builder.load(variable) for variable in variables]
 
-        Every vector of the source is loaded once; BLOCK − 1 of them stay in registers from one
-        group of taps to the next. The order of the sum is that of the taps, the same for every r.
+    def assign(self, variables: list[Any], values: list[Any]) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            self.builder.store(value, variable)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a·b + c, in one rounding where the processor can."""
+        name = f"llvm.fmuladd.v{self.lanes}f{8 * self.bytes}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
+
+    def add_taps(self, totals: list[Any], rows: list[Any], taps: Any) -> None:
+        """Add Σ_g taps[g]·rows[r + g] to the r-th of the variables ``totals``."""
+        sums = self.values(totals)
+        for g in range(len(rows) - BLOCK + 1):
+            tap = self.builder.load(self.builder.gep(taps, [ir.Constant(_INT, g)]))
+            weight = self.broadcast(tap)
+            block = zip(rows[g : g + BLOCK], sums, strict=True)
+            sums = [self.multiply_add(weight, row, total) for row, total in block]
+        self.assign(totals, sums)
+
+    def rows(self, source: Any, stride: Any, count: int) -> list[Any]:
+        rows = []
+        for _ in range(count):
+            rows.append(self.load(source, self.lanes))
+            source = self.builder.gep(source, [stride])
+        return rows
+
+    def add_line(self, totals: list[Any], source: Any, stride: Any, taps: Any, count: Any) -> None:
+        """Add Σ_{t<count} taps[t]·source[(r + t)·stride …] to the r-th of the variables ``totals``.
+
+        Every vector is loaded once. The usual sizes of kernels have code of their own; for all
+        others, BLOCK − 1 vectors stay in registers from one group of taps to the next.
         """
         builder = self.builder
-        zero = ir.Constant(self.vector, [0.0] * self.lanes)
-        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(BLOCK)]
-        held = [
-            cgutils.alloca_once_value(builder, self.load(self.step(source, r, stride)))
-            for r in range(BLOCK - 1)
-        ]
-        ahead = cgutils.alloca_once_value(builder, self.step(source, BLOCK - 1, stride))
-        tap = cgutils.alloca_once_value(builder, taps)
-        name = f"llvm.fmuladd.v{self.lanes}f{8 * self.bytes}"
-        signature = ir.FunctionType(self.vector, [self.vector] * 3)
-        multiply_add = cgutils.get_or_insert_function(builder.module, signature, name)
+        after = builder.append_basic_block("line.after")
+        general = builder.append_basic_block("line.general")
+        choice = builder.switch(count, general)
+        for size in _WHOLE_LINES:
+            block = builder.append_basic_block(f"line.{size}")
+            choice.add_case(ir.Constant(_INT, size), block)
+            builder.position_at_end(block)
+            self.add_taps(totals, self.rows(source, stride, size + BLOCK - 1), taps)
+            builder.branch(after)
+        builder.position_at_end(general)
+        held = self.variables(self.rows(source, stride, BLOCK - 1))
+        moving = self.variables([self.ahead(source, BLOCK - 1, stride), taps])
 
-        def group(size: int) -> None:
-            at, weight = builder.load(ahead), builder.load(tap)
-            rows = [builder.load(slot) for slot in held]
-            rows += [self.load(self.step(at, g, stride)) for g in range(size)]
-            sums = [builder.load(slot) for slot in totals]
-            for g in range(size):
-                w = self.broadcast(builder.load(builder.gep(weight, [ir.Constant(_INT, g)])))
-                sums = [
-                    builder.call(multiply_add, [w, row, total])
-                    for row, total in zip(rows[g : g + BLOCK], sums, strict=True)
-                ]
-            for slot, value in zip(totals + held, sums + rows[size:], strict=True):
-                builder.store(value, slot)
-            builder.store(self.step(at, size, stride), ahead)
-            builder.store(builder.gep(weight, [ir.Constant(_INT, size)]), tap)
+        def add(size: int) -> None:
+            at, tap = self.values(moving)
+            rows = self.values(held) + self.rows(at, stride, size)
+            self.add_taps(totals, rows, tap)
+            self.assign(held, rows[size:])
+            next_tap = builder.gep(tap, [ir.Constant(_INT, size)])
+            self.assign(moving, [self.ahead(at, size, stride), next_tap])
 
-        unroll = ir.Constant(_INT, _UNROLL)
-        with cgutils.for_range(builder, builder.udiv(count, unroll)):
-            group(_UNROLL)
-        with cgutils.for_range(builder, builder.urem(count, unroll)):
-            group(1)
-        return [builder.load(slot) for slot in totals]
+        group = ir.Constant(_INT, _GROUP)
+        with cgutils.for_range(builder, builder.udiv(count, group)):
+            add(_GROUP)
+        with cgutils.for_range(builder, builder.urem(count, group)):
+            add(1)
+        builder.branch(after)
+        builder.position_at_end(after)
 
     def turned(self, rows: list[Any]) -> list[Any]:
-        """Transposes each 8 × 8 square of ``BLOCK`` vectors (Eklundh 1972): two-input shuffles."""
-        s = 1
-        while s < BLOCK:
-            for i in range(BLOCK):
-                if i & s:
-                    continue
+        """Every 8 × 8 square of a block transposed: shuffles of two vectors (Eklundh, 1972)."""
+        lanes, rows = range(self.lanes), list(rows)
+        for s in (1, 2, 4):
+            upper = [self.lanes + j - s if j & s else j for j in lanes]
+            lower = [self.lanes + j if j & s else j + s for j in lanes]
+            for i in (i for i in range(BLOCK) if not i & s):
                 a, b = rows[i], rows[i + s]
-                low = [j if not j & s else self.lanes + j - s for j in range(self.lanes)]
-                high = [j + s if not j & s else self.lanes + j for j in range(self.lanes)]
-                rows[i], rows[i + s] = self.shuffle(a, b, low), self.shuffle(a, b, high)
-            s *= 2
+                rows[i], rows[i + s] = self.shuffle(a, b, upper), self.shuffle(a, b, lower)
         return rows
 
 
+# mypy and ruff see plain functions here; the first argument, Numba's typing context, is not the
+# caller's to give.
+
+
 @intrinsic
-def sum_rows(typing_context, source, at, stride, taps, count, out, to, out_stride, tiny):  # type: ignore[no-untyped-def]
-    """One block: ``out[to + r·out_stride + l] = Σ_{t<count} taps[t]·source[at + (r+t)·stride + l]``
-    for r < BLOCK and l < lanes; 0 where that is below ``tiny``."""
+def _sum_block(typing, f, at, stride, lines, taps, count, out, to, out_stride, tiny):  # type: ignore[no-untyped-def]
+    """A block of ``Σ_{l, t<count} taps[l·count + t]·f[at + lines[l] + (r + t)·stride]``, r < BLOCK.
+
+    Its r-th vector goes to ``out[to + r·out_stride]``, with 0 for what is below ``tiny``. The order
+    of the sum is the same for all elements. ``out`` may overlap what only later blocks would read.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        f, f_at, step, w, n, g, g_at, g_step, least = values
-        v = _Vectors(context, builder, signature.args[0])
-        begin = v.pointer(signature.args[0], f, f_at)
-        first = v.pointer(signature.args[3], w, ir.Constant(_INT, 0))
-        target = v.pointer(signature.args[5], g, g_at)
-        zero = ir.Constant(v.vector, [0.0] * v.lanes)
-        limit = v.broadcast(least)
-        for r, total in enumerate(v.sums(begin, step, first, n)):
-            below = builder.fcmp_ordered("<", total, limit)
-            v.store(builder.select(below, zero, total), v.step(target, r, g_step))
+        source, begin, step, offsets, weights, n, target_, end, target_step, least = values
+        kinds = signature.args
+        v = _Vectors(context, builder, kinds[0].dtype)
+        source = v.pointer(kinds[0], source, begin)
+        target_ = v.pointer(kinds[6], target_, end)
+        weights = v.pointer(kinds[4], weights, ir.Constant(_INT, 0))
+        table = context.make_array(kinds[3])(context, builder, offsets)
+        totals = v.variables([v.zero] * BLOCK)
+        with cgutils.for_range(builder, builder.extract_value(table.shape, 0)) as loop:
+            offset = builder.load(builder.gep(table.data, [loop.index]))
+            first = builder.gep(source, [offset])
+            v.add_line(totals, first, step, v.ahead(weights, loop.index, n), n)
+        flushes = builder.fcmp_ordered(">", least, ir.Constant(v.scalar, 0.0))
+        with builder.if_then(flushes):
+            limit = v.broadcast(least)
+            # Ordered: a NaN is not below anything.
+            sums = v.values(totals)
+            below = [builder.fcmp_ordered("<", total, limit) for total in sums]
+            v.assign(
+                totals,
+                [builder.select(b, v.zero, x) for b, x in zip(below, sums, strict=True)],
+            )
+        for total in v.values(totals):
+            v.store(total, target_)
+            target_ = builder.gep(target_, [target_step])
         return context.get_dummy_value()
 
     n = types.int64
-    return types.void(source, n, n, taps, n, out, n, n, source.dtype), generate
+    return types.void(f, n, n, lines, taps, n, out, n, n, f.dtype), generate
 
 
 @intrinsic
-def sum_turned(typing_context, source, at, taps, count, out, to, out_stride):  # type: ignore[no-untyped-def]
-    """One block of contiguous vectors, transposed:
-    ``out[to + l·out_stride + r] = Σ_{t<count} taps[t]·source[at + (r + t)·lanes + l]``."""
+def _sum_turned(typing, f, at, taps, count, out, to, out_stride):  # type: ignore[no-untyped-def]
+    """``out[to + l·out_stride + r] = Σ_{t<count} taps[t]·f[at + (r + t)·lanes + l]``, r < BLOCK."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        f, f_at, w, n, g, g_at, g_step = values
-        v = _Vectors(context, builder, signature.args[0])
-        begin = v.pointer(signature.args[0], f, f_at)
-        first = v.pointer(signature.args[2], w, ir.Constant(_INT, 0))
-        target = v.pointer(signature.args[4], g, g_at)
-        for r, row in enumerate(v.turned(v.sums(begin, ir.Constant(_INT, v.lanes), first, n))):
-            for part in range(0, v.lanes, BLOCK):
-                piece = v.shuffle(row, row, list(range(part, part + BLOCK)))
-                v.store(piece, v.step(target, part + r, g_step))
+        source, begin, weights, n, target_, end, target_step = values
+        kinds = signature.args
+        v = _Vectors(context, builder, kinds[0].dtype)
+        source = v.pointer(kinds[0], source, begin)
+        target_ = v.pointer(kinds[4], target_, end)
+        weights = v.pointer(kinds[2], weights, ir.Constant(_INT, 0))
+        totals = v.variables([v.zero] * BLOCK)
+        v.add_line(totals, source, ir.Constant(_INT, v.lanes), weights, n)
+        for r, row in enumerate(v.turned(v.values(totals))):
+            for square in range(0, v.lanes, BLOCK):
+                part = v.shuffle(row, row, list(range(square, square + BLOCK)))
+                v.store(part, v.ahead(target_, square + r, target_step))
         return context.get_dummy_value()
 
     n = types.int64
-    return types.void(source, n, taps, n, out, n, n), generate
+    return types.void(f, n, taps, n, out, n, n), generate
 
 
 @intrinsic
-def turn(typing_context, source, at, stride, out, to):  # type: ignore[no-untyped-def]
-    """Transpose ``lanes`` rows of BLOCK columns: ``out[to + c·lanes + l] = source[at + l·stride +
-    c]``."""
+def _turn(typing, f, at, stride, out, to):  # type: ignore[no-untyped-def]
+    """``out[to + c·lanes + l] = f[at + l·stride + c]`` for c < BLOCK: a vector from each column."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        f, f_at, step, g, g_at = values
-        v = _Vectors(context, builder, signature.args[0])
-        begin = v.pointer(signature.args[0], f, f_at)
-        target = v.pointer(signature.args[3], g, g_at)
-        rows = []
-        for r in range(BLOCK):
-            row = v.load(v.step(begin, r, step), BLOCK)
-            if v.lanes == 2 * BLOCK:
-                other = v.load(v.step(begin, BLOCK + r, step), BLOCK)
-                row = v.shuffle(row, other, list(range(v.lanes)))
-            rows.append(row)
+        source, begin, step, target_, end = values
+        kinds = signature.args
+        v = _Vectors(context, builder, kinds[0].dtype)
+        source = v.pointer(kinds[0], source, begin)
+        target_ = v.pointer(kinds[3], target_, end)
+        rows = [v.load(v.ahead(source, r, step), BLOCK) for r in range(v.lanes)]
+        if v.lanes == 2 * BLOCK:
+            pairs = zip(rows[:BLOCK], rows[BLOCK:], strict=True)
+            rows = [v.shuffle(a, b, list(range(v.lanes))) for a, b in pairs]
         for c, column in enumerate(v.turned(rows)):
-            v.store(column, v.step(target, c, ir.Constant(_INT, v.lanes)))
+            v.store(column, v.ahead(target_, c, ir.Constant(_INT, v.lanes)))
         return context.get_dummy_value()
 
     n = types.int64
-    return types.void(source, n, n, out, n), generate
+    return types.void(f, n, n, out, n), generate
+
+
+@kernel
+def _place(block, lanes, rows, columns, out, to, stride):  # type: ignore[no-untyped-def]
+    """Copy what belongs to the result of a block that reaches beyond it."""
+    for r in range(rows):
+        for c in range(columns):
+            out[to + r * stride + c] = block[r * lanes + c]
+
+
+@kernel
+def _window(y, at, stride, shape, first, rows, columns, out, to, out_stride):  # type: ignore[no-untyped-def]
+    """Copy a window of one plane of y, of ``shape``, from ``first`` on; zero beyond the plane."""
+    left = min(max(0, -first[1]), columns)
+    right = max(left, min(columns, shape[1] - first[1]))
+    for r in range(rows):
+        row = out[to + r * out_stride : to + r * out_stride + columns]
+        if 0 <= first[0] + r < shape[0]:
+            begin = at + (first[0] + r) * stride + first[1]
+            row[:left] = 0
+            row[left:right] = y[begin + left : begin + right]
+            row[right:] = 0
+        else:
+            row[:] = 0
+
+
+@kernel
+def _rounded(count, unit):  # type: ignore[no-untyped-def]
+    return (count + unit - 1) // unit * unit
+
+
+@kernel
+def box_sweep(  # type: ignore[no-untyped-def]
+    y, y_strides, y_shape, taps0, taps1, taps2, first, out, out_strides, out_shape, tile, tiny
+):
+    """One sum along every axis, the last first, tile by tile.
+
+    Along the last axis neighbours share a vector, and a shifted vector is slow to load. So ``lanes``
+    rows at a time are transposed into columns of vectors, summed as columns, and transposed back.
+    """
+    k0, k1, k2 = taps0.size, taps1.size, taps2.size
+    width = tile[2]
+    lanes = VECTOR_BYTES // y.itemsize
+    wide = _rounded(width + k2 - 1, BLOCK)
+    padded = np.empty(lanes * wide, y.dtype)
+    columns_held = np.empty(lanes * wide, y.dtype)
+    edge = np.empty(BLOCK * lanes, y.dtype)
+    rows_held = _rounded(tile[1], BLOCK)
+    middle = np.empty(_rounded(rows_held + k1 - 1, lanes) * width, y.dtype)
+    plane_step = rows_held * width
+    volume = np.empty((_rounded(tile[0], BLOCK) + k0 - 1) * plane_step if k0 > 1 else 0, y.dtype)
+    alone = np.zeros(1, np.int64)
+
+    for c0 in range(0, out_shape[2], width):
+        columns = min(width, out_shape[2] - c0)
+        full = _rounded(columns, lanes)
+        reads = _rounded(full + k2 - 1, BLOCK)
+        column = c0 + first[2]
+        for b0 in range(0, out_shape[1], tile[1]):
+            rows = min(tile[1], out_shape[1] - b0)
+            for a0 in range(0, out_shape[0], tile[0]):
+                planes = min(tile[0], out_shape[0] - a0)
+                corner = a0 * out_strides[0] + b0 * out_strides[1] + c0
+                for p in range(planes + k0 - 1):
+                    plane = a0 + first[0] + p
+                    exists = 0 <= plane < y_shape[0]
+                    if k0 > 1 and not exists:
+                        volume[p * plane_step : (p + 1) * plane_step] = 0
+                        continue
+                    at = plane * y_strides[0]
+                    for r in range(0, _rounded(rows, BLOCK) + k1 - 1, lanes):
+                        row = b0 + first[1] + r
+                        to = r * width
+                        if not exists or row + lanes <= 0 or row >= y_shape[1]:
+                            middle[to : to + lanes * width] = 0
+                            continue
+                        if k2 == 1:
+                            _window(
+                                y, at, y_strides[1], y_shape[1:], (row, column), lanes, full,
+                                middle, to, width,
+                            )
+                            continue
+                        if (
+                            row >= 0 and row + lanes <= y_shape[1]
+                            and column >= 0 and column + reads <= y_shape[2]
+                        ):
+                            begin = at + row * y_strides[1] + column
+                            for c in range(0, reads, BLOCK):
+                                _turn(y, begin + c, y_strides[1], columns_held, c * lanes)
+                        else:
+                            _window(
+                                y, at, y_strides[1], y_shape[1:], (row, column), lanes, reads,
+                                padded, 0, wide,
+                            )
+                            for c in range(0, reads, BLOCK):
+                                _turn(padded, c, wide, columns_held, c * lanes)
+                        for c in range(0, full, BLOCK):
+                            _sum_turned(columns_held, c * lanes, taps2, k2, middle, to + c, width)
+                    for r in range(0, rows, BLOCK):
+                        for c in range(0, full, lanes):
+                            at_middle = r * width + c
+                            if k0 > 1:
+                                _sum_block(
+                                    middle, at_middle, width, alone, taps1, k1,
+                                    volume, p * plane_step + at_middle, width, 0,
+                                )
+                                continue
+                            to = corner + p * out_strides[0] + r * out_strides[1] + c
+                            if r + BLOCK <= rows and c + lanes <= columns:
+                                _sum_block(
+                                    middle, at_middle, width, alone, taps1, k1,
+                                    out, to, out_strides[1], tiny,
+                                )
+                            else:
+                                _sum_block(
+                                    middle, at_middle, width, alone, taps1, k1,
+                                    edge, 0, lanes, tiny,
+                                )
+                                _place(
+                                    edge, lanes, min(BLOCK, rows - r), min(lanes, columns - c),
+                                    out, to, out_strides[1],
+                                )
+                if k0 == 1:
+                    continue
+                for r in range(rows):
+                    for p in range(0, planes, BLOCK):
+                        for c in range(0, full, lanes):
+                            at = p * plane_step + r * width + c
+                            to = corner + p * out_strides[0] + r * out_strides[1] + c
+                            if p + BLOCK <= planes and c + lanes <= columns:
+                                _sum_block(
+                                    volume, at, plane_step, alone, taps0, k0,
+                                    out, to, out_strides[0], tiny,
+                                )
+                            else:
+                                _sum_block(
+                                    volume, at, plane_step, alone, taps0, k0,
+                                    edge, 0, lanes, tiny,
+                                )
+                                _place(
+                                    edge, lanes, min(BLOCK, planes - p), min(lanes, columns - c),
+                                    out, to, out_strides[0],
+                                )
+
+
+@kernel
+def conv_sweep(  # type: ignore[no-untyped-def]
+    y, y_strides, y_shape, taps, k, layers, first, out, out_strides, out_shape, tile, tiny
+):
+    """``layers`` equal layers, one after the other in place, tile by tile.
+
+    A tile and the border that its layers use up stay in the second-level cache. In place, because a
+    result depends on nothing before its own position. ``taps`` has the middle axis last.
+    """
+    lanes = VECTOR_BYTES // y.itemsize
+    planes_held = tile[0] + layers * (k[0] - 1)
+    # What the incomplete blocks of the first layer read is there, too.
+    rows_held = tile[1] + layers * (k[1] - 1) + BLOCK
+    width = _rounded(tile[2] + layers * (k[2] - 1), lanes) + lanes
+    plane_step = rows_held * width
+    held = np.empty(planes_held * plane_step, y.dtype)
+    edge = np.empty(BLOCK * lanes, y.dtype)
+    lines = np.empty(k[0] * k[2], np.int64)
+    for m0 in range(k[0]):
+        for m2 in range(k[2]):
+            lines[m0 * k[2] + m2] = m0 * plane_step + m2
+
+    for c0 in range(0, out_shape[2], tile[2]):
+        columns = min(tile[2], out_shape[2] - c0)
+        for b0 in range(0, out_shape[1], tile[1]):
+            rows = min(tile[1], out_shape[1] - b0)
+            for a0 in range(0, out_shape[0], tile[0]):
+                planes = min(tile[0], out_shape[0] - a0)
+                for p in range(planes + layers * (k[0] - 1)):
+                    plane = a0 + first[0] + p
+                    to = p * plane_step
+                    if 0 <= plane < y_shape[0]:
+                        _window(
+                            y, plane * y_strides[0], y_strides[1], y_shape[1:],
+                            (b0 + first[1], c0 + first[2]),
+                            rows + layers * (k[1] - 1) + BLOCK,
+                            _rounded(columns + layers * (k[2] - 1), lanes) + lanes,
+                            held, to, width,
+                        )
+                    else:
+                        held[to : to + plane_step] = 0
+                for left in range(layers - 1, -1, -1):
+                    n0 = planes + left * (k[0] - 1)
+                    n1 = rows + left * (k[1] - 1)
+                    n2 = columns + left * (k[2] - 1)
+                    for p in range(n0):
+                        for r in range(0, n1, BLOCK):
+                            at = p * plane_step + r * width
+                            to = (
+                                (a0 + p) * out_strides[0] + (b0 + r) * out_strides[1] + c0
+                            )
+                            for c in range(0, n2, lanes):
+                                if left > 0:
+                                    _sum_block(
+                                        held, at + c, width, lines, taps, k[1],
+                                        held, at + c, width, tiny,
+                                    )
+                                elif r + BLOCK <= n1 and c + lanes <= n2:
+                                    _sum_block(
+                                        held, at + c, width, lines, taps, k[1],
+                                        out, to + c, out_strides[1], tiny,
+                                    )
+                                else:
+                                    _sum_block(
+                                        held, at + c, width, lines, taps, k[1],
+                                        edge, 0, lanes, tiny,
+                                    )
+                                    _place(
+                                        edge, lanes, min(BLOCK, n1 - r), min(lanes, n2 - c),
+                                        out, to + c, out_strides[1],
+                                    )
+
+
+Sweep = Callable[..., None]
+Axes = tuple[int, int, int]
+
+
+def run(y: Floats, k: Axes, count: int, depth: int, lo: Axes, out: Floats, sweep: Sweep) -> None:
+    """``count`` layers in sweeps of at most ``depth``, each over the window that the rest needs.
+
+    ``sweep(source, strides, shape, layers, first, out, strides, shape)`` applies some layers to flat
+    memory. How many each takes depends on nothing but ``count`` and ``depth``, so that a tile has
+    the bits of the whole.
+    """
+    if y.size == 0 or out.size == 0:
+        out[...] = 0
+        return
+    sweeps = -(-count // depth)
+    begin, rest = (0, 0, 0), count  # the index of y's first element on the full result so far
+    with target(out, has_rows(out)) as result:
+        y = with_rows(y)
+        for s in range(sweeps):
+            layers = count // sweeps + (s < count % sweeps)
+            rest -= layers
+            if rest:
+                start, shape = _window_of(y.shape, begin, k, layers, rest, lo, out.shape)
+                if min(shape) <= 0:
+                    out[...] = 0
+                    return
+                to = np.empty(shape, out.dtype)
+            else:
+                start, to = lo, result
+            first = tuple(
+                a - b - layers * (w - 1) for a, b, w in zip(start, begin, k, strict=True)
+            )
+            source, *steps = memory(y)
+            sink, *to_steps = memory(to)
+            sweep(source, tuple(steps), y.shape, layers, first, sink, tuple(to_steps), to.shape)
+            y, begin = to, start
+
+
+def _window_of(
+    size: Axes, begin: Axes, k: Axes, layers: int, rest: int, lo: Axes, shape: Axes
+) -> tuple[Axes, Axes]:
+    """Start and shape of the part of an intermediate result that is not zero and has to be known."""
+    ends = [
+        (max(b, o - rest * (w - 1)), min(b + n + layers * (w - 1), o + m))
+        for b, n, w, o, m in zip(begin, size, k, lo, shape, strict=True)
+    ]
+    starts, shapes = zip(*((a, b - a) for a, b in ends), strict=True)
+    return starts, shapes

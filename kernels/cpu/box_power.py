@@ -28,14 +28,15 @@ def _box_power(n, k, top, out, tiny):  # type: ignore[no-untyped-def]
     total, part = 0.0, 1.0
     for i in range(1, count):
         # i·a_i = Σ_j ((n + 1)j − i)·a_{i−j}: the latest coefficient comes last, since it is waited
-        # for longest; the quotients by i are not waited for at all.
+        # for longest; 1/i is not waited for at all.
         inverse = 1.0 / i
         reach = min(i, k - 1)
         factor = float((n + 1) * reach - i)
         v = 0.0
         for j in range(reach, 0, -1):
-            v += factor * inverse * work[i - j]
+            v += factor * work[i - j]
             factor -= n + 1
+        v *= inverse
         value[i] = work[i] = v
         part += v
         if i % _PART == 0:

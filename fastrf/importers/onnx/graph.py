@@ -66,6 +66,8 @@ class Graph:
                 f"no input is a map of shape (N, C, spatial…), there are: {listed or 'none'}; "
                 f"export the model with the shape of its image input",
             )
+        if len(ranks) < len(self.inputs):
+            fail(self.source, f"inputs of the same name among {sorted(ranks)}; export it again")
         if len(set(ranks.values())) > 1:
             fail(
                 self.source,

@@ -1,0 +1,45 @@
+"""Runs of layers of the same general taps, several layers a pass through memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._layout import SMALLEST_NORMAL, Floats, check_floats, check_positive, per_axis
+from ._runs import Axes, conv_sweep, run
+
+Integers = Sequence[int] | NDArray[np.int64]
+
+# Elements that the layers of one sweep may take from a tile along an axis, and the tile.
+_BORDER = 32
+_TILE = (1, 256, 2048)
+_VOLUME_BORDER = 8
+_VOLUME_TILE = (32, 32, 512)
+
+
+def _sweep(
+    taps: Floats, k: Axes, y: Floats, steps: Axes, shape: Axes, layers: int, first: Axes,
+    out: Floats, out_steps: Axes, out_shape: Axes,
+) -> None:
+    planes, rows, row_bytes = _TILE if k[0] == 1 else _VOLUME_TILE
+    tile = (
+        min(planes, out_shape[0]), min(rows, out_shape[1]),
+        min(row_bytes // y.itemsize, out_shape[2]),
+    )
+    tiny = SMALLEST_NORMAL[y.dtype]
+    conv_sweep(y, steps, shape, taps, k, layers, first, out, out_steps, out_shape, tile, tiny)
+
+
+def conv_run(y: Floats, taps: Floats, count: int, lo: Integers, out: Floats) -> None:
+    """See ``fastrf.kernels.spec.KERNELS["conv_run"]``."""
+    check_floats(y=y, taps=taps, out=out)
+    k, offset = per_axis(taps.shape), per_axis(lo)
+    check_positive(taps=k, count=count)
+    border = _BORDER if k[0] == 1 else _VOLUME_BORDER
+    depth = max(1, border // max(1, max(k) - 1))
+    # Sources after the result's position, so the taps backwards; the middle axis last.
+    flat = np.ascontiguousarray(taps[::-1, ::-1, ::-1].transpose(0, 2, 1)).reshape(-1)
+    run(y, k, count, depth, offset, out, partial(_sweep, flat, k))

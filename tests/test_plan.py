@@ -1,0 +1,279 @@
+"""The planner: foretells without computing, and what it foretells holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+from fastrf.kernels import load
+
+import fastrf as rf
+from fastrf.device import resolve
+from fastrf.engine import ENGINES
+from fastrf.engine.plan import METHODS, Plan, make_plan
+from fastrf.errors import InputError, PlanError
+from fastrf.lowering import lower
+
+CASES = dict(graphs.cases())
+
+
+def plan_of(
+    net: Any, size: Any = None, unit: Any = "center", output: Any = None, **options: Any
+) -> Plan:
+    graph = lower(rf.network.as_network(net) if not isinstance(net, rf.Network) else net, size)
+    node = graph.output_node(output)
+    source = graph.input_node(None)
+    return make_plan(
+        graph, node, graph.unit_index(node, unit), source, device=resolve("cpu"), **options
+    )
+
+
+def contains(plan: Plan, result: rf.ERF) -> bool:
+    return all(
+        first <= low and high < first + count
+        for (first, count), (low, high) in zip(plan.support, result.box, strict=True)
+    )
+
+
+# --- pure -----------------------------------------------------------------------------------
+
+
+def test_planning_loads_no_kernels() -> None:
+    """In a process of its own: this one has loaded them long ago."""
+    script = (
+        "import sys; import fastrf as rf\n"
+        "from fastrf.engine.plan import make_plan\n"
+        "from fastrf.device import resolve\n"
+        "from fastrf.lowering import lower\n"
+        "for net, size in ((rf.zoo.resnet50(), 224), (rf.zoo.plain(30, 3), None)):\n"
+        "    graph = lower(net, size)\n"
+        "    node = graph.output_node(None)\n"
+        "    unit = graph.unit_index(node, 'center')\n"
+        "    print(make_plan(graph, node, unit, 'input', device=resolve()))\n"
+        "assert 'numba' not in sys.modules and 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Plan: unit") == 2
+
+
+def test_planning_touches_no_image() -> None:
+    """A plan of ten terabytes takes no memory to speak of, and is refused."""
+    net = rf.Sequential(rf.Conv(3, padding=1), rf.Residual(rf.Conv(1001, padding=500)))
+    plan_of(net, 8)
+    tracemalloc.start()
+    with pytest.raises(PlanError) as caught:
+        plan_of([rf.Conv(3, stride=1000), *[rf.Conv(999)] * 3, rf.Conv(3)], method="direct")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "memory_limit" in message
+    assert "tail=" in message
+
+
+def test_same_question_same_plan() -> None:
+    first, second = (plan_of(rf.zoo.unet(3, 2), 64) for _ in range(2))
+    assert first == second
+
+
+# --- words ----------------------------------------------------------------------------------
+
+
+def test_text() -> None:
+    plan = plan_of(rf.zoo.plain(10, 3), 64, tail=1e-9, workers=2, dtype="float32")
+    text = str(plan)
+    for word in (
+        repr(plan.node),
+        "'input'",
+        "(32, 32)",
+        "factored",
+        "relative",
+        "cpu, float32, workers 2",
+        "21 × 21",
+        "(22, 22)",
+        "MiB",
+        "1e-09",
+    ):
+        assert word in text
+    assert plan.reason in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "float64" not in text
+    assert "tail" not in str(plan_of(rf.zoo.plain(10, 3), 64))
+
+
+def test_the_device_that_auto_took_is_said() -> None:
+    result = rf.erf(rf.Sequential(rf.Conv(3), ndim=1))
+    assert result.plan.device == "cpu"
+    assert any(note.startswith("auto:") for note in result.plan.notes)
+    assert rf.erf(rf.Sequential(rf.Conv(3), ndim=1), device="cpu").plan.notes == ()
+
+
+# --- which engine ---------------------------------------------------------------------------
+
+
+def test_methods_are_the_engines() -> None:
+    assert set(METHODS) == set(ENGINES)
+
+
+@pytest.mark.parametrize(
+    ("net", "method"),
+    [
+        (rf.zoo.plain(10, 3), "factored"),
+        (rf.Sequential(rf.Conv((2, 2), taps=[[1, 2], [3, 5]])), "direct"),
+        (rf.Sequential(rf.Conv((2, 2), taps=[[1, 2], [2, 4]])), "factored"),
+        (rf.zoo.unet(2, 1), "direct"),
+    ],
+)
+def test_auto(net: rf.Network, method: str) -> None:
+    plan = plan_of(net)
+    assert plan.method == method
+    assert plan.reason
+    assert plan.accuracy == "relative"
+    asked = plan_of(net, method="direct")
+    assert (asked.method, asked.reason) == ("direct", "asked for")
+
+
+def test_factored_is_refused_with_the_layer() -> None:
+    net = rf.Sequential(rf.Conv(3), ("odd", rf.Conv((2, 2), taps=[[1, 2], [3, 5]])))
+    with pytest.raises(InputError, match="odd") as caught:
+        plan_of(net, method="factored")
+    assert "direct" in str(caught.value)
+
+
+# --- the window -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("clip", [False, True])
+def test_window(name: str, clip: bool) -> None:
+    graph = CASES[name]
+    net, size = graph.network(), graph.size if clip else None
+    shape = graph.map_size()
+    units: list[tuple[int, ...]] = [(0,) * graph.ndim, (1,) * graph.ndim, (-5,) * graph.ndim]
+    if clip:
+        middle = tuple(n // 2 for n in shape)
+        units = [(0,) * graph.ndim, middle, tuple(n - 1 for n in shape)]
+    for unit in units:
+        for dtype in ("float64", "float32"):
+            plan = plan_of(net, size, unit, dtype=dtype)
+            try:
+                result = rf.erf(net, None, unit, size, dtype=dtype)
+            except InputError as refused:
+                if "reads nothing" not in str(refused):
+                    raise
+                continue
+            assert contains(plan, result)
+            assert result.plan == plan or result.plan.notes != plan.notes
+
+
+# Layers from which on the bound on the tails, not the taps' span, ends the window of k = 3:
+# √(2·n·708) < n in float64, where the smallest number is e^−708, and e^−87 in float32.
+DEEP_ENOUGH = {"float64": 1600, "float32": 400}
+
+DEEP = {
+    "plain": [rf.Conv(3, padding=1)],
+    "to one side": [rf.Conv(3, padding=((2, 0),))],
+    "skewed taps": [rf.Conv(3, taps=[1, 1e-3, 0])],
+    "skewed and dilated": [rf.Conv(2, taps=[1e-2, 1], dilation=3)],
+    "up and down": [rf.ConvTranspose(4, stride=2, padding=1), rf.Conv(4, stride=2)],
+    "uneven phases": [rf.ConvTranspose(3, stride=2, padding=1), rf.Conv(4, stride=2)],
+    "residual": [rf.Residual(rf.Conv(3, padding=1, gain=3))],
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_window_of_deep_networks(name: str, dtype: str) -> None:
+    """Where only a bound on the tails keeps the window below the theoretical field."""
+    block = DEEP[name]
+    net = rf.Sequential(*block * (DEEP_ENOUGH[dtype] // len(block)), ndim=1)
+    result = rf.erf(net, dtype=dtype, method="direct")
+    assert contains(plan_of(net, dtype=dtype), result)
+    assert contains(plan_of(net, dtype=dtype, method="direct"), result)
+
+
+@pytest.mark.parametrize(
+    "padding", [((2, 0),), ((0, 2),), ((1, 1),)], ids=["to the left", "to the right", "centred"]
+)
+def test_window_where_most_falls_into_padding(padding: Any) -> None:
+    net = rf.Sequential(*[rf.Conv(3, padding=padding)] * 1600, ndim=1)
+    result = rf.erf(net, unit=20, input_size=40)
+    assert contains(plan_of(net, 40, 20), result)
+
+
+def test_window_is_not_much_too_wide() -> None:
+    """Hoeffding's bound knows of a layer's taps but their span, which costs √(3/2) at k = 3."""
+    net = rf.Sequential(*[rf.Conv(3, padding=1)] * 2_000, ndim=1)
+    ((_, predicted),) = plan_of(net).support
+    have = rf.erf(net).image.size
+    assert have <= predicted < 1.5 * have
+    assert predicted < 4_001 / 1.15
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+MEMORY: dict[str, tuple[rf.Network, Any]] = {
+    "plain": (rf.zoo.plain(60, 3), None),
+    "large kernels": (rf.Sequential(*[rf.Conv(9, padding=4)] * 40), None),
+    "clipped": (rf.zoo.plain(120, 3), 300),
+    "residual": (rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1))] * 60), 200),
+    "dense taps": (
+        rf.Sequential(*[rf.Conv(3, padding=1, taps=np.arange(1, 10).reshape(3, 3))] * 80),
+        None,
+    ),
+    "3-D": (rf.Sequential(*[rf.Conv(3, padding=1)] * 20, ndim=3), None),
+    "strided": (rf.Sequential(*[rf.Conv(5, stride=2, padding=2)] * 7), None),
+    "linear": (rf.Sequential(rf.Upsample(2, "linear"), *[rf.Conv(9, padding=4)] * 40), 200),
+    "global": (rf.Sequential(rf.Conv(3, padding=1), rf.SqueezeExcite(), rf.Conv(3)), 300),
+    "unet": (rf.zoo.unet(4, 2), 256),
+    "densenet": (rf.zoo.densenet121(), 224),
+    "inception": (rf.zoo.inception_v3(), 299),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory(name: str, dtype: str) -> None:
+    """What the direct engine takes is no more than foretold, and not many times less."""
+    net, size = MEMORY[name]
+    graph = lower(net, size)
+    node = graph.output_node(None)
+    unit = graph.unit_index(node, "center")
+    plan = make_plan(
+        graph, node, unit, "input", device=resolve("cpu"), dtype=dtype, method="direct", workers=1
+    )
+    kernels = load("cpu")
+    arguments = (graph, node, unit, "input")
+    ENGINES["direct"](*arguments, kernels=kernels, dtype=dtype)  # compiles
+    tracemalloc.start()
+    ENGINES["direct"](*arguments, kernels=kernels, dtype=dtype)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Besides images there are windows, numbers and Python's own objects: half a mebibyte at most.
+    assert peak <= plan.memory + 2**19
+    assert plan.memory <= 4 * peak
+
+
+def test_limit() -> None:
+    net = rf.zoo.plain(40, 3)
+    needed = plan_of(net).memory
+    assert plan_of(net, memory_limit=needed).memory == needed
+    with pytest.raises(PlanError):
+        plan_of(net, memory_limit=needed - 1)
+    assert plan_of(net, dtype="float32").memory < needed
+
+
+def test_cost_grows_with_the_work() -> None:
+    thin, thick = plan_of(rf.zoo.plain(10, 3)), plan_of(rf.zoo.plain(100, 3))
+    assert 0 < thin.seconds < thick.seconds
+    assert thin.cells < thick.cells
+    assert (thin.operations, thick.operations) == (10, 100)
