@@ -166,11 +166,10 @@ def _extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, .
         return _extended_upsample(layer, size, out)
     assert isinstance(layer, AdaptivePool), f"{type(layer).__name__} has no rule beyond its borders"
     (tables,) = maps
-    # ⌊o·n/m⌋ … ⌈(o+1)·n/m⌉ moves by n when o moves by m; one window alone reads the whole map.
+    # ⌊o·n/m⌋ … ⌈(o+1)·n/m⌉ moves by n when o moves by m.
     axes = tuple(
-        Everything() if t.period == 1 else replace(t, advance=n)
+        replace(t, advance=n) if isinstance(t, Table) else t
         for t, n in zip(tables.axes, size, strict=True)
-        if isinstance(t, Table)
     )
     return (replace(tables, axes=axes),)
 

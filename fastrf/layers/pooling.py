@@ -138,9 +138,12 @@ class AdaptivePool(Layer):
         kind = _KIND[self.mode]
         if size is None:
             return (SpatialMap((Everything(),) * ndim, kind),)
-        sizes = zip(size, self.output_size, strict=True)
-        axes = tuple(_adaptive_table(n, m, kind) for n, m in sizes)
-        return (SpatialMap(axes, kind, 1.0, None, size, self.output_size),)
+        axes: list[AxisMap] = []
+        gain = 1.0
+        for n, m in zip(size, self.output_size, strict=True):
+            axes.append(Everything() if m == 1 else _adaptive_table(n, m, kind))
+            gain *= 1 / n if m == 1 and kind == "fixed" else 1.0
+        return (SpatialMap(tuple(axes), kind, gain, None, size, self.output_size),)
 
 
 def _adaptive_table(n: int, m: int, kind: Kind) -> Table:
