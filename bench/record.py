@@ -87,7 +87,7 @@ def seconds(
     return median(times)
 
 
-def rounds_for(call: Callable[[], Any], budget: float = 1.0, most: int = 30) -> int:
+def rounds_for(call: Callable[[], Any], budget: float = 0.5, most: int = 30) -> int:
     """Rounds that fit into `budget` seconds, at least 3, or 1 of what takes longer than 3 s; the
     calls that find out are the warm-up."""
     start = time.perf_counter()

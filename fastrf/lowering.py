@@ -53,7 +53,7 @@ Labels = NDArray[np.int64]
 """One label per channel of a map (one label where the number of channels is not known)."""
 
 UNREAD = -1
-"""Label of channels that nothing reads."""
+"""Label of channels that one reader does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,17 +481,15 @@ def _label(graph: PlaneGraph) -> dict[str, Labels]:
 
 
 def _combine(reads: Sequence[Labels], count: int) -> Labels:
-    """One label per distinct way in which a channel is read by all readers together."""
-    if not reads:
-        return np.full(count, UNREAD, dtype=np.int64)
+    """One label per distinct way in which a channel is read by all readers together.
+
+    Channels that no reader reads have a label of their own, not `UNREAD`: when this map itself is
+    asked for, they too hold the unit, and what they read must be told from what they do not.
+    """
     if all(np.all(r == r[0]) for r in reads):
-        used = any(r[0] != UNREAD for r in reads)
-        return np.full(count, 0 if used else UNREAD, dtype=np.int64)
-    table = np.stack(reads)
-    _, labels = np.unique(table, axis=1, return_inverse=True)
-    labels = labels.reshape(-1).astype(np.int64)
-    labels[np.all(table == UNREAD, axis=0)] = UNREAD
-    return labels
+        return np.zeros(count, dtype=np.int64)
+    _, labels = np.unique(np.stack(reads), axis=1, return_inverse=True)
+    return labels.reshape(-1).astype(np.int64)
 
 
 def _read_labels(relations: Sequence[_Relation], own: Labels, count: int) -> Labels:

@@ -550,6 +550,23 @@ def test_maps_that_nothing_reads(output: str) -> None:
     compare(Spec(1, (16,), rows), output)
 
 
+def test_channels_that_lead_nowhere() -> None:
+    """Asked for itself, a map holds the unit in all its channels, also in those that nothing reads
+    further on; what those read is not what nothing reads."""
+    rows = (
+        source(2),
+        conv("a", "input", 2, 1),
+        conv("b", "input", 2, 3),
+        conv("d", "input", 2, 5),
+        row("c", "cat", "a", "b", "d"),
+        row("most", "slice", "c", stop=4),
+        row("dead", "cat", "c", "c"),
+        row("few", "slice", "most", stop=1),
+    )
+    for output in ("most", "dead", "c", "few"):
+        compare(Spec(1, (12,), rows), output)
+
+
 def test_taps_gains_and_groups_together() -> None:
     taps = np.arange(6.0).reshape(2, 3)
     rows = (

@@ -312,6 +312,22 @@ def test_layers_over_the_whole_map(layer: Any) -> None:
     assert reasons(conv, layer, conv, output="conv1") == ()
 
 
+def test_a_gate_over_the_whole_map() -> None:
+    """Squeeze-and-excitation written out: one value multiplies every pixel."""
+    nodes = {
+        "x": (rf.Conv(3, padding=1), "input"),
+        "pool": (rf.GlobalPool(), "x"),
+        "fc": (rf.FullyConnected(), "pool"),
+        "gated": (rf.Multiply(), "x", "fc"),
+        "o": (rf.Conv(3, padding=1), "gated"),
+    }
+    found = rf.erf(rf.Network(nodes, "o", ndim=1), input_size=9).inexact
+    assert any(reason.startswith("gated: ") for reason in found)
+    nodes["fc"] = (rf.Conv(1), "x")
+    del nodes["pool"]
+    assert rf.erf(rf.Network(nodes, "o", ndim=1), input_size=9).exact
+
+
 def test_pointwise_layers_are_exact() -> None:
     layers = (rf.Norm(), rf.Activation("relu"), rf.Dropout(0.1))
     block = rf.Residual(*layers, rf.Conv(3, padding=1))

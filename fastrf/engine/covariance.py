@@ -23,6 +23,7 @@ from fastrf.layers import (
     Conv,
     ConvTranspose,
     FullyConnected,
+    Multiply,
     Norm,
     SqueezeExcite,
 )
@@ -54,7 +55,7 @@ def _models(graph: PlaneGraph, operations: list[Operation]) -> list[str]:
         f"{name}: its weights over the whole map depend on the data; "
         f"equal independent ones stand in for them"
         for name in found
-        if isinstance(graph.network.nodes[name].layer, Attention | SqueezeExcite | Norm)
+        if isinstance(graph.network.nodes[name].layer, Attention | SqueezeExcite | Norm | Multiply)
     ]
 
 

@@ -125,7 +125,9 @@ def factor(
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
     factors: dict[Hashable, terms.Factor] = {}
     with Threads(workers) as threads:
-        lines = [algebra.lines(value, axis, kernels, top, threads, factors) for axis in range(graph.ndim)]
+        lines = [
+            algebra.lines(value, axis, kernels, top, threads, factors) for axis in range(graph.ndim)
+        ]
     weights = value.weights * (2.0**top / value.weights.sum())
     image = FactoredImage(
         weights,
@@ -137,7 +139,9 @@ def factor(
     dropped = 0.0
     if tail:
         whole = image.total
-        image = image.cropped([_held(image.profile(axis), tail / graph.ndim) for axis in range(graph.ndim)])
+        image = image.cropped(
+            [_held(image.profile(axis), tail / graph.ndim) for axis in range(graph.ndim)]
+        )
         dropped = max(0.0, 1 - image.total / whole)
         image = image.normalised()
     # Pixels below the smallest normal number are 0: no row or column of them is kept.
@@ -332,7 +336,10 @@ class Polynomials:
     def _wide(self, tables: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Tables of exponents with a column for every variable."""
         width = self.ndim + len(self.columns)
-        return [np.pad(t, ((0, 0), (0, width - t.shape[1]))) if t.shape[1] < width else t for t in tables]
+        return [
+            np.pad(t, ((0, 0), (0, width - t.shape[1]))) if t.shape[1] < width else t
+            for t in tables
+        ]
 
 
 def _raised(value: Scaled, n: int) -> Scaled:
@@ -344,9 +351,7 @@ def _raised(value: Scaled, n: int) -> Scaled:
     return result
 
 
-def _joined(
-    weights: NDArray[np.float64], exponents: NDArray[np.int64], mass: Scaled
-) -> Polynomial:
+def _joined(weights: NDArray[np.float64], exponents: NDArray[np.int64], mass: Scaled) -> Polynomial:
     """Like terms added up, and put in order."""
     rows, which = np.unique(exponents, axis=0, return_inverse=True)
     if len(rows) > MOST_TERMS:

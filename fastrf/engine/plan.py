@@ -158,6 +158,7 @@ def make_plan(
 
 
 def _checked_dtype(dtype: Any) -> np.dtype[Any]:
+    found: np.dtype[Any]
     try:
         found = np.dtype(dtype)
     except TypeError:
@@ -275,9 +276,10 @@ def _survey(
         targets = [reaches[p] for p, _ in op.targets if p in reaches]
         if not targets:
             continue
-        reach: tuple[_Reach, ...] | None = targets[0]
+        merged = targets[0]
         for more in targets[1:]:
-            reach = tuple(a.merged(b) for a, b in zip(reach, more, strict=True))
+            merged = tuple(a.merged(b) for a, b in zip(merged, more, strict=True))
+        reach: tuple[_Reach, ...] | None = merged
         work = _Work(trimmed)
         for move in reversed(op.maps):
             reach = None if reach is None else work.transpose(move, reach)
@@ -341,7 +343,7 @@ class _Work:
 
 def _pass_cost(axis: AxisMap, taps: Any) -> float:
     if isinstance(axis, Table):
-        return axis.taps.shape[1] * cost.TABLE_NANOSECONDS
+        return int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
     if taps is not None:
         return len(taps) * cost.TAP_NANOSECONDS
     return cost.BOX_NANOSECONDS

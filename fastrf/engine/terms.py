@@ -159,7 +159,9 @@ class FactoredImage:
             elif self.ndim == 1:
                 _settle(self.contracted([None]), 0, out)
             else:
-                tables = {key: _Blocks(f) for key, f in {id(f): f for f in self.factors[-2:]}.items()}
+                tables = {
+                    key: _Blocks(f) for key, f in {id(f): f for f in self.factors[-2:]}.items()
+                }
                 _form(self.weights, self.factors, tables, self.kernels, out, threads)
         return out
 
@@ -289,9 +291,7 @@ class FactoredImage:
 
     def fwhm(self, center: Sequence[float]) -> tuple[float, ...]:
         """Full width at half maximum per axis, in pixels; as `metrics.fwhm`."""
-        return tuple(
-            metrics._width(self.cut(axis, center), 0.5, axis) for axis in range(self.ndim)
-        )
+        return tuple(metrics._width(self.cut(axis, center), 0.5, axis) for axis in range(self.ndim))
 
     def luo_size(
         self,
@@ -392,9 +392,9 @@ class _Blocks:
         pivot = int(at.argmax())
         if at[pivot] > -np.inf:
             rise, fall = self.rise[i] + other.rise[j], self.fall[i] + other.fall[j]
-            bound = np.concatenate(
-                [fall[:pivot] - fall[pivot], rise[pivot:] - rise[pivot]]
-            ) + (log_weights - log_weights[pivot])
+            bound = np.concatenate([fall[:pivot] - fall[pivot], rise[pivot:] - rise[pivot]]) + (
+                log_weights - log_weights[pivot]
+            )
             keep &= bound >= _RELATIVE - math.log2(len(keep))
         used = np.flatnonzero(keep)
         return (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)

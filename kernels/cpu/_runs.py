@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types  # noqa: TID253 - imported with the first CPU kernel, as _compile.py is
-from numba.core import cgutils  # noqa: TID253
-from numba.extending import intrinsic  # noqa: TID253
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from ._compile import kernel
 from ._layout import Floats, has_rows, memory, target, with_rows
@@ -26,6 +26,10 @@ from ._layout import Floats, has_rows, memory, target, with_rows
 # Eight independent sums hide the latency (4 cycles) of two multiply-adds a cycle.
 BLOCK = 8
 VECTOR_BYTES = 64
+# Rows of a tile in memory; constants, so that addresses of rows are, too. Odd numbers of cache lines
+# spread the rows over all sets of a cache.
+BOX_ROW_BYTES = 1024
+CONV_ROW_BYTES = 47 * 64
 # Lines of so many taps have code of their own; others go in groups of taps.
 _WHOLE_LINES = (3, 5, 7)
 _GROUP = 8
@@ -156,6 +160,16 @@ class _Vectors:
 
 
 @intrinsic
+def _elements(typing, f, size):  # type: ignore[no-untyped-def]
+    """Elements of f in ``size`` bytes: a constant to LLVM where ``size`` is, as f.itemsize is not."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.udiv(values[1], ir.Constant(_INT, f.dtype.bitwidth // 8))
+
+    return types.int64(f, types.int64), generate
+
+
+@intrinsic
 def _sum_block(typing, f, at, stride, lines, taps, count, out, to, out_stride, tiny):  # type: ignore[no-untyped-def]
     """A block of ``Σ_{l, t<count} taps[l·count + t]·f[at + lines[l] + (r + t)·stride]``, r < BLOCK.
 
@@ -241,9 +255,9 @@ def _turn(typing, f, at, stride, out, to):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _place(block, lanes, rows, columns, out, to, stride):  # type: ignore[no-untyped-def]
-    """Copy what belongs to the result of a block that reaches beyond it."""
-    for r in range(rows):
+def _place(block, lanes, begin, end, columns, out, to, stride):  # type: ignore[no-untyped-def]
+    """Copy the rows and columns of a block that belong to the result."""
+    for r in range(begin, end):
         for c in range(columns):
             out[to + r * stride + c] = block[r * lanes + c]
 
@@ -279,8 +293,7 @@ def box_sweep(  # type: ignore[no-untyped-def]
     rows at a time are transposed into columns of vectors, summed as columns, and transposed back.
     """
     k0, k1, k2 = taps0.size, taps1.size, taps2.size
-    width = tile[2]
-    lanes = VECTOR_BYTES // y.itemsize
+    lanes, width = _elements(y, VECTOR_BYTES), _elements(y, BOX_ROW_BYTES)
     wide = _rounded(width + k2 - 1, BLOCK)
     padded = np.empty(lanes * wide, y.dtype)
     columns_held = np.empty(lanes * wide, y.dtype)
@@ -357,7 +370,7 @@ def box_sweep(  # type: ignore[no-untyped-def]
                                     edge, 0, lanes, tiny,
                                 )
                                 _place(
-                                    edge, lanes, min(BLOCK, rows - r), min(lanes, columns - c),
+                                    edge, lanes, 0, min(BLOCK, rows - r), min(lanes, columns - c),
                                     out, to, out_strides[1],
                                 )
                 if k0 == 1:
@@ -378,7 +391,7 @@ def box_sweep(  # type: ignore[no-untyped-def]
                                     edge, 0, lanes, tiny,
                                 )
                                 _place(
-                                    edge, lanes, min(BLOCK, planes - p), min(lanes, columns - c),
+                                    edge, lanes, 0, min(BLOCK, planes - p), min(lanes, columns - c),
                                     out, to, out_strides[0],
                                 )
 
@@ -387,73 +400,79 @@ def box_sweep(  # type: ignore[no-untyped-def]
 def conv_sweep(  # type: ignore[no-untyped-def]
     y, y_strides, y_shape, taps, k, layers, first, out, out_strides, out_shape, tile, tiny
 ):
-    """``layers`` equal layers, one after the other in place, tile by tile.
+    """``layers`` equal layers, one after the other in place; ``taps`` has the middle axis last.
 
-    A tile and the border that its layers use up stay in the second-level cache. In place, because a
-    result depends on nothing before its own position. ``taps`` has the middle axis last.
+    A tile is ``tile[0]`` planes of a strip of columns, which passes through a window of rows that
+    stays in the second-level cache. In one step every layer advances by ``tile[1]`` rows, a
+    multiple of BLOCK, each k − 1 rows behind the layer before. In place, because a result depends
+    on nothing before its own position.
     """
-    lanes = VECTOR_BYTES // y.itemsize
-    planes_held = tile[0] + layers * (k[0] - 1)
-    # What the incomplete blocks of the first layer read is there, too.
-    rows_held = tile[1] + layers * (k[1] - 1) + BLOCK
-    width = _rounded(tile[2] + layers * (k[2] - 1), lanes) + lanes
+    lanes, width = _elements(y, VECTOR_BYTES), _elements(y, CONV_ROW_BYTES)
+    behind = k[1] - 1
+    lag = layers * behind
+    rows_held = tile[1] + lag
+    # Whole vectors are read at and after a result's position.
+    strip = (width - layers * (k[2] - 1)) // lanes * lanes - lanes
     plane_step = rows_held * width
-    held = np.empty(planes_held * plane_step, y.dtype)
+    held = np.zeros((tile[0] + layers * (k[0] - 1)) * plane_step, y.dtype)
     edge = np.empty(BLOCK * lanes, y.dtype)
     lines = np.empty(k[0] * k[2], np.int64)
     for m0 in range(k[0]):
         for m2 in range(k[2]):
             lines[m0 * k[2] + m2] = m0 * plane_step + m2
 
-    for c0 in range(0, out_shape[2], tile[2]):
-        columns = min(tile[2], out_shape[2] - c0)
-        for b0 in range(0, out_shape[1], tile[1]):
-            rows = min(tile[1], out_shape[1] - b0)
-            for a0 in range(0, out_shape[0], tile[0]):
-                planes = min(tile[0], out_shape[0] - a0)
+    for a0 in range(0, out_shape[0], tile[0]):
+        planes = min(tile[0], out_shape[0] - a0)
+        for c0 in range(0, out_shape[2], strip):
+            columns = min(strip, out_shape[2] - c0)
+            for begin in range(0, out_shape[1] + lag, tile[1]):
+                # Row 0 of the window is row begin − lag of this tile, in all layers.
                 for p in range(planes + layers * (k[0] - 1)):
-                    plane = a0 + first[0] + p
-                    to = p * plane_step
+                    plane, to = a0 + first[0] + p, p * plane_step
+                    held[to : to + lag * width] = held[
+                        to + tile[1] * width : to + (tile[1] + lag) * width
+                    ]
+                    to += lag * width
                     if 0 <= plane < y_shape[0]:
                         _window(
                             y, plane * y_strides[0], y_strides[1], y_shape[1:],
-                            (b0 + first[1], c0 + first[2]),
-                            rows + layers * (k[1] - 1) + BLOCK,
-                            _rounded(columns + layers * (k[2] - 1), lanes) + lanes,
-                            held, to, width,
+                            (begin + first[1], c0 + first[2]), tile[1], width, held, to, width,
                         )
                     else:
-                        held[to : to + plane_step] = 0
-                for left in range(layers - 1, -1, -1):
-                    n0 = planes + left * (k[0] - 1)
-                    n1 = rows + left * (k[1] - 1)
+                        held[to : to + tile[1] * width] = 0
+                for layer in range(1, layers + 1):
+                    left = layers - layer
+                    offset = left * behind
+                    row = begin - layer * behind
+                    n1 = out_shape[1] + offset
                     n2 = columns + left * (k[2] - 1)
-                    for p in range(n0):
-                        for r in range(0, n1, BLOCK):
-                            at = p * plane_step + r * width
-                            to = (
-                                (a0 + p) * out_strides[0] + (b0 + r) * out_strides[1] + c0
-                            )
-                            for c in range(0, n2, lanes):
-                                if left > 0:
+                    for p in range(planes + left * (k[0] - 1)):
+                        for r in range(max(0, -row // BLOCK * BLOCK), min(tile[1], n1 - row), BLOCK):
+                            at = p * plane_step + (offset + r) * width
+                            if left > 0:
+                                for c in range(0, n2, lanes):
                                     _sum_block(
                                         held, at + c, width, lines, taps, k[1],
                                         held, at + c, width, tiny,
                                     )
-                                elif r + BLOCK <= n1 and c + lanes <= n2:
-                                    _sum_block(
-                                        held, at + c, width, lines, taps, k[1],
-                                        out, to + c, out_strides[1], tiny,
-                                    )
-                                else:
-                                    _sum_block(
-                                        held, at + c, width, lines, taps, k[1],
-                                        edge, 0, lanes, tiny,
-                                    )
-                                    _place(
-                                        edge, lanes, min(BLOCK, n1 - r), min(lanes, n2 - c),
-                                        out, to + c, out_strides[1],
-                                    )
+                                continue
+                            to = (a0 + p) * out_strides[0] + (row + r) * out_strides[1] + c0
+                            whole = columns // lanes * lanes
+                            if row + r < 0 or row + r + BLOCK > n1:
+                                whole = 0
+                            for c in range(0, whole, lanes):
+                                _sum_block(
+                                    held, at + c, width, lines, taps, k[1],
+                                    out, to + c, out_strides[1], tiny,
+                                )
+                            for c in range(whole, columns, lanes):
+                                _sum_block(
+                                    held, at + c, width, lines, taps, k[1], edge, 0, lanes, tiny
+                                )
+                                _place(
+                                    edge, lanes, max(0, -row - r), min(BLOCK, n1 - row - r),
+                                    min(lanes, columns - c), out, to + c, out_strides[1],
+                                )
 
 
 Sweep = Callable[..., None]

@@ -27,9 +27,8 @@ TAPS = 65
 TAPS_VOLUME = 17
 # Tiles: rows of so many bytes, and so many rows; a tile of what is summed along the last axis fits
 # the second-level cache (1.1 MB).
-_ROW_BYTES = 1024
 _ROWS = 1024
-_VOLUME_TILE = (64, 64, 256)
+_VOLUME_TILE = (64, 64)
 
 
 @cache
@@ -65,8 +64,8 @@ def _sweep(
     k: Axes, dtype: np.dtype[Any], y: Floats, steps: Axes, shape: Axes, layers: int, first: Axes,
     out: Floats, out_steps: Axes, out_shape: Axes,
 ) -> None:
-    planes, rows, row_bytes = _VOLUME_TILE if k[0] > 1 else (1, _ROWS, _ROW_BYTES)
-    tile = (min(planes, out_shape[0]), min(rows, out_shape[1]), row_bytes // dtype.itemsize)
+    planes, rows = _VOLUME_TILE if k[0] > 1 else (1, _ROWS)
+    tile = (min(planes, out_shape[0]), min(rows, out_shape[1]))
     taps = (_taps(n, layers, dtype) for n in k)
     box_sweep(
         y, steps, shape, *taps, first, out, out_steps, out_shape, tile, SMALLEST_NORMAL[dtype]

@@ -15,20 +15,17 @@ Integers = Sequence[int] | NDArray[np.int64]
 
 # Elements that the layers of one sweep may take from a tile along an axis, and the tile.
 _BORDER = 32
-_TILE = (1, 256, 2048)
+_TILE = (1, 64)
 _VOLUME_BORDER = 8
-_VOLUME_TILE = (32, 32, 512)
+_VOLUME_TILE = (16, 16)
 
 
 def _sweep(
     taps: Floats, k: Axes, y: Floats, steps: Axes, shape: Axes, layers: int, first: Axes,
     out: Floats, out_steps: Axes, out_shape: Axes,
 ) -> None:
-    planes, rows, row_bytes = _TILE if k[0] == 1 else _VOLUME_TILE
-    tile = (
-        min(planes, out_shape[0]), min(rows, out_shape[1]),
-        min(row_bytes // y.itemsize, out_shape[2]),
-    )
+    planes, rows = _TILE if k[0] == 1 else _VOLUME_TILE
+    tile = (min(planes, out_shape[0]), rows)
     tiny = SMALLEST_NORMAL[y.dtype]
     conv_sweep(y, steps, shape, taps, k, layers, first, out, out_steps, out_shape, tile, tiny)
 

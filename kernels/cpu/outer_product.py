@@ -57,5 +57,9 @@ def outer_product(y: Floats, x: Floats, out: Floats) -> None:
     with target(rows, has_rows(rows)) as whole:
         flat, _, stride = memory(whole)
         _outer_product(
-            np.ascontiguousarray(y), np.ascontiguousarray(x), flat, stride, SMALLEST_NORMAL[out.dtype]
+            np.ascontiguousarray(y),
+            np.ascontiguousarray(x),
+            flat,
+            stride,
+            SMALLEST_NORMAL[out.dtype],
         )
