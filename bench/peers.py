@@ -11,7 +11,6 @@ lowering, their weights) is outside the timing, while fastrf's own time is that 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from scipy import ndimage, signal
 
 from bench.cases import Case, network_of
+from bench.record import seconds
 from fastrf.analytic.geometry import receptive_field
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import AxisMap, SpatialMap, Spread, Table
@@ -412,10 +412,7 @@ def on_fastest_threads(run: Run) -> Run:
     times = {}
     for threads in (1, ALL_THREADS):
         torch.set_num_threads(threads)
-        run()
-        start = time.perf_counter()
-        run()
-        times[threads] = time.perf_counter() - start
+        times[threads] = seconds(run, budget=0.1)
     best = min(times, key=times.__getitem__)
 
     def pinned() -> Image:

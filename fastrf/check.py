@@ -29,7 +29,7 @@ from fastrf.analytic.polynomial import chain_polynomial, profile_float
 from fastrf.engine import ENGINES
 from fastrf.engine.factored import obstacle
 from fastrf.erf import ERF, erf
-from fastrf.errors import InputError, PlanError, UnboundedError
+from fastrf.errors import EmptyFieldError, InputError, PlanError, UnboundedError
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import Everything, SpatialMap, Table, Window
 from fastrf.network import Network, as_network
@@ -183,6 +183,9 @@ def _check_grid(
         network, output, size, input=options["input"], ignore_global=options["ignore_global"]
     ).box(unit, clip=size is not None)
     grid = "unbounded" if size is None else "×".join(map(str, graph.input_size or ()))
+    if box is None:
+        skipped.append(f"{grid}: unit {unit} of {node} sees nothing of {source}")
+        return
     steps = _rounding_steps(graph.between(node, source))
     exact: list[ERF] = []
     for dtype in ("float64", "float32"):
@@ -192,6 +195,10 @@ def _check_grid(
                 result = erf(network, node, unit, size, method=engine, dtype=dtype, **choices)
             except PlanError as error:
                 skipped.append(f"{engine}, {dtype}, {grid}: {error}")
+                continue
+            except EmptyFieldError as error:
+                book = _Book(rows, ("cpu", engine, dtype, grid), 0.0)
+                book.add("the field is not empty", str(error), [list(b) for b in box], math.inf, 0)
                 continue
             if dtype == "float64":
                 exact.append(result)

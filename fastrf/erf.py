@@ -100,7 +100,7 @@ class ERF:
         Sizes are measured around it; where it lies outside the image (a unit at the border), the
         nearest pixel of the image stands in.
         """
-        middle = [(low + high) / 2 for low, high in self.field.box(self.unit)]
+        middle = [(low + high) / 2 for low, high in self._trf_box]
         return tuple(
             float(min(max(m, low), high)) for m, (low, high) in zip(middle, self.box, strict=True)
         )
@@ -109,9 +109,15 @@ class ERF:
     def _at(self) -> tuple[float, ...]:
         return tuple(c - o for c, o in zip(self.center, self.origin, strict=True))
 
+    @cached_property
+    def _trf_box(self) -> tuple[tuple[int, int], ...]:
+        box = self.field.box(self.unit)
+        assert box is not None, "a unit that sees nothing has no image either"
+        return box
+
     @property
     def _trf_size(self) -> tuple[int, ...]:
-        return tuple(high - low + 1 for low, high in self.field.box(self.unit))
+        return tuple(high - low + 1 for low, high in self._trf_box)
 
     # --- moments ----------------------------------------------------------------------------
 
@@ -142,7 +148,7 @@ class ERF:
 
     def profile(self, axis: int = 0) -> NDArray[Any]:
         """The mass along one axis, summed over the others; see `metrics.profile`."""
-        return metrics.profile(self.image, axis)
+        return np.asarray(metrics.profile(self.image, axis))
 
     def luo_size(
         self,

@@ -27,6 +27,10 @@ class UnboundedError(InputError):
     """The effective field of a global operator was asked for on an unbounded grid."""
 
 
+class EmptyFieldError(InputError):
+    """The unit sees nothing of the input: only padding, or the gaps of transposed convolutions."""
+
+
 class DeviceError(FastrfError, RuntimeError):
     """The device that was asked for cannot be used here."""
 

@@ -1,9 +1,10 @@
 """Every kernel once: its name, arguments, formula, dtypes and tolerance.
 
 Dispatch, tests and documentation read this table; each device implements it. Arrays are
-3-D (of the last three kernels vectors and matrices); everything outside of ``y`` counts as zero. Entries are nonnegative, sums are plain sums (no
-differences), and ``out``, of any shape that the arguments allow, is filled completely and must not
-overlap another argument (``accumulate`` alone reads ``out`` before it writes it).
+3-D (of the last three kernels vectors and matrices); everything outside of ``y`` counts as zero.
+Entries are nonnegative, sums are plain sums (no differences), and ``out``, of any shape that the
+arguments allow, is filled completely and must not overlap another argument (``accumulate`` alone
+reads ``out`` before it writes it).
 
 Along one axis o is an index of ``y`` in the transposed kernels and of ``out`` in the gathers, m is
 a tap, i is the other index, s is ``stride``, d is ``dilation``; ``lo`` is any integer. A tile

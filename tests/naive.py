@@ -3,8 +3,9 @@
 Imports NumPy and the standard library alone and shares no code with what it checks.
 
 Kernel level
-    Functions that fill `out` and return None, all but the last three on 3-D arrays. Everything outside `y` counts
-    as zero; indices that fall outside `out` are dropped. Sums are kept in float64.
+    Functions that fill `out` and return None, all but the last three on 3-D arrays. Everything
+    outside `y` counts as zero; indices that fall outside `out` are dropped. Sums are kept in
+    float64.
 
 Network level
     A network is a list of plain dictionaries, sources first:
@@ -148,7 +149,7 @@ def accumulate(y: np.ndarray, factor: float, out: np.ndarray) -> None:
 
 
 def box_power(n: int, k: int, top: int, out: np.ndarray) -> None:
-    """out[i] = 2^top·k^−n·[z^i](1 + z + … + z^(k−1))^n, in whole numbers until the last division."""
+    """out[i] = 2^top·k^−n·[z^i](1 + z + … + z^(k−1))^n, in whole numbers up to a last division."""
     coefficients = [1]
     for _ in range(n):
         grown = [0] * (len(coefficients) + k - 1)
@@ -172,8 +173,8 @@ def sum_of_terms(
 ) -> None:
     """out[i, j] = 2^exponent·Σ_t weights[t]·y[t, i]·x[t, j]."""
     for i, j in np.ndindex(*out.shape):
-        terms = [float(w) * float(a[i]) * float(b[j]) for w, a, b in zip(weights, y, x, strict=True)]
-        out[i, j] = sum(terms) * 2.0**exponent
+        columns = zip(weights, y[:, i], x[:, j], strict=True)
+        out[i, j] = sum(float(w) * float(a) * float(b) for w, a, b in columns) * 2.0**exponent
 
 
 # --------------------------------------------------------------------------------- reading a node

@@ -20,7 +20,7 @@ from fastrf.engine.memory import Lease, Pool
 from fastrf.engine.scaled import ONE, ZERO, Headroom, Scaled
 from fastrf.engine.threads import Threads
 from fastrf.engine.windows import Span, reached, united
-from fastrf.errors import InputError, UnboundedError
+from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
@@ -157,7 +157,7 @@ class _Walk:
                 f"choose another output or input"
             )
         if final is None:
-            raise InputError(
+            raise EmptyFieldError(
                 f"unit={unit} of {self.node!r} reads nothing of {self.input_node!r}, only padding "
                 f"or the gaps of transposed convolutions; choose another unit"
             )

@@ -356,7 +356,7 @@ def _joined(weights: NDArray[np.float64], exponents: NDArray[np.int64], mass: Sc
     rows, which = np.unique(exponents, axis=0, return_inverse=True)
     if len(rows) > MOST_TERMS:
         raise _TooManyTerms
-    total = np.bincount(which.ravel(), weights, len(rows))
+    total: NDArray[np.float64] = np.bincount(which.ravel(), weights, len(rows)).astype(np.float64)
     total[total < np.finfo(np.float64).smallest_normal] = 0
     return Polynomial(total, rows, mass)
 

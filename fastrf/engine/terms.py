@@ -25,10 +25,11 @@ from fastrf import metrics
 from fastrf.engine.threads import Threads
 
 Floats = NDArray[np.float64]
+Array = NDArray[Any]
 
 BLOCK = 128
-"""Greatest side of the blocks that a sum of terms is formed in: three of them and their factors stay in the
-second-level cache, and the terms that matter differ little within one (bench/bench_factored.py)."""
+"""Greatest side of the blocks that a sum of terms is formed in. The block and the rows at work fit
+the second-level cache, and the terms that matter differ little within one."""
 
 FEW_TERMS = 96
 """Up to so many terms, choosing those that matter for a block costs more than adding all."""
@@ -72,9 +73,10 @@ class Factor:
         """Σ_t values[t]·row_t, for nonnegative values."""
         out = np.empty((1, self.rows.shape[1]))
         kernels.sum_of_terms(values, np.ones((len(values), 1)), self.rows, 0, out)
-        return _unfolded(out, self.length)[0] if self.mirrored else out[0]
+        line: Floats = _unfolded(out, self.length)[0] if self.mirrored else out[0]
+        return line
 
-    def dot(self, vector: Floats) -> Floats:
+    def dot(self, vector: Array) -> Floats:
         """Σ over the pixels of each row times `vector`."""
         if self.mirrored:
             half = self.length // 2
@@ -157,7 +159,7 @@ class FactoredImage:
             if self.rank == 1:
                 self._form_product(out, threads)
             elif self.ndim == 1:
-                _settle(self.contracted([None]), 0, out)
+                _settle(self.line(0, []), 0, out)
             else:
                 tables = {
                     key: _Blocks(f) for key, f in {id(f): f for f in self.factors[-2:]}.items()
@@ -214,33 +216,34 @@ class FactoredImage:
 
     # --- sums -------------------------------------------------------------------------------
 
-    def contracted(self, vectors: Sequence[Floats | None]) -> Floats | float:
-        """Σ over the axes with a vector of image·Π vectors; None keeps an axis (one at most)."""
-        terms, kept = self.weights, None
-        scale = 2.0**-self.shift
+    def summed(self, vectors: Sequence[Array]) -> float:
+        """Σ over the pixels of image·Π vectors, one vector an axis."""
+        scale, values = 2.0**-self.shift, self.weights
         for f, vector in zip(self.factors, vectors, strict=True):
-            if vector is None:
-                kept = f
-            else:
-                terms = terms * (f.dot(vector) * scale)
-        if kept is None:
-            return float(terms.sum()) * scale
-        return _scaled(kept.combined(terms, self.kernels), -2 * self.shift)
+            values = values * (f.dot(vector) * scale)
+        return float(values.sum()) * scale
+
+    def line(self, axis: int, vectors: Sequence[Array]) -> Floats:
+        """As `summed`, along `axis`: the nonnegative vectors belong to the other axes in turn."""
+        scale, values = 2.0**-self.shift, self.weights
+        others = [f for a, f in enumerate(self.factors) if a != axis]
+        for f, vector in zip(others, vectors, strict=True):
+            values = values * (f.dot(vector) * scale)
+        return _scaled(self.factors[axis].combined(values, self.kernels), -2 * self.shift)
 
     @cached_property
     def total(self) -> float:
         """Sum of all pixels: 1 up to rounding, unless the image is cropped."""
-        return float(self.contracted([np.ones(n) for n in self.shape]))
+        return self.summed([np.ones(n) for n in self.shape])
 
     @cached_property
     def _profiles(self) -> tuple[Floats, ...]:
-        found = []
+        found: list[Floats] = []
         for axis in range(self.ndim):
             if self.ndim == 2 and axis == 1 and self.factors[0] is self.factors[1]:
                 found.append(found[0])
                 continue
-            others = [None if a == axis else np.ones(n) for a, n in enumerate(self.shape)]
-            marginal = np.asarray(self.contracted(others))
+            marginal = self.line(axis, [np.ones(n) for a, n in enumerate(self.shape) if a != axis])
             found.append(marginal / marginal.sum())
         return tuple(found)
 
@@ -272,10 +275,10 @@ class FactoredImage:
         centred = [x - m for x, m in zip(offsets, self.mean, strict=True)]
         for a in range(self.ndim):
             for b in range(a + 1, self.ndim):
-                vectors = [
+                vectors: list[Array] = [
                     centred[c] if c in (a, b) else np.ones(n) for c, n in enumerate(self.shape)
                 ]
-                joint = 0.0 if self.rank == 1 else float(self.contracted(vectors)) / self.total
+                joint = 0.0 if self.rank == 1 else self.summed(vectors) / self.total
                 result[a, b] = result[b, a] = joint
         return result
 
@@ -283,11 +286,8 @@ class FactoredImage:
 
     def cut(self, axis: int, center: Sequence[float]) -> Floats:
         """Values on the line along `axis` through `center`; as `metrics.cut`."""
-        lines = [
-            None if a == axis else metrics._interpolation(n, c)
-            for a, (n, c) in enumerate(zip(self.shape, center, strict=True))
-        ]
-        return np.asarray(self.contracted(lines))
+        ends = enumerate(zip(self.shape, center, strict=True))
+        return self.line(axis, [metrics._interpolation(n, c) for a, (n, c) in ends if a != axis])
 
     def fwhm(self, center: Sequence[float]) -> tuple[float, ...]:
         """Full width at half maximum per axis, in pixels; as `metrics.fwhm`."""
@@ -314,7 +314,7 @@ class FactoredImage:
 
         def mass(side: int) -> float:
             ends = zip(self.shape, center, strict=True)
-            return float(self.contracted([metrics._inside(n, c, side / 2) for n, c in ends]))
+            return self.summed([metrics._inside(n, c, side / 2) for n, c in ends])
 
         reach = max(max(c + 1, n - c) for n, c in zip(self.shape, center, strict=True))
         side = bisect_left(range(2 * math.ceil(reach) + 1), goal, key=mass)

@@ -29,7 +29,7 @@ VECTOR_BYTES = 64
 # Rows of a tile in memory; constants, so that addresses of rows are, too. Odd numbers of cache lines
 # spread the rows over all sets of a cache.
 BOX_ROW_BYTES = 1024
-CONV_ROW_BYTES = 47 * 64
+CONV_ROW_BYTES = 71 * 64
 # Lines of so many taps have code of their own; others go in groups of taps.
 _WHOLE_LINES = (3, 5, 7)
 _GROUP = 8
@@ -284,6 +284,15 @@ def _rounded(count, unit):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _scratch(count, like):  # type: ignore[no-untyped-def]
+    """Zeros that begin with a cache line, so that no vector of a row straddles two."""
+    spare = _elements(like, VECTOR_BYTES)
+    array = np.zeros(count + spare, like.dtype)
+    first = -array.ctypes.data % VECTOR_BYTES // like.itemsize
+    return array[first : first + count]
+
+
+@kernel
 def box_sweep(  # type: ignore[no-untyped-def]
     y, y_strides, y_shape, taps0, taps1, taps2, first, out, out_strides, out_shape, tile, tiny
 ):
@@ -295,13 +304,13 @@ def box_sweep(  # type: ignore[no-untyped-def]
     k0, k1, k2 = taps0.size, taps1.size, taps2.size
     lanes, width = _elements(y, VECTOR_BYTES), _elements(y, BOX_ROW_BYTES)
     wide = _rounded(width + k2 - 1, BLOCK)
-    padded = np.empty(lanes * wide, y.dtype)
-    columns_held = np.empty(lanes * wide, y.dtype)
-    edge = np.empty(BLOCK * lanes, y.dtype)
+    padded = _scratch(lanes * wide, y)
+    columns_held = _scratch(lanes * wide, y)
+    edge = _scratch(BLOCK * lanes, y)
     rows_held = _rounded(tile[1], BLOCK)
-    middle = np.empty(_rounded(rows_held + k1 - 1, lanes) * width, y.dtype)
+    middle = _scratch(_rounded(rows_held + k1 - 1, lanes) * width, y)
     plane_step = rows_held * width
-    volume = np.empty((_rounded(tile[0], BLOCK) + k0 - 1) * plane_step if k0 > 1 else 0, y.dtype)
+    volume = _scratch((_rounded(tile[0], BLOCK) + k0 - 1) * plane_step if k0 > 1 else 0, y)
     alone = np.zeros(1, np.int64)
 
     for c0 in range(0, out_shape[2], width):
@@ -412,10 +421,12 @@ def conv_sweep(  # type: ignore[no-untyped-def]
     lag = layers * behind
     rows_held = tile[1] + lag
     # Whole vectors are read at and after a result's position.
-    strip = (width - layers * (k[2] - 1)) // lanes * lanes - lanes
+    most = (width - layers * (k[2] - 1)) // lanes * lanes - lanes
+    strips = (out_shape[2] + most - 1) // most
+    strip = _rounded((out_shape[2] + strips - 1) // strips, lanes)
     plane_step = rows_held * width
-    held = np.zeros((tile[0] + layers * (k[0] - 1)) * plane_step, y.dtype)
-    edge = np.empty(BLOCK * lanes, y.dtype)
+    held = _scratch((tile[0] + layers * (k[0] - 1)) * plane_step, y)
+    edge = _scratch(BLOCK * lanes, y)
     lines = np.empty(k[0] * k[2], np.int64)
     for m0 in range(k[0]):
         for m2 in range(k[2]):
