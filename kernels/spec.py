@@ -176,6 +176,27 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 dtypes=DTYPES,
                 rounding=_sum_of_two_products,
             ),
+            Kernel(
+                name="box_run",
+                arguments=("y", "k", "count", "lo", "out"),
+                summary="A run of transposed_box layers along all axes, without stride or "
+                "dilation: k taps of 1 per axis, at most 257, count times. Pixels grow by up to "
+                "Πk^count. `terms` is 1 + count·Σ(k − 1). Cheaper than transposed_box up to about "
+                "50 taps, even for one layer.",
+                formula="out[i] = Σ y[o]·[z^(i + lo − o)] (1 + z + … + z^(k−1))^count",
+                dtypes=DTYPES,
+                rounding=_plain_sum,
+            ),
+            Kernel(
+                name="conv_run",
+                arguments=("y", "taps", "count", "lo", "out"),
+                summary="A run of count equal transposed_conv layers without stride or dilation, "
+                "of at most 257 taps per axis; no cut between layers. A layer's subnormal results "
+                "count as 0. `terms` is count times the number of taps.",
+                formula="out[i] = Σ y[o]·[z^(i + lo − o)] (Σ_m taps[m]·z^m)^count",
+                dtypes=DTYPES,
+                rounding=_sum_of_products,
+            ),
         )
     }
 )

@@ -3,9 +3,9 @@
 Imports NumPy and the standard library alone and shares no code with what it checks.
 
 Kernel level
-    Functions that fill `out` and return None, all but the last three on 3-D arrays. Everything
-    outside `y` counts as zero; indices that fall outside `out` are dropped. Sums are kept in
-    float64.
+    Functions that fill `out` and return None, on 3-D arrays where they do not say otherwise.
+    Everything outside `y` counts as zero; indices that fall outside `out` are dropped. Sums are
+    kept in float64.
 
 Network level
     A network is a list of plain dictionaries, sources first:
@@ -175,6 +175,29 @@ def sum_of_terms(
     for i, j in np.ndindex(*out.shape):
         columns = zip(weights, y[:, i], x[:, j], strict=True)
         out[i, j] = sum(float(w) * float(a) * float(b) for w, a, b in columns) * 2.0**exponent
+
+
+def conv_run(
+    y: np.ndarray, taps: np.ndarray, count: int, lo: Sequence[int], out: np.ndarray
+) -> None:
+    """`count` times image[i] ← Σ_m taps[m]·image[i − m] on all that it reaches, seen from lo on."""
+    image = y.astype(np.float64)
+    for _ in range(count):
+        grown = np.zeros([n + k - 1 for n, k in zip(image.shape, taps.shape, strict=True)])
+        for m in np.ndindex(taps.shape):
+            part = tuple(slice(a, a + n) for a, n in zip(m, image.shape, strict=True))
+            grown[part] += float(taps[m]) * image
+        image = grown
+    for i in np.ndindex(out.shape):
+        j = tuple(i[a] + lo[a] for a in range(3))
+        out[i] = image[j] if _inside(j, image.shape) else 0
+
+
+def box_run(
+    y: np.ndarray, k: Sequence[int], count: int, lo: Sequence[int], out: np.ndarray
+) -> None:
+    """The same with k[0] × k[1] × k[2] taps of 1."""
+    conv_run(y, np.ones(k), count, lo, out)
 
 
 # --------------------------------------------------------------------------------- reading a node

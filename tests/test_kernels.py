@@ -118,7 +118,7 @@ CASES = {
 CALLS = [(name, case) for name, cases in CASES.items() for case in cases]
 # Kernels that change `out` instead of filling it, or that take no 3-D image; they have tests of
 # their own.
-OTHERS = {"accumulate", "box_power", "outer_product", "sum_of_terms"}
+OTHERS = {"accumulate", "box_power", "outer_product", "sum_of_terms", "box_run", "conv_run"}
 
 
 def fill(shape, dtype, seed=0):
@@ -378,14 +378,14 @@ def test_box_power_agrees_with_whole_numbers(n, k, dtype):
         np.testing.assert_array_equal(strided[::2], out[:count])
 
 
-@pytest.mark.parametrize(("n", "k"), [(10_000, 2), (3000, 3), (1000, 7), (300, 31)])
+@pytest.mark.parametrize(("n", "k"), [(3000, 2), (2000, 3), (1000, 7), (200, 31)])
 def test_box_power_is_right_far_below_the_smallest_double(n, k):
-    """Coefficients are compared as exact fractions; below 2^−1982 of the sum they are cut off."""
+    """Coefficients are compared as whole numbers; below 2^−1982 of the sum they are cut off."""
     top, total = 960, k**n
     coefficients = extended_binomial(n, k)
     out = np.empty(len(coefficients))
     kernels.load().box_power(n, k, top, out)
-    bound = Fraction(KERNELS["box_power"].tolerance(np.float64, k))
+    bound, below = KERNELS["box_power"].tolerance(np.float64, k).as_integer_ratio()
     seen = 0
     for i in range(0, len(out) // 2 + 1, 37):
         exact = coefficients[i] << top
@@ -393,8 +393,9 @@ def test_box_power_is_right_far_below_the_smallest_double(n, k):
             assert out[i] == 0
             continue
         seen += 1
-        assert abs(Fraction(float(out[i])) * total - exact) <= bound * exact
-    assert seen > 50
+        value, parts = float(out[i]).as_integer_ratio()
+        assert abs(value * total - exact * parts) * below <= bound * exact * parts
+    assert seen > 25
     np.testing.assert_array_equal(out, out[::-1])
 
 

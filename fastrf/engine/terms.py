@@ -161,9 +161,8 @@ class FactoredImage:
             elif self.ndim == 1:
                 _settle(self.line(0, []), 0, out)
             else:
-                tables = {
-                    key: _Blocks(f) for key, f in {id(f): f for f in self.factors[-2:]}.items()
-                }
+                own = {id(f): f for f in self.factors[-2:]}
+                tables = {key: _Blocks(f, threads) for key, f in own.items()}
                 _form(self.weights, self.factors, tables, self.kernels, out, threads)
         return out
 
@@ -353,7 +352,7 @@ class _Blocks:
             quotient, within the block, of each term and the one before.
     """
 
-    def __init__(self, factor: Factor) -> None:
+    def __init__(self, factor: Factor, threads: Threads) -> None:
         rows = factor.rows
         count = rows.shape[1]
         self.factor = factor
@@ -366,8 +365,12 @@ class _Blocks:
         self.top, self.middle = np.empty(shape), np.empty(shape)
         self.rise, self.fall = np.zeros(shape), np.zeros(shape)
         self.usable = np.empty(shape, bool)
-        for i, (a, b) in enumerate(self.spans):
-            values = np.maximum(rows[:, a:b], _FLOOR)
+        threads.cut(len(self.spans), rows.size, self._compare)
+
+    def _compare(self, first: int, last: int) -> None:
+        for i in range(first, last):
+            a, b = self.spans[i]
+            values = np.maximum(self.factor.rows[:, a:b], _FLOOR)
             quotients = values[1:] / values[:-1]
             np.cumsum(np.log2(quotients.max(axis=1)), out=self.rise[i, 1:])
             np.cumsum(np.log2(quotients.min(axis=1)), out=self.fall[i, 1:])
@@ -441,9 +444,17 @@ def _form_plane(
     # Like costs lie together: dealt out in turn, every thread gets some of each.
     parts = threads.workers
     pieces = [piece for part in range(parts) for piece in pieces[part::parts]]
-    views = [out]
-    views += [view[::-1] for view in views] if y.mirrored else []
-    views += [view[:, ::-1] for view in views] if x.mirrored else []
+    halves = [out, out[::-1]] if y.mirrored else [out]
+
+    def put(block: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        (a, b), (c, d) = rows, columns
+        for half in halves:
+            half[a:b, c:d] = block
+        if x.mirrored:
+            # Turned once in the cache, and then copied row by row.
+            turned = np.ascontiguousarray(block[:, ::-1])
+            for half in halves:
+                half[a:b, x.length - d : x.length - c] = turned
 
     def run(first: int, last: int) -> None:
         for i, j in pieces[first:last]:
@@ -455,10 +466,9 @@ def _form_plane(
                 weights[chosen], y.rows[chosen, a:b], x.rows[chosen, c:d], -exponent, sums
             )
             block = sums if out.dtype == sums.dtype else _settled(sums, out.dtype)
-            for view in views:
-                view[a:b, c:d] = block
-                if alike and i < j:
-                    view[c:d, a:b] = block.T
+            put(block, (a, b), (c, d))
+            if alike and i < j:
+                put(np.ascontiguousarray(block.T), (c, d), (a, b))
 
     threads.cut(len(pieces), out.size, run)
 

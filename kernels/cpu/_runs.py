@@ -26,11 +26,11 @@ from ._layout import Floats, has_rows, memory, target, with_rows
 # Eight independent sums hide the latency (4 cycles) of two multiply-adds a cycle.
 BLOCK = 8
 VECTOR_BYTES = 64
-# Rows of a tile in memory; constants, so that addresses of rows are, too. Odd numbers of cache lines
-# spread the rows over all sets of a cache.
+# Rows of a tile in memory; constants, so that distances between rows are, too. An odd number of cache
+# lines spreads rows over all sets of a cache, where many of them are read at a time.
 BOX_ROW_BYTES = 1024
 CONV_ROW_BYTES = 71 * 64
-# Lines of so many taps have code of their own; others go in groups of taps.
+# Lines of so many taps have code of their own; others are added in groups.
 _WHOLE_LINES = (3, 5, 7)
 _GROUP = 8
 
@@ -155,13 +155,12 @@ class _Vectors:
         return rows
 
 
-# mypy and ruff see plain functions here; the first argument, Numba's typing context, is not the
-# caller's to give.
+# Callers leave out the first argument of these: it is Numba's.
 
 
 @intrinsic
 def _elements(typing, f, size):  # type: ignore[no-untyped-def]
-    """Elements of f in ``size`` bytes: a constant to LLVM where ``size`` is, as f.itemsize is not."""
+    """Elements of f in ``size`` bytes: to LLVM a constant, which f.itemsize is not."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.udiv(values[1], ir.Constant(_INT, f.dtype.bitwidth // 8))
@@ -298,8 +297,9 @@ def box_sweep(  # type: ignore[no-untyped-def]
 ):
     """One sum along every axis, the last first, tile by tile.
 
-    Along the last axis neighbours share a vector, and a shifted vector is slow to load. So ``lanes``
-    rows at a time are transposed into columns of vectors, summed as columns, and transposed back.
+    Along the last axis neighbours share a vector, and shifted vectors, which straddle two cache
+    lines, are slow to load. So ``lanes`` rows at a time are transposed into columns of vectors,
+    summed as columns, and transposed back.
     """
     k0, k1, k2 = taps0.size, taps1.size, taps2.size
     lanes, width = _elements(y, VECTOR_BYTES), _elements(y, BOX_ROW_BYTES)
@@ -338,21 +338,39 @@ def box_sweep(  # type: ignore[no-untyped-def]
                             continue
                         if k2 == 1:
                             _window(
-                                y, at, y_strides[1], y_shape[1:], (row, column), lanes, full,
-                                middle, to, width,
+                                y,
+                                at,
+                                y_strides[1],
+                                y_shape[1:],
+                                (row, column),
+                                lanes,
+                                full,
+                                middle,
+                                to,
+                                width,
                             )
                             continue
                         if (
-                            row >= 0 and row + lanes <= y_shape[1]
-                            and column >= 0 and column + reads <= y_shape[2]
+                            row >= 0
+                            and row + lanes <= y_shape[1]
+                            and column >= 0
+                            and column + reads <= y_shape[2]
                         ):
                             begin = at + row * y_strides[1] + column
                             for c in range(0, reads, BLOCK):
                                 _turn(y, begin + c, y_strides[1], columns_held, c * lanes)
                         else:
                             _window(
-                                y, at, y_strides[1], y_shape[1:], (row, column), lanes, reads,
-                                padded, 0, wide,
+                                y,
+                                at,
+                                y_strides[1],
+                                y_shape[1:],
+                                (row, column),
+                                lanes,
+                                reads,
+                                padded,
+                                0,
+                                wide,
                             )
                             for c in range(0, reads, BLOCK):
                                 _turn(padded, c, wide, columns_held, c * lanes)
@@ -363,24 +381,54 @@ def box_sweep(  # type: ignore[no-untyped-def]
                             at_middle = r * width + c
                             if k0 > 1:
                                 _sum_block(
-                                    middle, at_middle, width, alone, taps1, k1,
-                                    volume, p * plane_step + at_middle, width, 0,
+                                    middle,
+                                    at_middle,
+                                    width,
+                                    alone,
+                                    taps1,
+                                    k1,
+                                    volume,
+                                    p * plane_step + at_middle,
+                                    width,
+                                    0,
                                 )
                                 continue
                             to = corner + p * out_strides[0] + r * out_strides[1] + c
                             if r + BLOCK <= rows and c + lanes <= columns:
                                 _sum_block(
-                                    middle, at_middle, width, alone, taps1, k1,
-                                    out, to, out_strides[1], tiny,
+                                    middle,
+                                    at_middle,
+                                    width,
+                                    alone,
+                                    taps1,
+                                    k1,
+                                    out,
+                                    to,
+                                    out_strides[1],
+                                    tiny,
                                 )
                             else:
                                 _sum_block(
-                                    middle, at_middle, width, alone, taps1, k1,
-                                    edge, 0, lanes, tiny,
+                                    middle,
+                                    at_middle,
+                                    width,
+                                    alone,
+                                    taps1,
+                                    k1,
+                                    edge,
+                                    0,
+                                    lanes,
+                                    tiny,
                                 )
                                 _place(
-                                    edge, lanes, 0, min(BLOCK, rows - r), min(lanes, columns - c),
-                                    out, to, out_strides[1],
+                                    edge,
+                                    lanes,
+                                    0,
+                                    min(BLOCK, rows - r),
+                                    min(lanes, columns - c),
+                                    out,
+                                    to,
+                                    out_strides[1],
                                 )
                 if k0 == 1:
                     continue
@@ -391,17 +439,39 @@ def box_sweep(  # type: ignore[no-untyped-def]
                             to = corner + p * out_strides[0] + r * out_strides[1] + c
                             if p + BLOCK <= planes and c + lanes <= columns:
                                 _sum_block(
-                                    volume, at, plane_step, alone, taps0, k0,
-                                    out, to, out_strides[0], tiny,
+                                    volume,
+                                    at,
+                                    plane_step,
+                                    alone,
+                                    taps0,
+                                    k0,
+                                    out,
+                                    to,
+                                    out_strides[0],
+                                    tiny,
                                 )
                             else:
                                 _sum_block(
-                                    volume, at, plane_step, alone, taps0, k0,
-                                    edge, 0, lanes, tiny,
+                                    volume,
+                                    at,
+                                    plane_step,
+                                    alone,
+                                    taps0,
+                                    k0,
+                                    edge,
+                                    0,
+                                    lanes,
+                                    tiny,
                                 )
                                 _place(
-                                    edge, lanes, 0, min(BLOCK, planes - p), min(lanes, columns - c),
-                                    out, to, out_strides[0],
+                                    edge,
+                                    lanes,
+                                    0,
+                                    min(BLOCK, planes - p),
+                                    min(lanes, columns - c),
+                                    out,
+                                    to,
+                                    out_strides[0],
                                 )
 
 
@@ -446,8 +516,16 @@ def conv_sweep(  # type: ignore[no-untyped-def]
                     to += lag * width
                     if 0 <= plane < y_shape[0]:
                         _window(
-                            y, plane * y_strides[0], y_strides[1], y_shape[1:],
-                            (begin + first[1], c0 + first[2]), tile[1], width, held, to, width,
+                            y,
+                            plane * y_strides[0],
+                            y_strides[1],
+                            y_shape[1:],
+                            (begin + first[1], c0 + first[2]),
+                            tile[1],
+                            width,
+                            held,
+                            to,
+                            width,
                         )
                     else:
                         held[to : to + tile[1] * width] = 0
@@ -458,13 +536,23 @@ def conv_sweep(  # type: ignore[no-untyped-def]
                     n1 = out_shape[1] + offset
                     n2 = columns + left * (k[2] - 1)
                     for p in range(planes + left * (k[0] - 1)):
-                        for r in range(max(0, -row // BLOCK * BLOCK), min(tile[1], n1 - row), BLOCK):
+                        for r in range(
+                            max(0, -row // BLOCK * BLOCK), min(tile[1], n1 - row), BLOCK
+                        ):
                             at = p * plane_step + (offset + r) * width
                             if left > 0:
                                 for c in range(0, n2, lanes):
                                     _sum_block(
-                                        held, at + c, width, lines, taps, k[1],
-                                        held, at + c, width, tiny,
+                                        held,
+                                        at + c,
+                                        width,
+                                        lines,
+                                        taps,
+                                        k[1],
+                                        held,
+                                        at + c,
+                                        width,
+                                        tiny,
                                     )
                                 continue
                             to = (a0 + p) * out_strides[0] + (row + r) * out_strides[1] + c0
@@ -473,29 +561,54 @@ def conv_sweep(  # type: ignore[no-untyped-def]
                                 whole = 0
                             for c in range(0, whole, lanes):
                                 _sum_block(
-                                    held, at + c, width, lines, taps, k[1],
-                                    out, to + c, out_strides[1], tiny,
+                                    held,
+                                    at + c,
+                                    width,
+                                    lines,
+                                    taps,
+                                    k[1],
+                                    out,
+                                    to + c,
+                                    out_strides[1],
+                                    tiny,
                                 )
                             for c in range(whole, columns, lanes):
                                 _sum_block(
                                     held, at + c, width, lines, taps, k[1], edge, 0, lanes, tiny
                                 )
                                 _place(
-                                    edge, lanes, max(0, -row - r), min(BLOCK, n1 - row - r),
-                                    min(lanes, columns - c), out, to + c, out_strides[1],
+                                    edge,
+                                    lanes,
+                                    max(0, -row - r),
+                                    min(BLOCK, n1 - row - r),
+                                    min(lanes, columns - c),
+                                    out,
+                                    to + c,
+                                    out_strides[1],
                                 )
 
 
 Sweep = Callable[..., None]
 Axes = tuple[int, int, int]
 
+# A row of a tile holds the columns that this many taps reach, in either dtype.
+_WIDEST = 257
+
+
+def check_narrow(name: str, k: Axes, instead: str) -> None:
+    """Refuse kernels that leave no room for results in a tile."""
+    if max(k) > _WIDEST:
+        raise ValueError(
+            f"{name} is {k}; runs take at most {_WIDEST} taps along an axis: use {instead}"
+        )
+
 
 def run(y: Floats, k: Axes, count: int, depth: int, lo: Axes, out: Floats, sweep: Sweep) -> None:
     """``count`` layers in sweeps of at most ``depth``, each over the window that the rest needs.
 
-    ``sweep(source, strides, shape, layers, first, out, strides, shape)`` applies some layers to flat
-    memory. How many each takes depends on nothing but ``count`` and ``depth``, so that a tile has
-    the bits of the whole.
+    ``sweep(source, strides, shape, layers, first, out, strides, shape)`` applies some layers to
+    flat memory. How many each sweep takes depends on ``count`` and ``depth`` alone, so that a tile
+    has the bits of the whole.
     """
     if y.size == 0 or out.size == 0:
         out[...] = 0
@@ -515,9 +628,7 @@ def run(y: Floats, k: Axes, count: int, depth: int, lo: Axes, out: Floats, sweep
                 to = np.empty(shape, out.dtype)
             else:
                 start, to = lo, result
-            first = tuple(
-                a - b - layers * (w - 1) for a, b, w in zip(start, begin, k, strict=True)
-            )
+            first = tuple(a - b - layers * (w - 1) for a, b, w in zip(start, begin, k, strict=True))
             source, *steps = memory(y)
             sink, *to_steps = memory(to)
             sweep(source, tuple(steps), y.shape, layers, first, sink, tuple(to_steps), to.shape)
@@ -527,7 +638,7 @@ def run(y: Floats, k: Axes, count: int, depth: int, lo: Axes, out: Floats, sweep
 def _window_of(
     size: Axes, begin: Axes, k: Axes, layers: int, rest: int, lo: Axes, shape: Axes
 ) -> tuple[Axes, Axes]:
-    """Start and shape of the part of an intermediate result that is not zero and has to be known."""
+    """Start and shape of the part of an intermediate result that is needed and not zero."""
     ends = [
         (max(b, o - rest * (w - 1)), min(b + n + layers * (w - 1), o + m))
         for b, n, w, o, m in zip(begin, size, k, lo, shape, strict=True)

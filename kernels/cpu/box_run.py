@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._layout import SMALLEST_NORMAL, Floats, check_floats, check_positive, per_axis
-from ._runs import Axes, box_sweep, run
+from ._runs import Axes, box_sweep, check_narrow, run
 
 Integers = Sequence[int] | NDArray[np.int64]
 
-# Sums grow up to so many taps; beyond, nothing is gained in memory traffic, and the rows that a
-# tile needs in addition cost more. On volumes they surround the tile on all sides.
-TAPS = 65
-TAPS_VOLUME = 17
-# Tiles: rows of so many bytes, and so many rows; a tile of what is summed along the last axis fits
-# the second-level cache (1.1 MB).
+# A sum grows up to so many taps: beyond, memory traffic no longer matters, and the rows that a tile
+# reads in addition cost more. Measured with bench/bench_runs.py (test_box_run), 17 to 65, on one
+# core of an Intel Xeon (AVX-512, 48 KiB and 2 MiB of cache); so were the tiles.
+_TAPS = 65
+_TAPS_VOLUME = 33
+# Rows of a tile; what is summed along its last axis fits the second-level cache (1.1 MB).
 _ROWS = 1024
 _VOLUME_TILE = (64, 64)
 
@@ -49,20 +49,26 @@ def _taps(k: int, layers: int, dtype: np.dtype[Any]) -> Floats:
 def box_depth(k: Axes, dtype: np.dtype[Any]) -> int:
     """Layers that one sweep takes: a power of two, as the loops over taps are unrolled by one."""
     exact = 2 ** (np.finfo(dtype).nmant + 1)
-    most = TAPS if k[0] == 1 else TAPS_VOLUME
+    most = _TAPS if k[0] == 1 else _TAPS_VOLUME
     depth = 1
-    while (
-        depth < most
-        and 2 * depth * (max(k) - 1) < most
-        and all(max(_coefficients(n, 2 * depth)) <= exact for n in k)
+    while 2 * depth * max(1, max(k) - 1) < most and all(
+        max(_coefficients(n, 2 * depth)) <= exact for n in k
     ):
         depth *= 2
     return depth
 
 
 def _sweep(
-    k: Axes, dtype: np.dtype[Any], y: Floats, steps: Axes, shape: Axes, layers: int, first: Axes,
-    out: Floats, out_steps: Axes, out_shape: Axes,
+    k: Axes,
+    dtype: np.dtype[Any],
+    y: Floats,
+    steps: Axes,
+    shape: Axes,
+    layers: int,
+    first: Axes,
+    out: Floats,
+    out_steps: Axes,
+    out_shape: Axes,
 ) -> None:
     planes, rows = _VOLUME_TILE if k[0] > 1 else (1, _ROWS)
     tile = (min(planes, out_shape[0]), min(rows, out_shape[1]))
@@ -77,5 +83,6 @@ def box_run(y: Floats, k: Integers, count: int, lo: Integers, out: Floats) -> No
     check_floats(y=y, out=out)
     sizes, offset = per_axis(k), per_axis(lo)
     check_positive(k=sizes, count=count)
+    check_narrow("k", sizes, "transposed_box")
     depth = box_depth(sizes, out.dtype)
     run(y, sizes, count, depth, offset, out, partial(_sweep, sizes, out.dtype))

@@ -9,20 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._layout import SMALLEST_NORMAL, Floats, check_floats, check_positive, per_axis
-from ._runs import Axes, conv_sweep, run
+from ._runs import Axes, check_narrow, conv_sweep, run
 
 Integers = Sequence[int] | NDArray[np.int64]
 
-# Elements that the layers of one sweep may take from a tile along an axis, and the tile.
+# Rows or columns that the layers of a sweep use up between them; and the planes of a tile, and the
+# rows by which it advances. Measured with bench/bench_runs.py (test_conv_run) on one core of an
+# Intel Xeon (AVX-512, 48 KiB and 2 MiB of cache).
 _BORDER = 32
-_TILE = (1, 64)
+_TILE = (1, 128)
 _VOLUME_BORDER = 8
-_VOLUME_TILE = (16, 16)
+_VOLUME_TILE = (32, 16)
 
 
 def _sweep(
-    taps: Floats, k: Axes, y: Floats, steps: Axes, shape: Axes, layers: int, first: Axes,
-    out: Floats, out_steps: Axes, out_shape: Axes,
+    taps: Floats,
+    k: Axes,
+    y: Floats,
+    steps: Axes,
+    shape: Axes,
+    layers: int,
+    first: Axes,
+    out: Floats,
+    out_steps: Axes,
+    out_shape: Axes,
 ) -> None:
     planes, rows = _TILE if k[0] == 1 else _VOLUME_TILE
     tile = (min(planes, out_shape[0]), rows)
@@ -35,6 +45,7 @@ def conv_run(y: Floats, taps: Floats, count: int, lo: Integers, out: Floats) -> 
     check_floats(y=y, taps=taps, out=out)
     k, offset = per_axis(taps.shape), per_axis(lo)
     check_positive(taps=k, count=count)
+    check_narrow("taps.shape", k, "transposed_conv")
     border = _BORDER if k[0] == 1 else _VOLUME_BORDER
     depth = max(1, border // max(1, max(k) - 1))
     # Sources after the result's position, so the taps backwards; the middle axis last.

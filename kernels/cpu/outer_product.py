@@ -22,7 +22,8 @@ def _outer_product(y, x, out, stride, tiny):  # type: ignore[no-untyped-def]
 
     A product below the smallest normal number costs the processor a hundred times one above it,
     even where it is 0 in the end. So each row is computed only from the first to the last element
-    of x that can give more; with a profile that falls towards its ends, that is all of them.
+    of x that can give more; with a profile that falls towards its ends, that is all of them. From
+    one row of a profile to the next these places move little, so they are walked to.
     """
     n = x.size
     zero = out.dtype.type(0)
@@ -31,6 +32,7 @@ def _outer_product(y, x, out, stride, tiny):  # type: ignore[no-untyped-def]
     for j in range(1, n):
         rise[j] = x[j] if x[j] > rise[j - 1] else rise[j - 1]
         fall[n - 1 - j] = x[n - 1 - j] if x[n - 1 - j] > fall[n - j] else fall[n - j]
+    first, last = 0, n
     for i in range(y.size):
         row = out[i * stride : i * stride + n]
         value = y[i]
@@ -38,8 +40,14 @@ def _outer_product(y, x, out, stride, tiny):  # type: ignore[no-untyped-def]
         limit = tiny / value if value > tiny else out.dtype.type(1) + tiny
         if value != value:
             limit = zero
-        first = np.searchsorted(rise, limit)
-        last = n - np.searchsorted(fall[::-1], limit)
+        while first > 0 and rise[first - 1] >= limit:
+            first -= 1
+        while first < n and rise[first] < limit:
+            first += 1
+        while last < n and fall[last] >= limit:
+            last += 1
+        while last > 0 and fall[last - 1] < limit:
+            last -= 1
         row[:first] = zero
         for j in range(first, last):
             v = value * x[j]
