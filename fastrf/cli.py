@@ -349,7 +349,10 @@ def erf(
         "memory_limit": _bytes(memory_limit),
     }
     if plan:
-        return _show_plan(_plan(network, selection, _unit(unit), computation), as_json)
+        from fastrf.erf import plan as plan_of
+
+        question = {**selection.options(), **computation, "unit": _unit(unit)}
+        return _show_plan(plan_of(network, **question), as_json)
     from fastrf.erf import erf as field_of
 
     with _Progress() as progress:
@@ -524,18 +527,6 @@ def _field_facts(field: ReceptiveField, convention: str) -> list[tuple[str, str]
 
 
 # --- erf ------------------------------------------------------------------------------------
-
-
-def _plan(network: Network, selection: Selection, unit: Any, computation: dict[str, Any]) -> Plan:
-    """The plan that `fastrf.erf` would follow."""
-    from fastrf.device import resolve
-    from fastrf.engine.plan import make_plan
-    from fastrf.lowering import lower
-
-    graph = lower(network, selection.size, ignore_global=selection.ignore_global)
-    node, source = graph.output_node(selection.output), graph.input_node(selection.input)
-    choices = {**computation, "device": resolve(computation["device"])}
-    return make_plan(graph, node, graph.unit_index(node, unit), source, **choices)
 
 
 def _show_plan(plan: Plan, as_json: bool) -> int:

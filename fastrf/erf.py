@@ -20,6 +20,7 @@ from fastrf.device import resolve
 from fastrf.engine import ENGINES
 from fastrf.engine.covariance import inexact_reasons
 from fastrf.engine.plan import Plan, make_plan
+from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
 from fastrf.kernels import load as load_kernels
 from fastrf.lowering import PlaneGraph, lower
@@ -36,8 +37,7 @@ class ERF:
     """The effective receptive field of one unit: the normalised gradient-variance image.
 
     Attributes:
-        image: nonnegative array of one axis per grid axis that sums to 1; its values are
-            variances (Luo et al. 2016 plot their roots).
+        values: the image as the engine left it: an array, or factors that `image` multiplies out.
         origin: input index of ``image[0, …, 0]``, per axis; may be negative on the unbounded grid.
         log_gain: natural logarithm of the gradient variance that arrives at the input per unit
             of variance put on the unit.
@@ -50,7 +50,7 @@ class ERF:
         plan: how it was computed; ``print(erf.plan)`` explains.
     """
 
-    image: NDArray[Any]
+    values: NDArray[Any] | FactoredImage = field(repr=False)
     origin: tuple[int, ...]
     log_gain: float
     lost_mass: float
@@ -64,6 +64,20 @@ class ERF:
     inexact: tuple[str, ...]
     assumptions: tuple[str, ...]
     plan: Plan | str = field(repr=False)
+
+    @cached_property
+    def image(self) -> NDArray[Any]:
+        """Nonnegative array of one axis per grid axis that sums to 1; its values are variances
+        (Luo et al. 2016 plot their roots). Where the engine left factors, they are multiplied
+        out here, once; moments and profiles do not need it."""
+        if isinstance(self.values, FactoredImage):
+            return self.values.form(workers=getattr(self.plan, "workers", 1))
+        return self.values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels of the image per axis."""
+        return self.values.shape
 
     @property
     def exact(self) -> bool:
@@ -89,8 +103,7 @@ class ERF:
     def box(self) -> tuple[tuple[int, int], ...]:
         """First and last input pixel that hold mass, per axis."""
         return tuple(
-            (start, start + count - 1)
-            for start, count in zip(self.origin, self.image.shape, strict=True)
+            (start, start + count - 1) for start, count in zip(self.origin, self.shape, strict=True)
         )
 
     @cached_property
@@ -124,16 +137,22 @@ class ERF:
     @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean position per axis, in input pixel indices."""
+        if isinstance(self.values, FactoredImage):
+            return self.values.mean
         return metrics.mean(self.image, self.origin)
 
     @cached_property
     def covariance(self) -> NDArray[np.float64]:
         """Covariance matrix of the position, in pixels²."""
+        if isinstance(self.values, FactoredImage):
+            return self.values.covariance
         return metrics.covariance(self.image)
 
     @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation per axis, in pixels."""
+        if isinstance(self.values, FactoredImage):
+            return self.values.std
         return metrics.std(self.image)
 
     @cached_property
@@ -148,6 +167,8 @@ class ERF:
 
     def profile(self, axis: int = 0) -> NDArray[Any]:
         """The mass along one axis, summed over the others; see `metrics.profile`."""
+        if isinstance(self.values, FactoredImage) and axis in range(len(self.shape)):
+            return self.values.profile(axis)
         return np.asarray(metrics.profile(self.image, axis))
 
     def luo_size(
@@ -212,9 +233,9 @@ class ERF:
             "unit": list(self.unit),
             "input": self.input,
             "input_size": None if self.input_size is None else list(self.input_size),
-            "shape": list(self.image.shape),
+            "shape": list(self.shape),
             "origin": list(self.origin),
-            "dtype": str(self.image.dtype),
+            "dtype": str(self.values.dtype),
             "log_gain": self.log_gain,
             "lost_mass": self.lost_mass,
             "dropped_mass": self.dropped_mass,
@@ -275,7 +296,7 @@ class ERF:
             if meta["input_sizes"] is not None:
                 meta["input_sizes"] = {n: tuple(size) for n, size in meta["input_sizes"].items()}
             meta["network"] = netfile.from_dict(meta["network"])
-            return ERF(image=image, **meta)
+            return ERF(values=image, **meta)
         except OSError as error:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
         except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
@@ -285,15 +306,112 @@ class ERF:
 
     def __repr__(self) -> str:
         spread = ", ".join(f"{s:.4g}" for s in self.std)
-        shape = "×".join(map(str, self.image.shape))
+        shape = "×".join(map(str, self.shape))
         return f"ERF({self.node!r}, unit {self.unit}, {shape} pixels, σ = ({spread}))"
 
 
-@overload
-def erf(net: Any, output: str | None = ..., *, layers: Literal["last"] = ..., **o: Any) -> ERF: ...
+@dataclass(frozen=True)
+class _Question:
+    """What `erf` was asked, but for the map and its unit."""
+
+    network: Network
+    graph: PlaneGraph
+    input: str
+    ignore_global: bool
+    options: dict[str, Any]
+
+    @staticmethod
+    def of(
+        net: Any,
+        input_size: Any = None,
+        device: str = "auto",
+        *,
+        input: str | None = None,
+        ignore_global: bool = False,
+        **options: Any,
+    ) -> _Question:
+        network = as_network(net)
+        graph = lower(network, input_size, ignore_global=ignore_global)
+        options["device"] = resolve(device)
+        return _Question(network, graph, graph.input_node(input), ignore_global, options)
+
+    def plan(self, node: str, unit: Any) -> Plan:
+        index = self.graph.unit_index(node, unit)
+        return make_plan(self.graph, node, index, self.input, **self.options)
+
+    def answer(self, node: str, unit: Any, progress: Callable[[float], None] | None = None) -> ERF:
+        plan = self.plan(node, unit)
+        result = ENGINES[plan.method](
+            self.graph,
+            node,
+            plan.unit,
+            self.input,
+            kernels=load_kernels(plan.device),
+            dtype=plan.dtype,
+            workers=plan.workers,
+            tail=plan.tail,
+            progress=progress,
+            **({"tol": plan.tol} if plan.accuracy == "absolute" else {}),
+        )
+        inputs = self.network.inputs
+        sizes = {n: size for n in inputs if (size := self.graph.sizes[n]) is not None}
+        return ERF(
+            values=result.image,
+            origin=result.origin,
+            log_gain=result.mass.log(),
+            lost_mass=result.lost,
+            dropped_mass=result.dropped,
+            network=self.network,
+            node=node,
+            unit=plan.unit,
+            input=self.input,
+            input_sizes=sizes or None,
+            ignore_global=self.ignore_global,
+            inexact=tuple(inexact_reasons(self.graph, node)),
+            assumptions=tuple(self.graph.assumptions),
+            plan=plan,
+        )
+
+
 @overload
 def erf(
-    net: Any, output: str | None = ..., *, layers: Literal["all"], **o: Any
+    net: Any,
+    output: str | None = ...,
+    unit: Any = ...,
+    input_size: Any = ...,
+    device: str = ...,
+    dtype: Any = ...,
+    method: str = ...,
+    accuracy: str = ...,
+    tol: float = ...,
+    tail: float | None = ...,
+    layers: Literal["last"] = ...,
+    workers: int | None = ...,
+    memory_limit: int | None = ...,
+    *,
+    input: str | None = ...,
+    ignore_global: bool = ...,
+    progress: Callable[[float], None] | None = ...,
+) -> ERF: ...
+@overload
+def erf(
+    net: Any,
+    output: str | None = ...,
+    unit: Any = ...,
+    input_size: Any = ...,
+    device: str = ...,
+    dtype: Any = ...,
+    method: str = ...,
+    accuracy: str = ...,
+    tol: float = ...,
+    tail: float | None = ...,
+    *,
+    layers: Literal["all"],
+    workers: int | None = ...,
+    memory_limit: int | None = ...,
+    input: str | None = ...,
+    ignore_global: bool = ...,
+    progress: Callable[[float], None] | None = ...,
 ) -> dict[str, ERF]: ...
 def erf(
     net: Any,
@@ -317,7 +435,7 @@ def erf(
     """The effective receptive field of a unit (Luo et al. 2016).
 
     Gradient variance 1 on the unit is propagated back to the input through independent
-    zero-mean random weights; see DESIGN of the result in `ERF`.
+    zero-mean random weights.
 
     Args:
         net: a `Network`, a layer or a sequence of layers and blocks.
@@ -328,9 +446,10 @@ def erf(
             gradient that falls into padding is then lost. None: the unbounded grid.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "float64" or "float32".
-        method: "auto", "direct" (any graph) or "factored" (chains of separable layers).
-        accuracy: "auto", "relative" (right pixel by pixel) or "absolute" (right to `tol` of the
-            peak). The engines of this version are all "relative", which meets both.
+        method: "auto", "direct" (any graph), "factored" (sums of separable terms) or "spectral"
+            (one FFT, unbounded graphs without upsampling).
+        accuracy: "relative" (right pixel by pixel), "absolute" (right to `tol` of the peak), or
+            "auto": relative unless that takes ten times as long and more than 0.1 s.
         tol: see `accuracy`.
         tail: share of the mass that may be dropped from the outside; `ERF.dropped_mass` says how
             much it was. None: nothing.
@@ -348,76 +467,47 @@ def erf(
         PlanError: the computation does not fit into `memory_limit`.
         DeviceError: the device cannot be used.
     """
-    network = as_network(net)
-    graph = lower(network, input_size, ignore_global=ignore_global)
-    options = {
-        "device": resolve(device),
-        "dtype": dtype,
-        "method": method,
-        "accuracy": accuracy,
-        "tol": tol,
-        "tail": tail,
-        "workers": workers,
-        "memory_limit": memory_limit,
-    }
-    source = graph.input_node(input)
+    question = _Question.of(
+        net,
+        input_size,
+        device,
+        input=input,
+        ignore_global=ignore_global,
+        dtype=dtype,
+        method=method,
+        accuracy=accuracy,
+        tol=tol,
+        tail=tail,
+        workers=workers,
+        memory_limit=memory_limit,
+    )
+    graph = question.graph
+    last = graph.output_node(output)
     if layers == "last":
-        node = graph.output_node(output)
-        return _field_of(network, graph, node, unit, source, ignore_global, options, progress)
+        return question.answer(last, unit, progress)
     if layers != "all":
         raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
-    wanted = graph.ancestors(graph.output_node(output))
-    nodes = [
-        n
-        for n in network.nodes
-        if n in wanted and n not in network.inputs and n not in graph.collapsed
-    ]
-    nodes = [n for n in nodes if graph.between(n, source)]
+    wanted = graph.ancestors(last) - set(question.network.inputs) - graph.collapsed
+    nodes = [n for n in graph.network.nodes if n in wanted and graph.between(n, question.input)]
     result = {}
     for number, node in enumerate(nodes):
-        result[node] = _field_of(network, graph, node, unit, source, ignore_global, options, None)
+        result[node] = question.answer(node, unit)
         if progress is not None:
             progress((number + 1) / len(nodes))
     return result
 
 
-def _field_of(
-    network: Network,
-    graph: PlaneGraph,
-    node: str,
-    unit: Any,
-    source: str,
-    ignore_global: bool,
-    options: dict[str, Any],
-    progress: Callable[[float], None] | None,
-) -> ERF:
-    index = graph.unit_index(node, unit)
-    plan = make_plan(graph, node, index, source, **options)
-    sizes = {name: size for name in network.inputs if (size := graph.sizes[name]) is not None}
-    result = ENGINES[plan.method](
-        graph,
-        node,
-        index,
-        source,
-        kernels=load_kernels(plan.device),
-        dtype=plan.dtype,
-        workers=plan.workers,
-        tail=plan.tail,
-        progress=progress,
-    )
-    return ERF(
-        image=result.image,
-        origin=result.origin,
-        log_gain=result.mass.log(),
-        lost_mass=result.lost,
-        dropped_mass=result.dropped,
-        network=network,
-        node=node,
-        unit=index,
-        input=source,
-        input_sizes=sizes or None,
-        ignore_global=ignore_global,
-        inexact=tuple(inexact_reasons(graph, node)),
-        assumptions=tuple(graph.assumptions),
-        plan=plan,
-    )
+def plan(
+    net: Any,
+    output: str | None = None,
+    unit: str | int | Sequence[int] = "center",
+    input_size: int | Sequence[int] | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Plan:
+    """What `erf` would do with the same arguments, without doing it.
+
+    Raises:
+        InputError, PlanError, DeviceError: as `erf`.
+    """
+    question = _Question.of(net, input_size, **options)
+    return question.plan(question.graph.output_node(output), unit)

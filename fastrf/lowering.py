@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,11 @@ Shares = tuple[tuple[int, float], ...]
 
 Labels = NDArray[np.int64]
 """One label per channel of a map (one label where the number of channels is not known)."""
+
+KEPT_GRAPHS = 4
+"""Lowered graphs kept with a network: one or two input sizes, with and without global paths."""
+
+T = TypeVar("T")
 
 UNREAD = -1
 """Label of channels that one reader does not read."""
@@ -102,6 +107,7 @@ class PlaneGraph:
         channels: node → number of channels, None where not known.
         collapsed: nodes that have lost their spatial extent (behind global pooling).
         assumptions: what was assumed where the network does not say.
+        derived: what others have worked out from this graph, to be worked out only once.
     """
 
     network: Network
@@ -114,6 +120,14 @@ class PlaneGraph:
     channels: dict[str, int | None] = field(default_factory=dict)
     collapsed: set[str] = field(default_factory=set)
     assumptions: list[str] = field(default_factory=list)
+    derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made at the first call with this key."""
+        if key not in self.derived:
+            self.derived[key] = make()
+        found: T = self.derived[key]
+        return found
 
     def output_node(self, output: str | None) -> str:
         """The node that `output` names; by default the network's output, or the last map before
@@ -202,7 +216,7 @@ def lower(
     *,
     ignore_global: bool = False,
 ) -> PlaneGraph:
-    """Lowers a network to planes.
+    """Lowers a network to planes; the graph is kept with the network and must not be changed.
 
     Args:
         network: any network; it is bound first.
@@ -216,8 +230,20 @@ def lower(
     network = network.bound
     ndim = network.ndim or 0
     sizes = _input_sizes(network, input_size, ndim)
-    one = next(iter(sizes.values()), None)
-    graph = PlaneGraph(network, ndim, one)
+    key = (tuple(sizes.values()), ignore_global)
+    if key not in network.lowered:
+        graph = _lowered(network, ndim, sizes, ignore_global)
+        while len(network.lowered) >= KEPT_GRAPHS:
+            network.lowered.pop(next(iter(network.lowered)), None)
+        network.lowered[key] = graph
+    kept: PlaneGraph = network.lowered[key]
+    return kept
+
+
+def _lowered(
+    network: Network, ndim: int, sizes: dict[str, Size | None], ignore_global: bool
+) -> PlaneGraph:
+    graph = PlaneGraph(network, ndim, next(iter(sizes.values()), None))
     maps = _forward(graph, sizes, ignore_global)
     labels = _label(graph)
     _number_planes(graph, labels)

@@ -64,6 +64,7 @@ class Network:
             raise InputError(f"ndim={ndim!r} is not possible; a grid has 1, 2 or 3 axes")
         if not given:
             raise InputError("a network needs at least one node; give layers")
+        self.lowered: dict[Any, Any] = {}  # graphs that fastrf.lowering keeps
         self.nodes: dict[str, Node] = _topological(given)
         self.ndim = ndim
         self.name = name
@@ -134,6 +135,9 @@ class Network:
     def fingerprint(self) -> str:
         """SHA-256 of the network's meaning, as hexadecimal digits: equal networks share it."""
         return hashlib.sha256(_canonical(self.bound).encode()).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lowered": {}}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):

@@ -8,8 +8,8 @@ reads ``out`` before it writes it).
 
 Along one axis o is an index of ``y`` in the transposed kernels and of ``out`` in the gathers, m is
 a tap, i is the other index, s is ``stride``, d is ``dilation``; ``lo`` is any integer. A tile
-``out[:, a:b]`` of a transposed kernel's result takes ``lo + a`` for ``lo`` (``starts - a`` for
-``starts``); of a gather's result, ``lo − a·s``.
+``out[:, a:b]`` of a transposed kernel's or a run's result takes ``lo + a`` for ``lo``
+(``starts - a`` for ``starts``); of a gather's result, ``lo − a·s``.
 """
 
 from __future__ import annotations
@@ -191,8 +191,9 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 name="conv_run",
                 arguments=("y", "taps", "count", "lo", "out"),
                 summary="A run of count equal transposed_conv layers without stride or dilation, "
-                "of at most 257 taps per axis; no cut between layers. A layer's subnormal results "
-                "count as 0. `terms` is count times the number of taps.",
+                "of at most 257 taps per axis; no cut between layers. Results of a layer that are "
+                "below the smallest normal number divided by the smallest tap count as 0. `terms` "
+                "is count times the number of taps.",
                 formula="out[i] = Σ y[o]·[z^(i + lo − o)] (Σ_m taps[m]·z^m)^count",
                 dtypes=DTYPES,
                 rounding=_sum_of_products,

@@ -89,7 +89,8 @@ def test_same_question_same_plan() -> None:
 
 
 def test_text() -> None:
-    plan = plan_of(rf.zoo.plain(10, 3), 64, tail=1e-9, workers=2, dtype="float32")
+    options = {"tail": 1e-9, "workers": 2, "dtype": "float32", "method": "factored"}
+    plan = plan_of(rf.zoo.plain(10, 3), 64, **options)
     text = str(plan)
     for word in (
         repr(plan.node),

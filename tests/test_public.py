@@ -114,6 +114,7 @@ def test_errors_are_what_python_expects_too() -> None:
         errors.NetworkFileError: errors.InputError,
         errors.UnsupportedOperator: errors.InputError,
         errors.UnboundedError: errors.InputError,
+        errors.EmptyFieldError: errors.InputError,
         errors.DeviceError: RuntimeError,
         errors.PlanError: MemoryError,
         errors.MissingExtra: ImportError,

@@ -24,3 +24,21 @@ WRITE_NANOSECONDS = 2.1
 
 FLOAT32_FACTOR = 0.55
 """float32 moves half the bytes; calls and index arithmetic stay."""
+
+WALK_SECONDS = 20e-6
+"""Taking one operation of a transfer function apart into stages."""
+
+ROW_NANOSECONDS = 2.0
+"""One pixel of one term's profile."""
+
+TERM_NANOSECONDS = 0.1
+"""One pixel and one term of a sum of separable terms,"""
+
+TERMS_THAT_COUNT = 100
+"""of which about this many reach any one pixel's last digit (the others are left out)."""
+
+FFT_NANOSECONDS = 1.5
+"""One point and one of its log2(points) stages of a real inverse FFT."""
+
+FREQUENCY_NANOSECONDS = 2.0
+"""One frequency and one distinct operation of a transfer function."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from fastrf.engine.windows import Span, reached, united
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
+
+if TYPE_CHECKING:
+    from fastrf.engine.terms import FactoredImage
 
 Array = NDArray[Any]
 
@@ -61,7 +64,8 @@ class Propagated:
     """What the engine hands back.
 
     Attributes:
-        image: the normalised image on the input (sum 1), no border row or column all zero.
+        image: the normalised image on the input (sum 1), no border row or column all zero; some
+            engines hand it back in factors (`terms.FactoredImage`), which `pixels` multiplies out.
         origin: input index of image[0, …, 0].
         mass: gradient variance that arrived, per unit put in.
         lost: share of the gradient that fell into padding, each loss weighted with the mean gain
@@ -69,11 +73,15 @@ class Propagated:
         dropped: share that was dropped on request (`tail`), weighted likewise.
     """
 
-    image: Array
+    image: Array | FactoredImage
     origin: tuple[int, ...]
     mass: Scaled
     lost: float
     dropped: float
+
+    def pixels(self, workers: int = 1) -> Array:
+        """The image as an array."""
+        return self.image if isinstance(self.image, np.ndarray) else self.image.form(None, workers)
 
 
 def propagate(

@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.engine import profiles, terms
-from fastrf.engine.direct import Propagated, propagate, trimmed
+from fastrf.engine.direct import Propagated, propagate
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 from fastrf.engine.terms import FactoredImage
 from fastrf.engine.threads import Threads
-from fastrf.engine.transfer import Jump, TransferFunction, squared_up
+from fastrf.engine.transfer import Jump, squared_up, transfer_function
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import SpatialMap, Window
 
@@ -52,17 +52,42 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     chain = _chain_obstacle(graph, node, input_node)
     if chain is None or graph.input_size is not None:
         return chain
-    function = TransferFunction(graph, node, input_node)
+    found = _polynomial(graph, node, input_node)
+    return found if isinstance(found, str) else None
+
+
+def _polynomial(
+    graph: PlaneGraph, node: str, input_node: str
+) -> tuple[Polynomials, Polynomial] | str:
+    """The image as a polynomial and the algebra that it belongs to, or why there is none."""
+    return graph.once(("polynomial", node, input_node), lambda: _expanded(graph, node, input_node))
+
+
+def _expanded(
+    graph: PlaneGraph, node: str, input_node: str
+) -> tuple[Polynomials, Polynomial] | str:
+    function = transfer_function(graph, node, input_node)
     if function.obstacle is not None:
         return function.obstacle
+    if not function.operations:
+        return f"no layer lies between {input_node} and {node}"
     for op in function.operations:
         if any(not m.separable for m in op.maps):
             return f"the taps of {op.node} are no product of one vector per axis"
+    algebra = Polynomials(graph.ndim)
     try:
-        function(Polynomials(graph.ndim))
+        return algebra, function(algebra).without_traces()
     except _TooManyTerms:
         return f"its image has more than {MOST_TERMS} separable terms"
-    return None
+
+
+def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
+    """Number of separable terms of the field of `node`, which has no `obstacle`."""
+    if _chain_obstacle(graph, node, input_node) is None:
+        return 1
+    found = _polynomial(graph, node, input_node)
+    assert not isinstance(found, str)
+    return len(found[1].weights)
 
 
 def _chain_obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
@@ -114,13 +139,11 @@ def factor(
         graph, node, unit, input_node, kernels, dtype, workers, tail: as of `direct.propagate`,
             for networks without an `obstacle`.
     """
-    function = TransferFunction(graph, node, input_node)
-    if function.obstacle is not None or not function.operations:
+    found = _polynomial(graph, node, input_node)
+    function = transfer_function(graph, node, input_node)
+    if isinstance(found, str):
         return None
-    if any(not m.separable for op in function.operations for m in op.maps):
-        return None
-    algebra = Polynomials(graph.ndim)
-    value = function(algebra).without_traces()
+    algebra, value = found
     top = terms.shift_of(len(value.weights), graph.ndim)
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
     factors: dict[Hashable, terms.Factor] = {}
@@ -144,11 +167,15 @@ def factor(
         )
         dropped = max(0.0, 1 - image.total / whole)
         image = image.normalised()
-    # Pixels below the smallest normal number are 0: no row or column of them is kept.
-    tiny = float(np.finfo(dtype).smallest_normal)
-    seen = [np.flatnonzero(image.bounds(axis) >= tiny) for axis in range(graph.ndim)]
-    image = image.cropped([(int(s[0]), int(s[-1]) + 1) for s in seen])
-    return Factored(image, value.mass * (1 - dropped), dropped)
+    return Factored(_visible(image), value.mass * (1 - dropped), dropped)
+
+
+def _visible(image: FactoredImage) -> FactoredImage:
+    """The image without rows and columns in which all pixels are below the smallest normal number,
+    and so 0."""
+    tiny = float(np.finfo(image.dtype).smallest_normal)
+    seen = [np.flatnonzero(image.bounds(axis) >= tiny) for axis in range(image.ndim)]
+    return image.cropped([(int(s[0]), int(s[-1]) + 1) for s in seen])
 
 
 def _held(profile: NDArray[np.float64], tail: float) -> tuple[int, int]:
@@ -175,10 +202,9 @@ def propagate_factored(
     found = factor(graph, node, unit, input_node, **options)
     if found is None:
         return _propagate_projections(graph, node, unit, input_node, progress=progress, **options)
-    image, origin = trimmed(found.image.form(workers=workers), found.image.origin)
     if progress is not None:
         progress(1.0)
-    return Propagated(np.ascontiguousarray(image), origin, found.mass, 0.0, found.dropped)
+    return Propagated(found.image, found.image.origin, found.mass, 0.0, found.dropped)
 
 
 # --- polynomials in the layers' transfer functions ------------------------------------------
@@ -413,19 +439,17 @@ def _propagate_projections(
         propagate(projected(graph, axis), node, (unit[axis],), input_node, **options)
         for axis in range(graph.ndim)
     ]
-    if graph.ndim == 1:
-        return profiles[0]
-    image = profiles[0].image
-    for p in profiles[1:]:
-        image = np.multiply.outer(image, p.image)
-    image[image < np.finfo(image.dtype).tiny] = 0
-    # Where one profile's tail is so thin that no pixel of its row is left.
-    image, origin = trimmed(image, tuple(p.origin[0] for p in profiles))
+    lines = [np.asarray(p.pixels(), np.float64) for p in profiles]
+    factors = tuple(terms.Factor(line[None], line.size, False) for line in lines)
+    origin = tuple(p.origin[0] for p in profiles)
+    dtype = np.dtype(options.get("dtype", np.float64))
+    image = FactoredImage(np.ones(1), factors, origin, dtype, options["kernels"])
+    image = _visible(image)
     mass = reduce(mul, (p.mass for p in profiles))
     # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
     held = math.prod(1 - p.lost for p in profiles)
     kept = math.prod(1 - p.lost - p.dropped for p in profiles)
-    return Propagated(np.ascontiguousarray(image), origin, mass, 1 - held, held - kept)
+    return Propagated(image, image.origin, mass, 1 - held, held - kept)
 
 
 def projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
@@ -433,7 +457,7 @@ def projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
     operations = [_projected_operation(op, axis) for op in graph.operations]
     planes = [p if axis == 0 else replace(p, share=1.0) for p in graph.planes]
     size = None if graph.input_size is None else (graph.input_size[axis],)
-    return replace(graph, ndim=1, input_size=size, planes=planes, operations=operations)
+    return replace(graph, ndim=1, input_size=size, planes=planes, operations=operations, derived={})
 
 
 def _projected_operation(op: Operation, axis: int) -> Operation:

@@ -36,6 +36,7 @@ from fastrf.engine.transfer import (
     Waves,
     along,
     joined,
+    transfer_function,
 )
 from fastrf.errors import InputError
 from fastrf.lowering import PlaneGraph
@@ -49,11 +50,14 @@ THETA = np.concatenate([-_GROWTH[::-1], [0.0], _GROWTH])
 octave, a θ in between is 4.5% off at most, and the window 0.1% wider than the best one."""
 
 EPS = float(np.finfo(np.float64).eps)
+FINEST = 1e-13
+"""Finest tolerance, relative to the peak, that the planner takes this engine for: the rounding of
+transforms of up to a few million points (see `_floor`)."""
 
 
 def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     """Why the field of `node` has no transfer function; None where it has one."""
-    return TransferFunction(graph, node, input_node).obstacle
+    return transfer_function(graph, node, input_node).obstacle
 
 
 def propagate_spectral(
@@ -144,7 +148,7 @@ def propagate_all(
 
 
 def _function(graph: PlaneGraph, node: str, input_node: str) -> TransferFunction:
-    function = TransferFunction(graph, node, input_node)
+    function = transfer_function(graph, node, input_node)
     if function.obstacle is not None:
         raise InputError(
             f"method='spectral' needs a shift-invariant network on the unbounded grid, but "
@@ -156,6 +160,14 @@ def _function(graph: PlaneGraph, node: str, input_node: str) -> TransferFunction
             f"choose another output or input"
         )
     return function
+
+
+def window_and_periods(
+    function: TransferFunction, tail: float | None, tol: float
+) -> tuple[tuple[Window, ...], tuple[int, ...]]:
+    """Per axis the pixels that will be computed, from unit 0, and the length of the FFT."""
+    frame = _Frame.around(_Reach.of(function), tail, tol)
+    return frame.windows, frame.periods
 
 
 # --- where the image is ---------------------------------------------------------------------

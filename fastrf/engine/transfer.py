@@ -107,6 +107,12 @@ def _jumps(
     return jumps
 
 
+def transfer_function(graph: PlaneGraph, node: str, input_node: str) -> TransferFunction:
+    """The graph's transfer function, taken apart at the first call."""
+    key = ("transfer function", node, input_node)
+    return graph.once(key, lambda: TransferFunction(graph, node, input_node))
+
+
 class TransferFunction:
     """The transfer function from an input to a node, and to every node on the way.
 

@@ -26,8 +26,8 @@ from ._layout import Floats, has_rows, memory, target, with_rows
 # Eight independent sums hide the latency (4 cycles) of two multiply-adds a cycle.
 BLOCK = 8
 VECTOR_BYTES = 64
-# Rows of a tile in memory; constants, so that distances between rows are, too. An odd number of cache
-# lines spreads rows over all sets of a cache, where many of them are read at a time.
+# Rows of a tile in memory; constants, so that distances between rows are, too. An odd number of
+# cache lines spreads rows over all sets of a cache, where many of them are read at a time.
 BOX_ROW_BYTES = 1024
 CONV_ROW_BYTES = 71 * 64
 # Lines of so many taps have code of their own; others are added in groups.
@@ -155,10 +155,12 @@ class _Vectors:
         return rows
 
 
-# Callers leave out the first argument of these: it is Numba's.
+def _emitted(function: Callable[..., Any]) -> Any:
+    """A function whose code is emitted here; callers leave out its first argument, Numba's own."""
+    return intrinsic(function)
 
 
-@intrinsic
+@_emitted
 def _elements(typing, f, size):  # type: ignore[no-untyped-def]
     """Elements of f in ``size`` bytes: to LLVM a constant, which f.itemsize is not."""
 
@@ -168,7 +170,7 @@ def _elements(typing, f, size):  # type: ignore[no-untyped-def]
     return types.int64(f, types.int64), generate
 
 
-@intrinsic
+@_emitted
 def _sum_block(typing, f, at, stride, lines, taps, count, out, to, out_stride, tiny):  # type: ignore[no-untyped-def]
     """A block of ``Σ_{l, t<count} taps[l·count + t]·f[at + lines[l] + (r + t)·stride]``, r < BLOCK.
 
@@ -208,7 +210,7 @@ def _sum_block(typing, f, at, stride, lines, taps, count, out, to, out_stride, t
     return types.void(f, n, n, lines, taps, n, out, n, n, f.dtype), generate
 
 
-@intrinsic
+@_emitted
 def _sum_turned(typing, f, at, taps, count, out, to, out_stride):  # type: ignore[no-untyped-def]
     """``out[to + l·out_stride + r] = Σ_{t<count} taps[t]·f[at + (r + t)·lanes + l]``, r < BLOCK."""
 
@@ -231,7 +233,7 @@ def _sum_turned(typing, f, at, taps, count, out, to, out_stride):  # type: ignor
     return types.void(f, n, taps, n, out, n, n), generate
 
 
-@intrinsic
+@_emitted
 def _turn(typing, f, at, stride, out, to):  # type: ignore[no-untyped-def]
     """``out[to + c·lanes + l] = f[at + l·stride + c]`` for c < BLOCK: a vector from each column."""
 
@@ -254,11 +256,17 @@ def _turn(typing, f, at, stride, out, to):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _place(block, lanes, begin, end, columns, out, to, stride):  # type: ignore[no-untyped-def]
-    """Copy the rows and columns of a block that belong to the result."""
-    for r in range(begin, end):
-        for c in range(columns):
-            out[to + r * stride + c] = block[r * lanes + c]
+def _rounded(count, unit):  # type: ignore[no-untyped-def]
+    return (count + unit - 1) // unit * unit
+
+
+@kernel
+def _scratch(count, like):  # type: ignore[no-untyped-def]
+    """Memory that begins with a cache line, so that no vector of a row straddles two."""
+    spare = _elements(like, VECTOR_BYTES)
+    array = np.empty(count + spare, like.dtype)
+    first = -array.ctypes.data % VECTOR_BYTES // like.itemsize
+    return array[first : first + count]
 
 
 @kernel
@@ -278,17 +286,56 @@ def _window(y, at, stride, shape, first, rows, columns, out, to, out_stride):  #
 
 
 @kernel
-def _rounded(count, unit):  # type: ignore[no-untyped-def]
-    return (count + unit - 1) // unit * unit
+def _sum_tile(  # type: ignore[no-untyped-def]
+    f, at, stride, lines, taps, count, out, to, out_stride, begin, end, columns, edge, tiny
+):
+    """``_sum_block`` over rows ``begin`` to ``end`` and ``columns`` columns, counted from ``at``.
+
+    A block that reaches beyond them goes to ``edge``, and from there its part in them to ``out``.
+    """
+    lanes = _elements(f, VECTOR_BYTES)
+    for r in range(begin // BLOCK * BLOCK, end, BLOCK):
+        row, out_row = at + r * stride, to + r * out_stride
+        whole = columns // lanes * lanes if r >= begin and r + BLOCK <= end else 0
+        for c in range(0, whole, lanes):
+            _sum_block(f, row + c, stride, lines, taps, count, out, out_row + c, out_stride, tiny)
+        for c in range(whole, columns, lanes):
+            _sum_block(f, row + c, stride, lines, taps, count, edge, 0, lanes, tiny)
+            for i in range(max(0, begin - r), min(BLOCK, end - r)):
+                for j in range(c, min(c + lanes, columns)):
+                    out[out_row + i * out_stride + j] = edge[i * lanes + j - c]
 
 
 @kernel
-def _scratch(count, like):  # type: ignore[no-untyped-def]
-    """Zeros that begin with a cache line, so that no vector of a row straddles two."""
-    spare = _elements(like, VECTOR_BYTES)
-    array = np.zeros(count + spare, like.dtype)
-    first = -array.ctypes.data % VECTOR_BYTES // like.itemsize
-    return array[first : first + count]
+def _sum_columns(  # type: ignore[no-untyped-def]
+    y, at, stride, shape, first, rows, columns, taps, out, width, padded, vectors
+):
+    """Sums along the last axis: ``rows`` rows of ``columns`` columns of one plane, whole blocks.
+
+    Neighbours share a vector, and shifted vectors, which straddle two cache lines, are slow to
+    load. So ``lanes`` rows at a time are transposed into columns of vectors, summed as columns, and
+    transposed back.
+    """
+    lanes = _elements(y, VECTOR_BYTES)
+    reads = _rounded(columns + taps.size - 1, BLOCK)
+    column = first[1]
+    for r in range(0, rows, lanes):
+        row, to = first[0] + r, r * width
+        if row + lanes <= 0 or row >= shape[0]:
+            out[to : to + lanes * width] = 0
+            continue
+        if taps.size == 1:
+            _window(y, at, stride, shape, (row, column), lanes, columns, out, to, width)
+            continue
+        if row >= 0 and row + lanes <= shape[0] and column >= 0 and column + reads <= shape[1]:
+            for c in range(0, reads, BLOCK):
+                _turn(y, at + row * stride + column + c, stride, vectors, c * lanes)
+        else:
+            _window(y, at, stride, shape, (row, column), lanes, reads, padded, 0, reads)
+            for c in range(0, reads, BLOCK):
+                _turn(padded, c, reads, vectors, c * lanes)
+        for c in range(0, columns, BLOCK):
+            _sum_turned(vectors, c * lanes, taps, taps.size, out, to + c, width)
 
 
 @kernel
@@ -297,182 +344,99 @@ def box_sweep(  # type: ignore[no-untyped-def]
 ):
     """One sum along every axis, the last first, tile by tile.
 
-    Along the last axis neighbours share a vector, and shifted vectors, which straddle two cache
-    lines, are slow to load. So ``lanes`` rows at a time are transposed into columns of vectors,
-    summed as columns, and transposed back.
+    A tile is ``tile[0]`` planes of ``tile[1]`` rows. The sums along the last axis lie in
+    ``middle``, those along the last two, where there is a third, in ``volume``.
     """
     k0, k1, k2 = taps0.size, taps1.size, taps2.size
     lanes, width = _elements(y, VECTOR_BYTES), _elements(y, BOX_ROW_BYTES)
-    wide = _rounded(width + k2 - 1, BLOCK)
-    padded = _scratch(lanes * wide, y)
-    columns_held = _scratch(lanes * wide, y)
-    edge = _scratch(BLOCK * lanes, y)
     rows_held = _rounded(tile[1], BLOCK)
-    middle = _scratch(_rounded(rows_held + k1 - 1, lanes) * width, y)
     plane_step = rows_held * width
+    reads = _rounded(width + k2 - 1, BLOCK)
+    padded, vectors = _scratch(lanes * reads, y), _scratch(lanes * reads, y)
+    edge = _scratch(BLOCK * lanes, y)
+    middle = _scratch(_rounded(rows_held + k1 - 1, lanes) * width, y)
     volume = _scratch((_rounded(tile[0], BLOCK) + k0 - 1) * plane_step if k0 > 1 else 0, y)
-    alone = np.zeros(1, np.int64)
+    line = np.zeros(1, np.int64)
 
     for c0 in range(0, out_shape[2], width):
         columns = min(width, out_shape[2] - c0)
         full = _rounded(columns, lanes)
-        reads = _rounded(full + k2 - 1, BLOCK)
-        column = c0 + first[2]
         for b0 in range(0, out_shape[1], tile[1]):
             rows = min(tile[1], out_shape[1] - b0)
+            corner = (b0 + first[1], c0 + first[2])
             for a0 in range(0, out_shape[0], tile[0]):
                 planes = min(tile[0], out_shape[0] - a0)
-                corner = a0 * out_strides[0] + b0 * out_strides[1] + c0
+                to = a0 * out_strides[0] + b0 * out_strides[1] + c0
                 for p in range(planes + k0 - 1):
                     plane = a0 + first[0] + p
-                    exists = 0 <= plane < y_shape[0]
-                    if k0 > 1 and not exists:
-                        volume[p * plane_step : (p + 1) * plane_step] = 0
-                        continue
-                    at = plane * y_strides[0]
-                    for r in range(0, _rounded(rows, BLOCK) + k1 - 1, lanes):
-                        row = b0 + first[1] + r
-                        to = r * width
-                        if not exists or row + lanes <= 0 or row >= y_shape[1]:
-                            middle[to : to + lanes * width] = 0
-                            continue
-                        if k2 == 1:
-                            _window(
-                                y,
-                                at,
-                                y_strides[1],
-                                y_shape[1:],
-                                (row, column),
-                                lanes,
-                                full,
-                                middle,
-                                to,
-                                width,
-                            )
-                            continue
-                        if (
-                            row >= 0
-                            and row + lanes <= y_shape[1]
-                            and column >= 0
-                            and column + reads <= y_shape[2]
-                        ):
-                            begin = at + row * y_strides[1] + column
-                            for c in range(0, reads, BLOCK):
-                                _turn(y, begin + c, y_strides[1], columns_held, c * lanes)
-                        else:
-                            _window(
-                                y,
-                                at,
-                                y_strides[1],
-                                y_shape[1:],
-                                (row, column),
-                                lanes,
-                                reads,
-                                padded,
-                                0,
-                                wide,
-                            )
-                            for c in range(0, reads, BLOCK):
-                                _turn(padded, c, wide, columns_held, c * lanes)
-                        for c in range(0, full, BLOCK):
-                            _sum_turned(columns_held, c * lanes, taps2, k2, middle, to + c, width)
-                    for r in range(0, rows, BLOCK):
-                        for c in range(0, full, lanes):
-                            at_middle = r * width + c
-                            if k0 > 1:
-                                _sum_block(
-                                    middle,
-                                    at_middle,
-                                    width,
-                                    alone,
-                                    taps1,
-                                    k1,
-                                    volume,
-                                    p * plane_step + at_middle,
-                                    width,
-                                    0,
-                                )
-                                continue
-                            to = corner + p * out_strides[0] + r * out_strides[1] + c
-                            if r + BLOCK <= rows and c + lanes <= columns:
-                                _sum_block(
-                                    middle,
-                                    at_middle,
-                                    width,
-                                    alone,
-                                    taps1,
-                                    k1,
-                                    out,
-                                    to,
-                                    out_strides[1],
-                                    tiny,
-                                )
-                            else:
-                                _sum_block(
-                                    middle,
-                                    at_middle,
-                                    width,
-                                    alone,
-                                    taps1,
-                                    k1,
-                                    edge,
-                                    0,
-                                    lanes,
-                                    tiny,
-                                )
-                                _place(
-                                    edge,
-                                    lanes,
-                                    0,
-                                    min(BLOCK, rows - r),
-                                    min(lanes, columns - c),
-                                    out,
-                                    to,
-                                    out_strides[1],
-                                )
-                if k0 == 1:
-                    continue
-                for r in range(rows):
-                    for p in range(0, planes, BLOCK):
-                        for c in range(0, full, lanes):
-                            at = p * plane_step + r * width + c
-                            to = corner + p * out_strides[0] + r * out_strides[1] + c
-                            if p + BLOCK <= planes and c + lanes <= columns:
-                                _sum_block(
-                                    volume,
-                                    at,
-                                    plane_step,
-                                    alone,
-                                    taps0,
-                                    k0,
-                                    out,
-                                    to,
-                                    out_strides[0],
-                                    tiny,
-                                )
-                            else:
-                                _sum_block(
-                                    volume,
-                                    at,
-                                    plane_step,
-                                    alone,
-                                    taps0,
-                                    k0,
-                                    edge,
-                                    0,
-                                    lanes,
-                                    tiny,
-                                )
-                                _place(
-                                    edge,
-                                    lanes,
-                                    0,
-                                    min(BLOCK, planes - p),
-                                    min(lanes, columns - c),
-                                    out,
-                                    to,
-                                    out_strides[0],
-                                )
+                    if 0 <= plane < y_shape[0]:
+                        _sum_columns(
+                            y,
+                            plane * y_strides[0],
+                            y_strides[1],
+                            y_shape[1:],
+                            corner,
+                            _rounded(rows, BLOCK) + k1 - 1,
+                            full,
+                            taps2,
+                            middle,
+                            width,
+                            padded,
+                            vectors,
+                        )
+                    else:
+                        middle[:] = 0
+                    if k0 > 1:
+                        _sum_tile(
+                            middle,
+                            0,
+                            width,
+                            line,
+                            taps1,
+                            k1,
+                            volume,
+                            p * plane_step,
+                            width,
+                            0,
+                            _rounded(rows, BLOCK),
+                            full,
+                            edge,
+                            0,
+                        )
+                    else:
+                        _sum_tile(
+                            middle,
+                            0,
+                            width,
+                            line,
+                            taps1,
+                            k1,
+                            out,
+                            to + p * out_strides[0],
+                            out_strides[1],
+                            0,
+                            rows,
+                            columns,
+                            edge,
+                            tiny,
+                        )
+                for r in range(rows if k0 > 1 else 0):
+                    _sum_tile(
+                        volume,
+                        r * width,
+                        plane_step,
+                        line,
+                        taps0,
+                        k0,
+                        out,
+                        to + r * out_strides[1],
+                        out_strides[0],
+                        0,
+                        planes,
+                        columns,
+                        edge,
+                        tiny,
+                    )
 
 
 @kernel
@@ -489,13 +453,13 @@ def conv_sweep(  # type: ignore[no-untyped-def]
     lanes, width = _elements(y, VECTOR_BYTES), _elements(y, CONV_ROW_BYTES)
     behind = k[1] - 1
     lag = layers * behind
-    rows_held = tile[1] + lag
+    plane_step = (tile[1] + lag) * width
     # Whole vectors are read at and after a result's position.
     most = (width - layers * (k[2] - 1)) // lanes * lanes - lanes
     strips = (out_shape[2] + most - 1) // most
     strip = _rounded((out_shape[2] + strips - 1) // strips, lanes)
-    plane_step = rows_held * width
     held = _scratch((tile[0] + layers * (k[0] - 1)) * plane_step, y)
+    held[:] = 0  # the first blocks of a layer may begin before its first row
     edge = _scratch(BLOCK * lanes, y)
     lines = np.empty(k[0] * k[2], np.int64)
     for m0 in range(k[0]):
@@ -510,17 +474,17 @@ def conv_sweep(  # type: ignore[no-untyped-def]
                 # Row 0 of the window is row begin − lag of this tile, in all layers.
                 for p in range(planes + layers * (k[0] - 1)):
                     plane, to = a0 + first[0] + p, p * plane_step
-                    held[to : to + lag * width] = held[
-                        to + tile[1] * width : to + (tile[1] + lag) * width
-                    ]
+                    fresh = to + tile[1] * width
+                    held[to : to + lag * width] = held[fresh : fresh + lag * width]
                     to += lag * width
                     if 0 <= plane < y_shape[0]:
+                        corner = (begin + first[1], c0 + first[2])
                         _window(
                             y,
                             plane * y_strides[0],
                             y_strides[1],
                             y_shape[1:],
-                            (begin + first[1], c0 + first[2]),
+                            corner,
                             tile[1],
                             width,
                             held,
@@ -529,63 +493,37 @@ def conv_sweep(  # type: ignore[no-untyped-def]
                         )
                     else:
                         held[to : to + tile[1] * width] = 0
-                for layer in range(1, layers + 1):
-                    left = layers - layer
-                    offset = left * behind
-                    row = begin - layer * behind
-                    n1 = out_shape[1] + offset
-                    n2 = columns + left * (k[2] - 1)
+                for left in range(layers - 1, -1, -1):
+                    row = begin - (layers - left) * behind
+                    end = min(tile[1], out_shape[1] + left * behind - row)
                     for p in range(planes + left * (k[0] - 1)):
-                        for r in range(
-                            max(0, -row // BLOCK * BLOCK), min(tile[1], n1 - row), BLOCK
-                        ):
-                            at = p * plane_step + (offset + r) * width
-                            if left > 0:
-                                for c in range(0, n2, lanes):
+                        at = p * plane_step + left * behind * width
+                        if left > 0:
+                            # Not by _sum_tile, to which the width would not be a constant.
+                            for r in range(max(0, -row) // BLOCK * BLOCK, end, BLOCK):
+                                row_at = at + r * width
+                                for c in range(row_at, row_at + columns + left * (k[2] - 1), lanes):
                                     _sum_block(
-                                        held,
-                                        at + c,
-                                        width,
-                                        lines,
-                                        taps,
-                                        k[1],
-                                        held,
-                                        at + c,
-                                        width,
-                                        tiny,
+                                        held, c, width, lines, taps, k[1], held, c, width, tiny
                                     )
-                                continue
-                            to = (a0 + p) * out_strides[0] + (row + r) * out_strides[1] + c0
-                            whole = columns // lanes * lanes
-                            if row + r < 0 or row + r + BLOCK > n1:
-                                whole = 0
-                            for c in range(0, whole, lanes):
-                                _sum_block(
-                                    held,
-                                    at + c,
-                                    width,
-                                    lines,
-                                    taps,
-                                    k[1],
-                                    out,
-                                    to + c,
-                                    out_strides[1],
-                                    tiny,
-                                )
-                            for c in range(whole, columns, lanes):
-                                _sum_block(
-                                    held, at + c, width, lines, taps, k[1], edge, 0, lanes, tiny
-                                )
-                                _place(
-                                    edge,
-                                    lanes,
-                                    max(0, -row - r),
-                                    min(BLOCK, n1 - row - r),
-                                    min(lanes, columns - c),
-                                    out,
-                                    to + c,
-                                    out_strides[1],
-                                )
+                        else:
+                            to = (a0 + p) * out_strides[0] + row * out_strides[1] + c0
+                            _sum_tile(
+                                held,
+                                at,
+                                width,
+                                lines,
+                                taps,
+                                k[1],
+                                out,
+                                to,
+                                out_strides[1],
+                                max(0, -row),
+                                end,
+                                columns,
+                                edge,
+                                tiny,
+                            )
 
 
 Sweep = Callable[..., None]

@@ -1,0 +1,364 @@
+"""What an engine's work will be: its operations, window, time and memory, without an array.
+
+`Reach` says what an image can occupy. Layer by layer (`direct`) it is carried backwards as the
+engine will carry images; where the network has a transfer function, its algebra gives the reach of
+a thousand equal layers at the cost of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from fastrf.engine import cost, factored, spectral
+from fastrf.engine.scaled import Headroom
+from fastrf.engine.threads import TILE_CELLS
+from fastrf.engine.transfer import Jump, transfer_function
+from fastrf.engine.windows import Span, reached, united
+from fastrf.lowering import PlaneGraph
+from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What one engine's work is expected to be.
+
+    Attributes:
+        operations: linear operations between the unit and the input.
+        support: upper bound of the image's window on the input, (first, pixels) per axis.
+        cells: pixel updates, upper bound.
+        fixed: seconds that do not depend on the number of workers.
+        shared: seconds of one worker, which several share.
+        memory: peak memory in bytes.
+        largest: pixels of the largest image.
+    """
+
+    operations: int
+    support: tuple[Span, ...]
+    cells: int
+    fixed: float
+    shared: float
+    memory: int
+    largest: int
+
+    def workers(self, cores: int) -> int:
+        """Workers that pay."""
+        return min(cores, max(1, self.largest // TILE_CELLS))
+
+    def seconds(self, workers: int) -> float:
+        return self.fixed + self.shared / workers
+
+
+def of_direct(
+    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
+) -> Forecast:
+    """What `direct.propagate` will do."""
+    return _of_surveys([_survey(graph, node, unit, input_node, dtype)], dtype)
+
+
+def of_factored(
+    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
+) -> Forecast:
+    """What `factored.propagate_factored` will do, for a field without an obstacle."""
+    function = transfer_function(graph, node, input_node)
+    if function.obstacle is not None or not function.operations:
+        surveys = [
+            _survey(factored.projected(graph, axis), node, (unit[axis],), input_node, dtype)
+            for axis in range(graph.ndim)
+        ]
+        return _of_surveys(surveys, dtype)
+    rank = factored.rank(graph, node, input_node)
+    nats = -Headroom.of(dtype).low * math.log(2)
+    reaches = function(Reaches(graph.ndim))
+    place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
+    spans = [r.within(nats) for r in reaches]
+    support = tuple((first + p, count) for (first, count), p in zip(spans, place, strict=True))
+    pixels = math.prod(count for _, count in spans)
+    rows = rank * sum(count for _, count in spans)
+    factor = _dtype_factor(dtype)
+    terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
+    form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
+    return Forecast(
+        len(function.operations),
+        support,
+        pixels + rows,
+        len(function.operations) * cost.WALK_SECONDS,
+        1e-9 * (form + rows * cost.ROW_NANOSECONDS),
+        pixels * dtype.itemsize + 3 * rows * 8,
+        pixels,
+    )
+
+
+def of_spectral(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float,
+) -> Forecast:
+    """What `spectral.propagate_spectral` will do, for a field without an obstacle."""
+    function = transfer_function(graph, node, input_node)
+    windows, periods = spectral.window_and_periods(function, tail, tol)
+    place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
+    support = tuple(
+        (first + p, last - first + 1) for (first, last), p in zip(windows, place, strict=True)
+    )
+    pixels = math.prod(count for _, count in support)
+    grid = math.prod(periods)
+    distinct = sum(len(stage.operations) for stage, _ in function.groups) or len(
+        function.operations
+    )
+    transform = grid * (math.log2(grid + 1) * cost.FFT_NANOSECONDS + cost.WRITE_NANOSECONDS)
+    return Forecast(
+        len(function.operations),
+        support,
+        grid * (distinct + 1),
+        len(function.operations) * cost.WALK_SECONDS + 1e-3,
+        1e-9 * (transform + grid * distinct * cost.FREQUENCY_NANOSECONDS),
+        16 * grid + 16 * pixels,
+        pixels,
+    )
+
+
+def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
+    support = tuple(span for s in surveys for span in s.support)
+    pixels = math.prod(max(count, 0) for _, count in support)
+    factor = _dtype_factor(dtype)
+    # The result, and beside it what the engine holds at its fullest moment, with the free buffers
+    # of its pool; a buffer is a quarter larger than what it was made for.
+    pooled = max(5 * (s.held + 2 * s.largest) // 4 for s in surveys)
+    return Forecast(
+        surveys[0].operations,
+        support,
+        sum(s.cells for s in surveys) + (pixels if len(surveys) > 1 else 0),
+        sum(s.operations for s in surveys) * cost.OPERATION_SECONDS,
+        1e-9 * factor * (sum(s.nanoseconds for s in surveys) + pixels * cost.WRITE_NANOSECONDS),
+        (2 * pixels + pooled) * dtype.itemsize,
+        max(pixels if len(surveys) > 1 else 1, *(s.largest for s in surveys)),
+    )
+
+
+def _dtype_factor(dtype: np.dtype[Any]) -> float:
+    return cost.FLOAT32_FACTOR if dtype == np.float32 else 1.0
+
+
+# --- reach ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one axis of a plane's image can occupy.
+
+    Attributes:
+        span: the window that the maps allow.
+        centre: interval that holds the mean of every path.
+        proxy: variance of a Gaussian whose tails bound every path's (Hoeffding 1963: positions
+            within a span w add w²/4); infinite where no bound is known.
+    """
+
+    span: Span
+    centre: tuple[float, float]
+    proxy: float
+
+    def within(self, nats: float) -> Span:
+        """The part of the window outside which every value is below e^−nats of the mass."""
+        if math.isinf(self.proxy):
+            return self.span
+        radius = math.sqrt(2 * self.proxy * nats) + 1
+        start = max(self.span[0], math.floor(self.centre[0] - radius))
+        stop = min(self.span[0] + self.span[1], math.ceil(self.centre[1] + radius) + 1)
+        return start, stop - start
+
+    def followed(self, other: Reach) -> Reach:
+        """Of the sum of two positions that are independent of each other."""
+        span = (self.span[0] + other.span[0], self.span[1] + other.span[1] - 1)
+        centre = (self.centre[0] + other.centre[0], self.centre[1] + other.centre[1])
+        return Reach(span, centre, self.proxy + other.proxy)
+
+    def merged(self, other: Reach) -> Reach:
+        centre = (min(self.centre[0], other.centre[0]), max(self.centre[1], other.centre[1]))
+        return Reach(united(self.span, other.span), centre, max(self.proxy, other.proxy))
+
+
+class Reaches:
+    """The algebra (`transfer.Algebra`) of reaches, on the input grid, of unit 0."""
+
+    def __init__(self, ndim: int) -> None:
+        self.ndim = ndim
+
+    def one(self) -> tuple[Reach, ...]:
+        return (Reach((0, 1), (0.0, 0.0), 0.0),) * self.ndim
+
+    def of(self, move: SpatialMap, jump: Jump) -> tuple[Reach, ...]:
+        found = []
+        for i, (axis, j) in enumerate(zip(move.axes, jump, strict=True)):
+            assert isinstance(axis, Window)
+            centre = j * (_mean_tap(axis, _marginal(move, i)) - axis.lo)
+            span = (-j * axis.lo, j * axis.span + 1)
+            found.append(Reach(span, (centre, centre), (j * axis.span) ** 2 / 4))
+        return tuple(found)
+
+    def mixed(self, terms: Sequence[tuple[float, tuple[Reach, ...]]]) -> tuple[Reach, ...]:
+        return reduce(_merged, (reach for _, reach in terms))
+
+    def times(self, a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
+        return tuple(x.followed(y) for x, y in zip(a, b, strict=True))
+
+    def power(self, a: tuple[Reach, ...], n: int) -> tuple[Reach, ...]:
+        return tuple(
+            Reach(
+                (n * r.span[0], n * (r.span[1] - 1) + 1),
+                (n * r.centre[0], n * r.centre[1]),
+                n * r.proxy,
+            )
+            for r in a
+        )
+
+
+def _merged(a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
+    return tuple(x.merged(y) for x, y in zip(a, b, strict=True))
+
+
+# --- layer by layer -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    operations: int
+    cells: int
+    nanoseconds: float
+    largest: int
+    held: int
+    support: tuple[Span, ...]
+
+
+def _survey(
+    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
+) -> _Survey:
+    """Walks the windows backwards as the direct engine will walk the images."""
+    room = Headroom.of(dtype)
+    trimmed, final = (room.top - room.low) * math.log(2), -room.low * math.log(2)
+    operations = graph.between(node, input_node)
+    reaches: dict[int, tuple[Reach, ...]] = {
+        p: tuple(Reach((u, 1), (u, u), 0.0) for u in unit) for p in graph.planes_of[node]
+    }
+    live = dict.fromkeys(reaches, 1)
+    cells, nanoseconds, largest, held = 0, 0.0, 1, 1
+    done: str | None = None
+    for op in reversed(operations):
+        if done not in (None, op.node):
+            for p in graph.planes_of[done or ""]:
+                live.pop(p, None)
+        done = op.node
+        targets = [reaches[p] for p, _ in op.targets if p in reaches]
+        if not targets:
+            continue
+        reach: tuple[Reach, ...] | None = reduce(_merged, targets)
+        work = _Work(trimmed)
+        for move in reversed(op.maps):
+            reach = None if reach is None else work.transpose(move, reach)
+        if reach is None:
+            continue
+        count = _pixels(reach, trimmed)
+        for q, _ in op.sources:
+            if q in reaches:
+                reaches[q] = _merged(reaches[q], reach)
+                cells += count
+                nanoseconds += count * cost.BOX_NANOSECONDS
+            else:
+                reaches[q] = reach
+            live[q] = _pixels(reaches[q], trimmed)
+        cells += work.cells
+        nanoseconds += work.nanoseconds
+        largest = max(largest, work.largest, count)
+        held = max(held, sum(live.values()) + 2 * work.largest)
+    ends = [reaches[p] for p in graph.planes_of[input_node] if p in reaches]
+    spans = tuple(r.within(final) for r in reduce(_merged, ends)) if ends else ()
+    return _Survey(len(operations), cells, nanoseconds, largest, held, spans)
+
+
+def _pixels(reach: tuple[Reach, ...], nats: float) -> int:
+    return math.prod(max(r.within(nats)[1], 0) for r in reach)
+
+
+class _Work:
+    """Counts the pixels and the time of one operation's passes."""
+
+    def __init__(self, nats: float) -> None:
+        self.nats = nats
+        self.cells, self.nanoseconds, self.largest = 0, 0.0, 1
+
+    def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
+        """What the transposed map reaches; None where that is padding alone."""
+        sizes = move.size_in or (None,) * len(reach)
+        new = tuple(
+            _transposed(axis, r, n, _marginal(move, i))
+            for i, (axis, r, n) in enumerate(zip(move.axes, reach, sizes, strict=True))
+        )
+        if any(r.span[1] <= 0 for r in new):
+            return None
+        if isinstance(move.taps, np.ndarray):
+            self._count(_pixels(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
+            return new
+        for i, axis in enumerate(move.axes):
+            if not (isinstance(axis, Window) and axis.kernel == axis.stride == 1):
+                pixels = _pixels((*new[: i + 1], *reach[i + 1 :]), self.nats)
+                self._count(pixels, _pass_cost(axis, move.axis_taps(i)))
+        return new
+
+    def _count(self, pixels: int, nanoseconds: float) -> None:
+        self.cells += pixels
+        self.nanoseconds += pixels * nanoseconds
+        self.largest = max(self.largest, pixels)
+
+
+def _pass_cost(axis: AxisMap, taps: Any) -> float:
+    if isinstance(axis, Table):
+        return int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
+    if taps is not None:
+        return len(taps) * cost.TAP_NANOSECONDS
+    return cost.BOX_NANOSECONDS
+
+
+def _marginal(move: SpatialMap, axis: int) -> Any:
+    """The variances of the taps along one axis (sum 1), None where all are equal."""
+    if isinstance(move.taps, np.ndarray):
+        return move.taps.sum(axis=tuple(a for a in range(move.taps.ndim) if a != axis))
+    return move.axis_taps(axis)
+
+
+def _mean_tap(window: Window, taps: Any) -> float:
+    """Mean distance of a window's taps from the first one, in pixels of x."""
+    if taps is None:
+        return window.span / 2
+    return float(taps @ np.arange(window.kernel)) * window.dilation
+
+
+def _transposed(axis: AxisMap, reach: Reach, size: int | None, taps: Any) -> Reach:
+    if isinstance(axis, Everything) and size is None:
+        return reach  # the engine refuses it with the layer's name
+    whole, span = reached(axis, reach.span, size)
+    low, high = reach.centre
+    if span != whole:
+        # What a border leaves over has moments of its own, and little mass to measure it by.
+        return Reach(span, (low, high), math.inf)
+    if isinstance(axis, Window):
+        shift, factor = _mean_tap(axis, taps) - axis.lo, float(axis.stride)
+        width = float(axis.span)
+        centre = (low * factor + shift, high * factor + shift)
+        return Reach(span, centre, reach.proxy * factor**2 + width**2 / 4)
+    phases = axis.stride // math.gcd(axis.stride, axis.dilation) if isinstance(axis, Spread) else 0
+    if isinstance(axis, Spread) and (phases == 1 or (taps is None and axis.kernel % phases == 0)):
+        # Taps of one phase only; which ones depends on the position, so the centre is a range.
+        # Phases that pass different masses would tilt the distribution: no bound for them.
+        width = (axis.span + axis.stride) / axis.stride
+        centre = ((low + axis.lo - axis.span) / axis.stride, (high + axis.lo) / axis.stride)
+        return Reach(span, centre, reach.proxy / axis.stride**2 + width**2 / 4)
+    return Reach(span, (span[0], span[0] + span[1]), math.inf)
