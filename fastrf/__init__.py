@@ -48,7 +48,7 @@ _PUBLIC = {
     "fastrf.netfile": ("load", "save"),
     "fastrf.importers.onnx": ("from_onnx",),
     "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
-    "fastrf.erf": ("ERF", "erf"),
+    "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
 }
 _MODULES = ("analytic", "errors", "metrics", "plot", "zoo")
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from fastrf import analytic, errors, metrics, plot, zoo
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
-    from fastrf.erf import ERF, erf
+    from fastrf.erf import ERF, erf, plan
     from fastrf.importers.onnx import from_onnx
     from fastrf.layers import (
         Activation,

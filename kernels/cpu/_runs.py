@@ -459,7 +459,7 @@ def conv_sweep(  # type: ignore[no-untyped-def]
     strips = (out_shape[2] + most - 1) // most
     strip = _rounded((out_shape[2] + strips - 1) // strips, lanes)
     held = _scratch((tile[0] + layers * (k[0] - 1)) * plane_step, y)
-    held[:] = 0  # the first blocks of a layer may begin before its first row
+    held[:] = 0  # sums of what precedes the first row are discarded, but subnormal ones are slow
     edge = _scratch(BLOCK * lanes, y)
     lines = np.empty(k[0] * k[2], np.int64)
     for m0 in range(k[0]):
