@@ -31,6 +31,15 @@ MIXED = rf.Sequential(
     name="mixed",
 )
 
+# And one that runs the kernels for many layers at once: equal taps, and taps that are no product.
+RUNS = rf.Sequential(
+    rf.Conv(3, padding=1),
+    rf.Conv(3, padding=1),
+    *[rf.Conv(2, taps=[[1, 2], [3, 5]])] * 3,
+    name="runs",
+)
+RUN_KERNELS = ("box_run", "conv_run")
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_agrees(name: str) -> None:
@@ -43,10 +52,10 @@ def test_every_case_agrees(name: str) -> None:
 
 
 def test_a_kernel_that_hands_nothing_on_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(y: Any, k: int, stride: int, dilation: int, lo: int, out: Any) -> None:
-        out[...] = 0
+    def nothing(*arguments: Any) -> None:
+        arguments[-1][...] = 0
 
-    monkeypatch.setattr(kernels.load("cpu"), "transposed_box", nothing)
+    monkeypatch.setattr(kernels.load("cpu"), "box_run", nothing)
     report = rf.check(rf.zoo.cifar_resnet(1))
     assert not report
     assert any(row.quantity == "the field is not empty" for row in report.rows)
@@ -193,11 +202,19 @@ FAULTS = [
     ("transposed_table", _inexact),
     ("accumulate", _halved),
     ("accumulate", _inexact),
+    ("box_run", _shifted),
+    ("box_run", _last_dropped),
+    ("box_run", _inexact),
+    ("conv_run", _shifted),
+    ("conv_run", _last_dropped),
+    ("conv_run", _tap_dropped),
+    ("conv_run", _inexact),
 ]
 
 
 def test_the_network_is_sound() -> None:
     assert rf.check(MIXED)
+    assert rf.check(RUNS)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
@@ -206,7 +223,7 @@ def test_planted_fault(
 ) -> None:
     loaded = kernels.load("cpu")
     monkeypatch.setattr(loaded, name, fault(getattr(loaded, name)))
-    report = rf.check(MIXED)
+    report = rf.check(RUNS if name in RUN_KERNELS else MIXED)
     assert not report
     assert "FAIL" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["ok"] is False
@@ -226,6 +243,7 @@ def test_every_kernel_of_the_direct_engine_has_a_fault() -> None:
 
             patch.setattr(loaded, name, watched)
         rf.erf(MIXED, method="direct")
+        rf.erf(RUNS, method="direct")
     assert used == known
 
 
@@ -235,6 +253,6 @@ def test_fault_through_the_command_line(
     assert main(["check", "plain(6, 3)", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     loaded = kernels.load("cpu")
-    monkeypatch.setattr(loaded, "transposed_box", _tap_dropped(loaded.transposed_box))
+    monkeypatch.setattr(loaded, "box_run", _last_dropped(loaded.box_run))
     assert main(["check", "plain(6, 3)", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False

@@ -42,3 +42,9 @@ FFT_NANOSECONDS = 1.5
 
 FREQUENCY_NANOSECONDS = 2.0
 """One frequency and one distinct operation of a transfer function."""
+
+SWEEP_NANOSECONDS = 1.8
+"""One pixel of one sweep of a run kernel, however many layers it takes,"""
+
+RUN_TAP_NANOSECONDS = 0.03
+"""and each tap of the sweep's layers together, per axis (bench/bench_runs.py)."""

@@ -9,6 +9,7 @@ engine are measured against this one.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.engine.chains import Run, chains, layer_of, run_from
 from fastrf.engine.memory import Lease, Pool
 from fastrf.engine.scaled import ONE, ZERO, Headroom, Scaled
 from fastrf.engine.threads import Threads
@@ -148,13 +150,16 @@ class _Walk:
             seed = np.full((1,) * graph.ndim, 2.0**self.room.top, dtype=self.dtype)
             scale = Scaled.of(graph.planes[p].share, -self.room.top)
             self.images[p] = Image(seed, unit, scale, self.room.top)
-        done: str | None = None
-        for number, op in enumerate(reversed(self.operations)):
-            if done not in (None, op.node):
-                self._forget(done)
-            done = op.node
-            self._step(op)
-            progress((number + 1) / len(self.operations))
+        done = 0
+        pending = Counter(p for op in self.operations for p, _ in op.targets)
+        for chain in chains(self.operations):
+            self._step(chain)
+            for p in (p for op in chain for p, _ in op.targets):
+                pending[p] -= 1
+                if not pending[p]:
+                    self.images.pop(p, None)
+            done += len(chain)
+            progress(done / len(self.operations))
         final = None
         for p in graph.planes_of[self.input_node]:
             if p in self.images:
@@ -171,33 +176,97 @@ class _Walk:
             )
         return self._finish(final)
 
-    def _forget(self, node: str | None) -> None:
-        if node not in (None, self.input_node):
-            for p in self.graph.planes_of[node or ""]:
-                self.images.pop(p, None)
-
-    def _step(self, op: Operation) -> None:
+    def _step(self, chain: tuple[Operation, ...]) -> None:
+        """Follows the gradient through a chain, from what it writes to what it reads."""
         image = None
-        for p, share in op.targets:
+        for p, share in chain[0].targets:
             if p in self.images:
                 image = self._sum(image, self.images[p].times(share))
+        at = 0
+        while image is not None and at < len(chain):
+            image, at = self._advance(chain, at, image)
+            if image is not None and at < len(chain):
+                # Inside a chain one plane hands all to the next.
+                image = image.times(chain[at - 1].sources[0][1] * chain[at].targets[0][1])
         if image is None:
             return
-        image = image.times(op.gain)
-        below = _total(self.gains[q] * share for q, share in op.sources)
+        for q, share in chain[-1].sources:
+            if self.gains[q].mantissa:
+                self.images[q] = self._sum(self.images.get(q), image.times(share))
+
+    def _advance(
+        self, chain: tuple[Operation, ...], at: int, image: Image
+    ) -> tuple[Image | None, int]:
+        """The image behind one operation, or behind a run of them, and how far that is."""
+        run = self._next_run(chain, at, image)
+        if run is None:
+            op, stop = chain[at], at + 1
+            moved = self._single(op, image.times(op.gain))
+        else:
+            stop = at + run.operations
+            moved = self._sweep(run, image)
+        last = chain[stop - 1]
+        if moved is not None and self.drop_share and (run is not None or last.maps):
+            moved = self._drop_tails(moved, self._below(last), stop - at)
+        return moved, stop
+
+    def _below(self, op: Operation) -> Scaled:
+        """Mean gain from what an operation hands back to the input."""
+        return _total(self.gains[q] * share for q, share in op.sources)
+
+    def _single(self, op: Operation, image: Image) -> Image | None:
+        below = self._below(op)
         for i in range(len(op.maps) - 1, -1, -1):
             rest = below
             for m in op.maps[:i]:
                 rest = rest * mean_gain(m)
             moved = self._transpose(op, op.maps[i], image, rest)
             if moved is None:
-                return
+                return None
             image = moved
-        if self.drop_share and op.maps:
-            image = self._drop_tails(image, below)
-        for q, share in op.sources:
-            if self.gains[q].mantissa:
-                self.images[q] = self._sum(self.images.get(q), image.times(share))
+        return image
+
+    # --- many layers at once ----------------------------------------------------------------
+
+    def _next_run(self, chain: tuple[Operation, ...], at: int, image: Image) -> Run | None:
+        """The layers from `at` on that one kernel call takes; None where that does not pay."""
+        first = layer_of(chain[at])
+        if first is None:
+            return None
+        most = first.depth
+        if first.taps is None:
+            # Sums of weight 1 grow: one layer has room made for it, more must find it.
+            room = max(self.room.limit - image.peak, first.bits)
+            most = min(most, int(room / first.bits))
+        run = run_from(chain, at, first, most, image.origin, image.array.shape)
+        # One layer along a line, or one of unequal taps, is quicker by its own kernel.
+        least = 2 if len(image.array.shape) == 1 or first.taps is not None else 1
+        return run if run.layers >= least else None
+
+    def _sweep(self, run: Run, image: Image) -> Image | None:
+        """The image behind a run of equal layers."""
+        layer, ndim = run.layer, len(run.shape)
+        image = self._lowered(image, run.layers * layer.bits)
+        out, lease = self.pool.take(run.shape)
+        pad = (1,) * (3 - ndim)
+        y3, out3 = image.array.reshape(*pad, *image.array.shape), out.reshape(*pad, *run.shape)
+        axis = len(pad)  # tiles along the first true axis
+
+        def sweep(a: int, b: int) -> None:
+            lo = tuple(a if i == axis else 0 for i in range(3))
+            tile = out3[(slice(None),) * axis + (slice(a, b),)]
+            if layer.taps is None:
+                self.kernels.box_run(y3, (*pad, *layer.kernel), run.layers, lo, tile)
+            else:
+                taps = layer.taps.astype(self.dtype).reshape(*pad, *layer.kernel)
+                self.kernels.conv_run(y3, taps, run.layers, lo, tile)
+
+        self.threads.cut(run.shape[0], out.size, sweep)
+        scale = image.scale * run.gain
+        for _ in range(run.layers if layer.taps is None else 0):
+            scale = scale / math.prod(layer.kernel)
+        moved = Image(out, run.origin, scale, image.peak + run.layers * layer.bits, lease)
+        return self._trim(moved, sunk=layer.taps is not None)
 
     # --- one map ----------------------------------------------------------------------------
 
@@ -340,7 +409,11 @@ class _Walk:
             self._book(array[_slab(axis, last, count)], image.scale, rest)
             array = array[_slab(axis, first, last)]
             origin = _replaced(origin, axis, start + first)
-        array, origin = trimmed(array, origin)
+        return self._trim(replace(image, array=array, origin=origin), sunk)
+
+    def _trim(self, image: Image, sunk: bool) -> Image | None:
+        """The image without zero borders, and contiguous; None where nothing is left."""
+        array, origin = trimmed(image.array, image.origin)
         if 0 in array.shape:
             return None
         lease = image.lease
@@ -355,14 +428,14 @@ class _Walk:
         if slab.size:
             self.lost += Scaled.of(float(slab.sum(dtype=np.float64))) * scale * rest
 
-    def _drop_tails(self, image: Image, below: Scaled) -> Image:
-        """Drops outer slabs that hold at most this operation's part of the allowed tail."""
+    def _drop_tails(self, image: Image, below: Scaled, operations: int) -> Image:
+        """Drops outer slabs that hold at most these operations' part of the allowed tail."""
         image = self._summable(image)
         array, origin = image.array, image.origin
         for axis in range(array.ndim):
             others = tuple(a for a in range(array.ndim) if a != axis)
             profile = array.sum(axis=others, dtype=np.float64)
-            budget = profile.sum() * self.drop_share / (2 * array.ndim)
+            budget = profile.sum() * self.drop_share * operations / (2 * array.ndim)
             first = int(np.searchsorted(np.cumsum(profile), budget, side="right"))
             last = len(profile) - int(
                 np.searchsorted(np.cumsum(profile[::-1]), budget, side="right")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastrf.engine import cost, factored, spectral
+from fastrf.engine.chains import run_lengths
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.transfer import Jump, transfer_function
@@ -246,6 +247,7 @@ def _survey(
     room = Headroom.of(dtype)
     trimmed, final = (room.top - room.low) * math.log(2), -room.low * math.log(2)
     operations = graph.between(node, input_node)
+    runs = run_lengths(operations)
     reaches: dict[int, tuple[Reach, ...]] = {
         p: tuple(Reach((u, 1), (u, u), 0.0) for u in unit) for p in graph.planes_of[node]
     }
@@ -261,7 +263,7 @@ def _survey(
         if not targets:
             continue
         reach: tuple[Reach, ...] | None = reduce(_merged, targets)
-        work = _Work(trimmed)
+        work = _Work(trimmed, runs.get(id(op), 0))
         for move in reversed(op.maps):
             reach = None if reach is None else work.transpose(move, reach)
         if reach is None:
@@ -281,6 +283,9 @@ def _survey(
         held = max(held, sum(live.values()) + 2 * work.largest)
     ends = [reaches[p] for p in graph.planes_of[input_node] if p in reaches]
     spans = tuple(r.within(final) for r in reduce(_merged, ends)) if ends else ()
+    if graph.ndim == 3:
+        # A sweep over a volume keeps what it has summed along two axes, padded to whole vectors.
+        held += largest + 2 * TILE_CELLS
     return _Survey(len(operations), cells, nanoseconds, largest, held, spans)
 
 
@@ -291,8 +296,8 @@ def _pixels(reach: tuple[Reach, ...], nats: float) -> int:
 class _Work:
     """Counts the pixels and the time of one operation's passes."""
 
-    def __init__(self, nats: float) -> None:
-        self.nats = nats
+    def __init__(self, nats: float, run: int) -> None:
+        self.nats, self.run = nats, run
         self.cells, self.nanoseconds, self.largest = 0, 0.0, 1
 
     def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
@@ -304,6 +309,9 @@ class _Work:
         )
         if any(r.span[1] <= 0 for r in new):
             return None
+        if self.run > 1 or (self.run and move.taps is None and len(new) > 1):
+            self._count(_pixels(new, self.nats), _run_cost(move, self.run))
+            return new
         if isinstance(move.taps, np.ndarray):
             self._count(_pixels(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
             return new
@@ -317,6 +325,16 @@ class _Work:
         self.cells += pixels
         self.nanoseconds += pixels * nanoseconds
         self.largest = max(self.largest, pixels)
+
+
+def _run_cost(move: SpatialMap, layers: int) -> float:
+    """One pixel of one layer of a sweep of `layers`."""
+    if move.taps is not None:
+        taps = move.taps.size if isinstance(move.taps, np.ndarray) else 1
+        return cost.SWEEP_NANOSECONDS / layers + taps * cost.RUN_TAP_NANOSECONDS
+    windows = [a for a in move.axes if isinstance(a, Window) and a.kernel > 1]
+    taps = sum(layers * (a.kernel - 1) + 1 for a in windows)
+    return (cost.SWEEP_NANOSECONDS + taps * cost.RUN_TAP_NANOSECONDS) / layers
 
 
 def _pass_cost(axis: AxisMap, taps: Any) -> float:
