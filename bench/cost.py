@@ -30,10 +30,15 @@ SPREAD = 3.0
 
 NAMES = (
     "OPERATION_SECONDS",
+    "WALK_SECONDS",
     "BOX_NANOSECONDS",
+    "SWEEP_NANOSECONDS",
+    "RUN_TAP_NANOSECONDS",
     "TAP_NANOSECONDS",
     "TABLE_NANOSECONDS",
     "WRITE_NANOSECONDS",
+    "TERM_SECONDS",
+    "TERM_NANOSECONDS",
     "FLOAT32_FACTOR",
 )
 
@@ -41,49 +46,61 @@ NAMES = (
 def measure() -> dict[str, float]:
     """Every constant, from networks in which it outweighs the others."""
     found: dict[str, float] = {}
-    small = [
-        _run(zoo.plain(2000, 3, 1), method="direct", input_size=16),
-        _run(zoo.plain(300, 3), method="factored"),
-    ]
-    found["OPERATION_SECONDS"] = _mean(run["seconds"] / run["operations"] for run in small)
+    small = _run(zoo.plain(2000, 3, 1), method="direct", input_size=16)
+    found["OPERATION_SECONDS"] = small["seconds"] / small["operations"]
+    deep = _run(zoo.plain(10000, 3, 1), method="factored")
+    found["WALK_SECONDS"] = deep["seconds"] / deep["operations"]
 
     def per_cell(network: rf.Network, **options: Any) -> float:
         run = _run(network, method="direct", **options)
         own = run["seconds"] - run["operations"] * found["OPERATION_SECONDS"]
         return 1e9 * own / run["cells"]
 
-    boxes = [zoo.plain(250, 3), zoo.plain(40, 31)]
+    # Holes and wide kernels go axis by axis; equal layers in a row go in sweeps.
+    boxes = [
+        rf.Sequential(*[rf.Conv(3, padding=2, dilation=2)] * 150),
+        zoo.plain(20, 51),
+    ]
     double = _mean(per_cell(network) for network in boxes)
     single = _mean(per_cell(network, dtype="float32") for network in boxes)
     found["BOX_NANOSECONDS"] = double
+    # A sweep of n layers of k taps costs S + (n(k−1) + 1)·R a pixel and axis.
+    alone = per_cell(rf.Sequential(*[rf.Conv(3, padding=1), rf.Conv(5, padding=2)] * 60))
+    swept = per_cell(zoo.plain(512, 3))
+    tap = (32 * swept - alone) / (2 * 65 - 8)
+    found["SWEEP_NANOSECONDS"], found["RUN_TAP_NANOSECONDS"] = alone - 8 * tap, tap
     line = [1.0, 2.0, 3.0, 2.0, 1.0]
     product = [[a * b for a in line] for b in line]
-    ring = [[a + b for a in line] for b in line]
-    found["TAP_NANOSECONDS"] = _mean(
-        per_cell(rf.Sequential(*[rf.Conv(5, padding=2, taps=taps)] * 120)) / addends
-        for taps, addends in ((product, 5), (ring, 25))
-    )
+    separable = rf.Sequential(*[rf.Conv(5, padding=2, taps=product)] * 120)
+    found["TAP_NANOSECONDS"] = per_cell(separable) / 5
     found["TABLE_NANOSECONDS"] = _table()
     outer = _run(zoo.plain(4, 751))
-    own = outer["seconds"] - outer["operations"] * found["OPERATION_SECONDS"]
-    found["WRITE_NANOSECONDS"] = 1e9 * own / outer["pixels"]
+    found["WRITE_NANOSECONDS"] = 1e9 * outer["seconds"] / outer["pixels"]
+    network = zoo.residual(1000, 3, 1)
+    terms = _run(network, formed=False)
+    found["TERM_SECONDS"] = terms["seconds"] / 1001
+    forming = _run(network)["seconds"] - terms["seconds"]
+    own = 1e9 * forming / terms["pixels"] - found["WRITE_NANOSECONDS"]
+    found["TERM_NANOSECONDS"] = own / cost.TERMS_THAT_COUNT
     found["FLOAT32_FACTOR"] = single / double
     return found
 
 
-def _run(network: rf.Network, **options: Any) -> dict[str, Any]:
-    """The median time of the whole verb on one thread, and what its plan counted: the factored
-    engine's operations once an axis."""
+def _run(network: rf.Network, formed: bool = True, **options: Any) -> dict[str, Any]:
+    """The median time of the verb on one thread, for a network that it has seen before, and what
+    its plan counted."""
     found: list[rf.ERF] = []
 
     def field() -> None:
         found[:] = [rf.erf(network, workers=1, **options)]
+        if formed:
+            _ = found[0].image
 
     taken = seconds(field, clock=time.process_time)
     plan = found[0].plan
     return {
         "seconds": taken,
-        "operations": plan.operations * (len(plan.support) if plan.method == "factored" else 1),
+        "operations": plan.operations,
         "cells": plan.cells,
         "pixels": math.prod(count for _, count in plan.support),
     }
@@ -118,7 +135,8 @@ def forecasts() -> list[dict[str, Any]]:
             continue
         network = network_of(case)
         taken = seconds(
-            lambda n=network, c=case: rf.erf(n, workers=1, **c.options), clock=time.process_time
+            lambda n=network, c=case: rf.erf(n, workers=1, **c.options).image,
+            clock=time.process_time,
         )
         rows.append(
             {

@@ -190,6 +190,9 @@ class PlaneGraph:
 
     def between(self, node: str, input_node: str) -> list[Operation]:
         """The operations on paths from `input_node` to `node`, in topological order."""
+        return self.once(("between", node, input_node), lambda: self._between(node, input_node))
+
+    def _between(self, node: str, input_node: str) -> list[Operation]:
         wanted = self.ancestors(node)
         reached = set(self.planes_of[input_node])
         found = []

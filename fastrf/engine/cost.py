@@ -6,32 +6,37 @@ All were measured with `python -m bench.cost` on one core of an Intel Xeon (Sapp
 
 from __future__ import annotations
 
-OPERATION_SECONDS = 80e-6
-"""Python's share of one operation, lowering and planning included: between the direct engine's
-130 to 170 µs and the 40 to 50 µs an axis of the factored engine."""
+OPERATION_SECONDS = 95e-6
+"""Python's share of one kernel call of the direct engine: windows, buffers, bookkeeping."""
+
+POINTWISE_SECONDS = 8e-6
+"""An operation of the direct engine that moves nothing (normalisation, activation, addition)."""
 
 BOX_NANOSECONDS = 2.0
 """One pixel of one axis pass with equal taps, in float64."""
 
-TAP_NANOSECONDS = 0.32
+TAP_NANOSECONDS = 0.29
 """One pixel and one tap of a pass with general taps, in float64."""
 
-TABLE_NANOSECONDS = 0.8
+TABLE_NANOSECONDS = 0.7
 """One pixel and one tap of a table."""
 
-WRITE_NANOSECONDS = 2.1
+WRITE_NANOSECONDS = 1.6
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
-FLOAT32_FACTOR = 0.55
+FLOAT32_FACTOR = 0.57
 """float32 moves half the bytes; calls and index arithmetic stay."""
 
-WALK_SECONDS = 20e-6
-"""Taking one operation of a transfer function apart into stages."""
+WALK_SECONDS = 0.25e-6
+"""One operation of a transfer function, whose graph has been taken apart for the plan."""
+
+TERM_SECONDS = 10e-6
+"""Making the profiles of one more term."""
 
 ROW_NANOSECONDS = 2.0
 """One pixel of one term's profile."""
 
-TERM_NANOSECONDS = 0.1
+TERM_NANOSECONDS = 0.03
 """One pixel and one term of a sum of separable terms,"""
 
 TERMS_THAT_COUNT = 100
@@ -43,8 +48,8 @@ FFT_NANOSECONDS = 1.5
 FREQUENCY_NANOSECONDS = 2.0
 """One frequency and one distinct operation of a transfer function."""
 
-SWEEP_NANOSECONDS = 1.8
+SWEEP_NANOSECONDS = 0.55
 """One pixel of one sweep of a run kernel, however many layers it takes,"""
 
-RUN_TAP_NANOSECONDS = 0.03
-"""and each tap of the sweep's layers together, per axis (bench/bench_runs.py)."""
+RUN_TAP_NANOSECONDS = 0.043
+"""and each tap of the sweep's layers together, per axis."""

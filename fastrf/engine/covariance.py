@@ -39,6 +39,10 @@ Readers = dict[str, list[Edge]]
 
 def inexact_reasons(graph: PlaneGraph, node: str) -> list[str]:
     """Why the variance image of `node` is approximate: one sentence per layer, none if exact."""
+    return graph.once(("inexact", node), lambda: _reasons(graph, node))
+
+
+def _reasons(graph: PlaneGraph, node: str) -> list[str]:
     wanted = graph.ancestors(node)
     operations = [op for op in graph.operations if op.node in wanted]
     return [

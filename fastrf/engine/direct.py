@@ -550,6 +550,10 @@ def mean_gain(move: SpatialMap) -> float:
 
 def mean_gains(graph: PlaneGraph, input_node: str) -> list[Scaled]:
     """Per plane, the mean gain of all paths from it to the input together; 0 where none leads."""
+    return graph.once(("mean gains", input_node), lambda: _gains(graph, input_node))
+
+
+def _gains(graph: PlaneGraph, input_node: str) -> list[Scaled]:
     gains = [ZERO] * len(graph.planes)
     for p in graph.planes_of[input_node]:
         gains[p] = ONE

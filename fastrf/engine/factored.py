@@ -92,6 +92,10 @@ def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
 
 def _chain_obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     """Why the field of `node` is no outer product of profiles; None where it is one."""
+    return graph.once(("chain", node, input_node), lambda: _branch(graph, node, input_node))
+
+
+def _branch(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     operations = graph.between(node, input_node)
     reads = Counter(q for op in operations for q, _ in op.sources)
     writes = Counter(p for op in operations for p, _ in op.targets)

@@ -59,7 +59,10 @@ def of_direct(
     graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
 ) -> Forecast:
     """What `direct.propagate` will do."""
-    return _of_surveys([_survey(graph, node, unit, input_node, dtype)], dtype)
+    key = ("direct", node, unit, input_node, dtype)
+    return graph.once(
+        key, lambda: _of_surveys([_survey(graph, node, unit, input_node, dtype)], dtype)
+    )
 
 
 def of_factored(
@@ -88,7 +91,7 @@ def of_factored(
         len(function.operations),
         support,
         pixels + rows,
-        len(function.operations) * cost.WALK_SECONDS,
+        len(function.operations) * cost.WALK_SECONDS + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
         pixels * dtype.itemsize + 3 * rows * 8,
         pixels,
@@ -139,7 +142,7 @@ def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
         surveys[0].operations,
         support,
         sum(s.cells for s in surveys) + (pixels if len(surveys) > 1 else 0),
-        sum(s.operations for s in surveys) * cost.OPERATION_SECONDS,
+        sum(s.calls for s in surveys),
         1e-9 * factor * (sum(s.nanoseconds for s in surveys) + pixels * cost.WRITE_NANOSECONDS),
         (2 * pixels + pooled) * dtype.itemsize,
         max(pixels if len(surveys) > 1 else 1, *(s.largest for s in surveys)),
@@ -233,6 +236,7 @@ def _merged(a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
 @dataclass(frozen=True, slots=True)
 class _Survey:
     operations: int
+    calls: float
     cells: int
     nanoseconds: float
     largest: int
@@ -252,7 +256,7 @@ def _survey(
         p: tuple(Reach((u, 1), (u, u), 0.0) for u in unit) for p in graph.planes_of[node]
     }
     live = dict.fromkeys(reaches, 1)
-    cells, nanoseconds, largest, held = 0, 0.0, 1, 1
+    calls, cells, nanoseconds, largest, held = 0.0, 0, 0.0, 1, 1
     done: str | None = None
     for op in reversed(operations):
         if done not in (None, op.node):
@@ -268,6 +272,7 @@ def _survey(
             reach = None if reach is None else work.transpose(move, reach)
         if reach is None:
             continue
+        calls += work.calls * cost.OPERATION_SECONDS if op.maps else cost.POINTWISE_SECONDS
         count = _pixels(reach, trimmed)
         for q, _ in op.sources:
             if q in reaches:
@@ -286,7 +291,7 @@ def _survey(
     if graph.ndim == 3:
         # A sweep over a volume keeps what it has summed along two axes, padded to whole vectors.
         held += largest + 2 * TILE_CELLS
-    return _Survey(len(operations), cells, nanoseconds, largest, held, spans)
+    return _Survey(len(operations), calls, cells, nanoseconds, largest, held, spans)
 
 
 def _pixels(reach: tuple[Reach, ...], nats: float) -> int:
@@ -298,7 +303,7 @@ class _Work:
 
     def __init__(self, nats: float, run: int) -> None:
         self.nats, self.run = nats, run
-        self.cells, self.nanoseconds, self.largest = 0, 0.0, 1
+        self.calls, self.cells, self.nanoseconds, self.largest = 1.0, 0, 0.0, 1
 
     def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
         """What the transposed map reaches; None where that is padding alone."""
@@ -309,8 +314,13 @@ class _Work:
         )
         if any(r.span[1] <= 0 for r in new):
             return None
-        if self.run > 1 or (self.run and move.taps is None and len(new) > 1):
+        grown = all(
+            isinstance(a, Window) and n.span[1] == r.span[1] + a.kernel - 1
+            for a, n, r in zip(move.axes, new, reach, strict=True)
+        )
+        if grown and (self.run > 1 or (self.run and move.taps is None and len(new) > 1)):
             self._count(_pixels(new, self.nats), _run_cost(move, self.run))
+            self.calls = 1 / self.run
             return new
         if isinstance(move.taps, np.ndarray):
             self._count(_pixels(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)

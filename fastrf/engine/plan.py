@@ -157,7 +157,7 @@ def _chosen(
         forecast = _forecast("factored", where, dtype, tail, tol)
         best, reason = "factored", _terms(factored.rank(graph, node, source))
     # Where factors are quicker than the direct engine's calls alone, its walk can be spared.
-    calls = len(graph.between(node, source)) * cost.OPERATION_SECONDS
+    calls = len(graph.between(node, source)) * cost.POINTWISE_SECONDS
     if forecast is None or forecast.seconds(1) > calls:
         layers = _forecast("direct", where, dtype, tail, tol)
         if forecast is None or layers.seconds(1) < forecast.seconds(1):
