@@ -14,7 +14,7 @@ from typing import Any
 from bench import cost, depth, startup
 from bench.record import duration, newest, table
 
-OURS = ("fastrf", "fastrf engine")
+OURS = ("fastrf first", "fastrf", "fastrf engine")
 
 
 def peers(results: list[dict[str, Any]]) -> str:
@@ -42,7 +42,7 @@ def engines(results: list[dict[str, Any]]) -> str:
 
 
 KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "engines": ("Engines: the whole verb, warm", engines),
+    "engines": ("Engines: the whole verb and the pixels, for a network seen before", engines),
     "peers": ("Against what users would run instead (warm medians of one run)", peers),
     "depth": ("Cost per layer against depth", depth.show),
     "cost": ("The planner's constants and forecasts", cost.show),

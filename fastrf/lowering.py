@@ -394,7 +394,8 @@ def _merge_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[li
     graph.sizes[node.name] = out
     ways = []
     for source, size in zip(node.inputs, sizes, strict=True):
-        if any(n not in (m, 1) for n, m in zip(size, out, strict=True)):
+        single = () if isinstance(node.layer, Concat) else (1,)  # concatenation does not broadcast
+        if any(n not in (m, *single) for n, m in zip(size, out, strict=True)):
             raise InputError(
                 f"the maps read differ in size: "
                 f"{', '.join(f'{i} {s}' for i, s in zip(node.inputs, sizes, strict=True))}; "
