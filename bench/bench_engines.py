@@ -1,4 +1,6 @@
-"""Every engine on every case in both dtypes: the whole verb and the pixels, for a network seen before.
+"""Every engine on every case in both dtypes: the whole verb and the pixels.
+
+The network has been seen before, so what was worked out from it is there.
 
     pytest bench/bench_engines.py --benchmark-group-by=group --benchmark-columns=median,rounds
 

@@ -4,8 +4,8 @@
 
 "fastrf first" is the whole verb on a network that it has not seen, from its nodes to the pixels;
 "fastrf" the same again, with what was worked out from the network kept; "fastrf engine" its engine
-alone on the lowered network, which is how the peers are timed (see `bench.peers`). A peer whose image is
-not ours, to what rounding explains, fails. Read figures as ratios within a group.
+alone on the lowered network, which is how the peers are timed (see `bench.peers`). A peer
+whose image is not ours, to what rounding explains, fails. Read figures as ratios within a group.
 """
 
 from __future__ import annotations

@@ -347,7 +347,8 @@ def _single_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[l
     if isinstance(layer, Attention) and ignore_global:
         graph.sizes[node.name] = size
         return [[_Piece((), layer.gain)]]
-    maps = layer.maps(size, graph.ndim)
+    # Equal layers of a network are one object: a thousand of them share their maps.
+    maps = graph.once(("maps", id(layer), size), lambda: layer.maps(size, graph.ndim))
     out = maps[-1].size_out if maps else size
     graph.sizes[node.name] = out
     if _collapses(layer, unbounded) or (lost and (out is None or max(out) == 1)):
