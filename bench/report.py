@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import cost, depth, startup
+from bench import cost, depth, planner, startup
 from bench.record import duration, newest, table
 
 OURS = ("fastrf first", "fastrf", "fastrf engine")
@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "peers": ("Against what users would run instead (warm medians of one run)", peers),
     "depth": ("Cost per layer against depth", depth.show),
     "cost": ("The planner's constants and forecasts", cost.show),
+    "planner": ("The planner's choice on random networks", planner.show),
     "startup": ("Start-up", startup.show),
 }
 

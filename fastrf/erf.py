@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
 from fastrf.device import resolve
-from fastrf.engine import ENGINES
+from fastrf.engine import ENGINES, Propagated
 from fastrf.engine.covariance import inexact_reasons
 from fastrf.engine.plan import Plan, make_plan
+from fastrf.engine.spectral import propagate_all
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
 from fastrf.kernels import load as load_kernels
@@ -353,6 +354,25 @@ class _Question:
             progress=progress,
             **({"tol": plan.tol} if plan.accuracy == "absolute" else {}),
         )
+        return self._field(plan, result)
+
+    def answer_all(self, last: str, nodes: Sequence[str], unit: Any) -> dict[str, ERF]:
+        """The fields of many nodes by the spectral engine, in one pass up from the input."""
+        plans = {node: self.plan(node, unit) for node in nodes}
+        plan = plans[last]
+        found = propagate_all(
+            self.graph,
+            last,
+            plan.unit,
+            self.input,
+            dtype=plan.dtype,
+            workers=plan.workers,
+            tail=plan.tail,
+            tol=plan.tol,
+        )
+        return {node: self._field(plans[node], found[node]) for node in nodes}
+
+    def _field(self, plan: Plan, result: Propagated) -> ERF:
         inputs = self.network.inputs
         sizes = {n: size for n in inputs if (size := self.graph.sizes[n]) is not None}
         return ERF(
@@ -362,12 +382,12 @@ class _Question:
             lost_mass=result.lost,
             dropped_mass=result.dropped,
             network=self.network,
-            node=node,
+            node=plan.node,
             unit=plan.unit,
             input=self.input,
             input_sizes=sizes or None,
             ignore_global=self.ignore_global,
-            inexact=tuple(inexact_reasons(self.graph, node)),
+            inexact=tuple(inexact_reasons(self.graph, plan.node)),
             assumptions=tuple(self.graph.assumptions),
             plan=plan,
         )
@@ -453,7 +473,8 @@ def erf(
         tol: see `accuracy`.
         tail: share of the mass that may be dropped from the outside; `ERF.dropped_mass` says how
             much it was. None: nothing.
-        layers: "last", or "all" for the field of every layer's `unit`, by node name.
+        layers: "last", or "all" for the field of every layer's `unit`, by node name
+            (method="spectral" computes them in one pass, the other engines one by one).
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free.
@@ -489,6 +510,11 @@ def erf(
         raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
     wanted = graph.ancestors(last) - set(question.network.inputs) - graph.collapsed
     nodes = [n for n in graph.network.nodes if n in wanted and graph.between(n, question.input)]
+    if method == "spectral":
+        found = question.answer_all(last, nodes, unit)
+        if progress is not None:
+            progress(1.0)
+        return found
     result = {}
     for number, node in enumerate(nodes):
         result[node] = question.answer(node, unit)

@@ -531,3 +531,20 @@ def test_from_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(
             one.image, compute(job, workers=1).image, rtol=2000 * np.finfo(job[1]).eps
         )
+
+
+def test_all_layers_in_one_spectral_pass() -> None:
+    net = rf.zoo.cifar_resnet(2)
+    found = rf.erf(net, method="spectral", layers="all")
+    expected = rf.erf(net, method="direct", layers="all")
+    assert list(found) == list(expected)
+    for node, field in found.items():
+        assert (field.node, field.plan.method) == (node, "spectral")
+        assert field.log_gain == pytest.approx(expected[node].log_gain, abs=1e-12)
+        np.testing.assert_allclose(field.std, expected[node].std, rtol=1e-9)
+        window = tuple(
+            slice(o - e, o - e + n)
+            for o, e, n in zip(field.origin, expected[node].origin, field.shape, strict=True)
+        )
+        image = expected[node].image
+        np.testing.assert_allclose(field.image, image[window], rtol=0, atol=1e-12 * image.max())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,8 @@ class _Walk:
         done = 0
         pending = Counter(p for op in self.operations for p, _ in op.targets)
         for chain in chains(self.operations):
-            self._step(chain)
+            for at in self._steps(chain):
+                progress((done + at) / len(self.operations))
             for p in (p for op in chain for p, _ in op.targets):
                 pending[p] -= 1
                 if not pending[p]:
@@ -176,8 +177,9 @@ class _Walk:
             )
         return self._finish(final)
 
-    def _step(self, chain: tuple[Operation, ...]) -> None:
-        """Follows the gradient through a chain, from what it writes to what it reads."""
+    def _steps(self, chain: tuple[Operation, ...]) -> Iterator[int]:
+        """Follows the gradient through a chain, from what it writes to what it reads; yields how
+        many operations are done, all but the last time."""
         image = None
         for p, share in chain[0].targets:
             if p in self.images:
@@ -188,6 +190,7 @@ class _Walk:
             if image is not None and at < len(chain):
                 # Inside a chain one plane hands all to the next.
                 image = image.times(chain[at - 1].sources[0][1] * chain[at].targets[0][1])
+                yield at
         if image is None:
             return
         for q, share in chain[-1].sources:
