@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
 from fastrf.device import resolve
-from fastrf.engine import ENGINES, Propagated
+from fastrf.engine import ENGINES
 from fastrf.engine.covariance import inexact_reasons
+from fastrf.engine.direct import Propagated
 from fastrf.engine.plan import Plan, make_plan
 from fastrf.engine.spectral import propagate_all
 from fastrf.engine.terms import FactoredImage

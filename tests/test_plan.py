@@ -278,3 +278,15 @@ def test_cost_grows_with_the_work() -> None:
     assert 0 < thin.seconds < thick.seconds
     assert thin.cells < thick.cells
     assert (thin.operations, thick.operations) == (10, 100)
+
+
+@pytest.mark.parametrize("method", ["direct", "factored"])
+def test_a_tail_that_may_be_dropped_makes_the_plan_smaller(method: str) -> None:
+    net = rf.zoo.plain(400, 3)
+    whole, part = (plan_of(net, method=method, tail=tail) for tail in (None, 1e-9))
+    assert part.memory < whole.memory / 4
+    assert part.seconds < whole.seconds
+    for tail in (1e-3, 1e-9, 1e-30):
+        result = rf.erf(net, method=method, tail=tail)
+        assert contains(result.plan, result)
+        assert result.dropped_mass <= tail

@@ -56,28 +56,38 @@ class Forecast:
 
 
 def of_direct(
-    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
 ) -> Forecast:
     """What `direct.propagate` will do."""
-    key = ("direct", node, unit, input_node, dtype)
+    key = ("direct", node, unit, input_node, dtype, tail)
     return graph.once(
-        key, lambda: _of_surveys([_survey(graph, node, unit, input_node, dtype)], dtype)
+        key, lambda: _of_surveys([_survey(graph, node, unit, input_node, dtype, tail)], dtype)
     )
 
 
 def of_factored(
-    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
 ) -> Forecast:
     """What `factored.propagate_factored` will do, for a field without an obstacle."""
     function = transfer_function(graph, node, input_node)
     if function.obstacle is not None or not function.operations:
         surveys = [
-            _survey(factored.projected(graph, axis), node, (unit[axis],), input_node, dtype)
+            _survey(factored.projected(graph, axis), node, (unit[axis],), input_node, dtype, tail)
             for axis in range(graph.ndim)
         ]
         return _of_surveys(surveys, dtype)
     rank = factored.rank(graph, node, input_node)
-    nats = -Headroom.of(dtype).low * math.log(2)
+    nats = min(-Headroom.of(dtype).low * math.log(2), _tail_nats(tail, graph.ndim))
     reaches = function(Reaches(graph.ndim))
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
     spans = [r.within(nats) for r in reaches]
@@ -244,13 +254,25 @@ class _Survey:
     support: tuple[Span, ...]
 
 
+def _tail_nats(tail: float | None, parts: int) -> float:
+    """Beyond so many nats a Gaussian bound leaves less than what each of 2·parts sides may drop."""
+    return math.inf if tail is None else math.log(2 * parts / tail)
+
+
 def _survey(
-    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, dtype: np.dtype[Any]
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
 ) -> _Survey:
     """Walks the windows backwards as the direct engine will walk the images."""
     room = Headroom.of(dtype)
-    trimmed, final = (room.top - room.low) * math.log(2), -room.low * math.log(2)
     operations = graph.between(node, input_node)
+    dropped = _tail_nats(tail, graph.ndim * max(len(operations), 1))
+    trimmed = min((room.top - room.low) * math.log(2), dropped)
+    final = min(-room.low * math.log(2), dropped)
     runs = run_lengths(operations)
     reaches: dict[int, tuple[Reach, ...]] = {
         p: tuple(Reach((u, 1), (u, u), 0.0) for u in unit) for p in graph.planes_of[node]

@@ -187,7 +187,7 @@ def _forecast(
 ) -> Forecast:
     if method == "spectral":
         return of_spectral(*where, dtype, tail, tol)
-    return (of_direct if method == "direct" else of_factored)(*where, dtype)
+    return (of_direct if method == "direct" else of_factored)(*where, dtype, tail)
 
 
 def _refuse(method: str, accuracy: str, graph: PlaneGraph, node: str, source: str) -> None:
