@@ -5,8 +5,8 @@ Exit codes: 0 done, 1 a check failed, 2 bad input; an interrupt gives 130, and a
 closed the pipe 141, as the shell reports the two signals.
 
 With ``--json`` a command prints one JSON document with the names of the Python attributes. Exact
-numbers are JSON numbers where they are whole and else texts such as "1/2"; what is infinite or
-undefined is null.
+numbers are JSON numbers where these are exact (2, 0.5) and else texts such as "1/3"; what is
+infinite or undefined is null.
 
 NumPy, Numba and matplotlib are imported by the commands that use them, so that tables and errors
 come at once.
@@ -769,7 +769,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, Fraction):
-        return value.numerator if value.denominator == 1 else str(value)
+        if value.denominator == 1:
+            return value.numerator
+        binary = float(value)
+        return binary if Fraction(binary) == value else str(value)
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):

@@ -76,7 +76,7 @@ def test_rf_json_has_the_attributes_of_the_result(capsys):
 
 def test_rf_json_spells_exact_numbers(capsys):
     found = document(capsys, "rf", "resnet50")
-    assert found["start"] == ["1/2", "1/2"]
+    assert found["start"] == [0.5, 0.5]
     assert found["center"] == [0, 0]
     assert [Fraction(v) for v in found["dang"]["start"]] == [Fraction(1, 2)] * 2
     assert found["distill"] == {
