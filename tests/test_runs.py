@@ -34,7 +34,7 @@ from fastrf.engine.chains import (
     run_lengths,
 )
 from fastrf.engine.forecast import Reach, Reaches
-from fastrf.engine.plan import make_plan
+from fastrf.engine.plan import CLEARLY_SLOWER, NOTICEABLE, make_plan
 from fastrf.engine.transfer import transfer_function
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import SpatialMap, Window
@@ -82,22 +82,29 @@ def test_nothing_is_no_chain() -> None:
     assert list(chains([])) == []
 
 
-def test_chains_end_where_branches_meet() -> None:
+@pytest.mark.parametrize(
+    ("summands", "between"),
+    [
+        (("b", "stem"), [["sum"], ["sum", "b", "a"]]),
+        (("stem", "b"), [["sum"], ["sum"], ["b", "a"]]),
+    ],
+)
+def test_chains_end_where_branches_meet(summands: Any, between: list[list[str]]) -> None:
+    """Both summands write `sum`, and `stem` is read twice. The branch takes the summand it ends
+    in with it where nothing stands between them in the order of operations."""
     net = network(
         input=rf.Input(),
         stem=c("input"),
         a=c("stem"),
         b=c("a"),
-        sum=(rf.Add(), "stem", "b"),
+        sum=(rf.Add(), *summands),
         head=c("sum"),
         last=c("head"),
     )
-    # Both summands write `sum`, and `stem` is read twice; the branch itself is in one piece with
-    # the summand it ends in.
     found = nodes(lower(net))
     assert found[0] == ["last", "head"]
     assert found[-1] == ["stem"]
-    assert sorted(found[1:-1]) == [["sum"], ["sum", "b", "a"]]
+    assert found[1:-1] == between
 
 
 def test_chains_end_at_concatenations() -> None:
@@ -113,9 +120,7 @@ def test_chains_end_at_concatenations() -> None:
     found = nodes(lower(net))
     assert found[0] == ["out"]
     assert found[-1] == ["a"]
-    assert not any(
-        {"a", "both", "all"} & set(chain[:-1]) - {chain[0]} for chain in found
-    )
+    assert not any({"a", "both", "all"} & set(chain[:-1]) - {chain[0]} for chain in found)
     assert sum(map(len, found)) == len(lower(net).operations)
 
 
@@ -238,7 +243,7 @@ def test_runs_end_at_most() -> None:
 def test_runs_end_before_a_border_cuts(unit: int, layers: int) -> None:
     graph = lowered(*[rf.Conv(3, padding=1)] * 12, ndim=1, size=20)
     run = run_of(graph, unit=(unit,))
-    assert run.layers == min(unit, 19 - unit) or layers == run.layers
+    assert run.layers == layers
     assert run.origin == (unit - run.layers,)
     assert run.shape == (1 + 2 * run.layers,)
 
@@ -336,7 +341,7 @@ def assert_equal(graph: PlaneGraph, unit: tuple[int, ...], dtype: str, **options
     return layers
 
 
-D2, D3, LONG = taps(3, 3), taps(2, 3, 2), taps(4, 1)
+D2, D3, FLAT = taps(3, 3), taps(2, 3, 2), taps(3, 1, 2)
 RELU, HALF = rf.Activation("relu"), rf.Norm(gain=0.3)
 
 STACKS: dict[str, tuple[int, list[rf.Layer], Any]] = {
@@ -345,7 +350,11 @@ STACKS: dict[str, tuple[int, list[rf.Layer], Any]] = {
     "2-D": (2, [rf.Conv(3, padding=1)] * 9, (20, 23)),
     "3-D": (3, [rf.Conv(3, padding=1)] * 5, (9, 10, 11)),
     "anisotropic": (2, [rf.Conv((5, 2), padding=((2, 2), (1, 0)))] * 6, (25, 12)),
-    "one tap on an axis": (3, [rf.Conv((1, 3, 2), padding=((0, 0), (1, 1), (1, 0)))] * 5, (3, 9, 8)),
+    "one tap on an axis": (
+        3,
+        [rf.Conv((1, 3, 2), padding=((0, 0), (1, 1), (1, 0)))] * 5,
+        (3, 9, 8),
+    ),
     "asymmetric": (
         2,
         [rf.Conv(3, padding=((2, 0), (0, 2))), rf.Conv(3, padding=((0, 2), (2, 0)))] * 4,
@@ -357,7 +366,11 @@ STACKS: dict[str, tuple[int, list[rf.Layer], Any]] = {
         [rf.Conv((2, 3, 2), padding=((1, 0), (1, 1), (0, 1)), taps=D3)] * 6,
         (9, 11, 10),
     ),
-    "dense column": (2, [rf.Conv((4, 1), padding=((2, 1), (0, 0)), taps=LONG * [[1]])] * 5, (20, 3)),
+    "dense, one tap on an axis": (
+        3,
+        [rf.Conv((3, 1, 2), padding=((2, 0), (0, 0), (0, 1)), taps=FLAT)] * 5,
+        (12, 3, 9),
+    ),
     "gains between": (
         2,
         [rf.Conv(3, padding=1, gain=1.7), HALF, RELU, rf.Conv(3, padding=1, gain=0.2), RELU] * 4,
@@ -387,8 +400,13 @@ STACKS: dict[str, tuple[int, list[rf.Layer], Any]] = {
     ),
     "strides and upsampling": (
         2,
-        [*[rf.Conv(3, padding=1)] * 3, rf.MaxPool(2, 2), *[rf.Conv(3, padding=1)] * 3]
-        + [rf.Upsample(2), *[rf.Conv(3, padding=1)] * 2],
+        [
+            *[rf.Conv(3, padding=1)] * 3,
+            rf.MaxPool(2, 2),
+            *[rf.Conv(3, padding=1)] * 3,
+            rf.Upsample(2),
+            *[rf.Conv(3, padding=1)] * 2,
+        ],
         (16, 18),
     ),
 }
@@ -411,15 +429,15 @@ def test_borders_cut_within_a_run(name: str, dtype: str) -> None:
     graph = lowered(*layers, ndim=ndim, size=size)
     shape = graph.sizes[graph.output_node(None)]
     assert shape is not None
-    for unit in {tuple(n // 2 for n in shape), tuple(n // 3 for n in shape), (0,) * ndim}:
-        assert_equal(graph, unit, dtype)
+    units = [tuple(n // d for n in shape) for d in (2, 3, 64)]
+    assert max(itertools.chain(*(assert_equal(graph, unit, dtype) for unit in units))) >= 2
 
 
 def test_the_border_meets_the_middle_of_a_run() -> None:
     """The test above would see nothing if no layer were in a run, or no layer were cut."""
     graph = lowered(*[rf.Conv(3, padding=1)] * 12, ndim=1, size=30)
     runs, _, layers = both(graph, (7,))
-    assert layers == [4, 3] or sum(layers) == 7
+    assert layers == [7]
     assert 0 < runs.lost < 1
 
 
@@ -430,7 +448,7 @@ def test_runs_in_tiles(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -
     ndim, layers, size = STACKS[name]
     for graph in (lowered(*layers, ndim=ndim), lowered(*layers, ndim=ndim, size=size)):
         taken = assert_equal(graph, (4,) * ndim, dtype, workers=3)
-        assert not taken or len(taken) % 3 == 0 or ndim > 0
+        assert len(taken) >= 3  # one call per tile
 
 
 @pytest.mark.parametrize("values", [[[1, 2], [3, SMALLEST_TAP]], [[1, 2], [3, 0]]])
@@ -476,7 +494,7 @@ def test_tails(name: str, tail: float, clipped: bool) -> None:
         a[place] -= b
         assert (a >= -8 * rel).all()
         assert a.sum() <= tail * whole + 8 * rel
-    if tail == 1e-3:
+    if tail == 1e-3 and ndim < 3:  # 5 layers of a volume have no slab that small
         assert runs.dropped > 0
 
 
@@ -498,7 +516,9 @@ def test_deep_volumes_unbounded() -> None:
 def test_deep_lines_keep_their_headroom(dtype: str) -> None:
     """Plain sums grow by 45^3000 = 2^16475; σ² = 3000·(45² − 1)/12."""
     graph = lowered(*[rf.Conv(45, padding=22)] * 3000, ndim=1)
-    found = direct.propagate(graph, "3000", (0,), "input", kernels=load(), dtype=np.dtype(dtype))
+    found = direct.propagate(
+        graph, "conv3000", (0,), "input", kernels=load(), dtype=np.dtype(dtype)
+    )
     image = found.pixels().astype(np.float64)
     x = np.arange(image.size) + found.origin[0]
     variance = 3000 * (45**2 - 1) / 12
@@ -549,7 +569,7 @@ def test_reaches_power_is_repeated_times() -> None:
     algebra = Reaches(2)
     axes = (Window(3, lo=1), Window(4, dilation=2, lo=1))
     once = algebra.mixed([(0.5, algebra.of(SpatialMap(axes), (2, 3))), (0.5, algebra.one())])
-    assert [r.span for r in once] == [(-2, 5), (-3, 22)]
+    assert [r.span for r in once] == [(-2, 5), (-3, 19)]
     repeated = algebra.one()
     for _ in range(7):
         repeated = algebra.times(repeated, once)
@@ -595,14 +615,14 @@ def test_reaches_contain_the_support(name: str) -> None:
         assert first + count <= high + 1
 
 
-@pytest.mark.parametrize("name", ["residual(8)", "tcn(5, 5)", "plain(40, 7)", "wavenet"])
+@pytest.mark.parametrize("name", ["residual(8)", "tcn(5, 5)", "plain(40, 7)"])
 def test_reaches_hold_all_but_the_tail(name: str) -> None:
     """Pixels outside `within(nats)` are below e^−nats of the mass, for each path and so for all."""
     net = rf.zoo.get(name)
     graph = lower(net)
     node = graph.output_node(None)
     reaches = transfer_function(graph, node, "input")(Reaches(graph.ndim))
-    result = rf.erf(net, method="factored" if "residual" not in name else "direct")
+    result = rf.erf(net, method="direct")
     for nats in (1.0, 10.0, 100.0):
         for axis, reach in enumerate(reaches):
             others = tuple(a for a in range(graph.ndim) if a != axis)
@@ -651,5 +671,10 @@ def test_auto_stays_where_it_is_not(options: dict[str, Any]) -> None:
 
 
 def test_auto_does_not_trade_accuracy_for_what_nobody_notices() -> None:
-    small = rf.Sequential(*[rf.Conv(5, padding=2, taps=taps(5, 5))] * 4, ndim=2)
-    assert choice(small).method == "direct"
+    """Clearly slower, and yet done in a blink."""
+    net = rf.Sequential(*[rf.Conv(5, padding=2, taps=taps(5, 5))] * 200, ndim=2)
+    methods = ("spectral", "direct")
+    waves, layers = (choice(net, method=method, workers=1).seconds for method in methods)
+    assert CLEARLY_SLOWER * waves < layers < NOTICEABLE
+    assert choice(net).method == "direct"
+    assert choice(net, accuracy="absolute").method == "spectral"
