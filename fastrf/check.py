@@ -24,7 +24,7 @@ import numpy as np
 from fastrf.analytic.chain import Step
 from fastrf.analytic.forward import forward_moments
 from fastrf.analytic.geometry import receptive_field
-from fastrf.analytic.moments import Moments, moments
+from fastrf.analytic.moments import Moments, moments, unclipped_mass
 from fastrf.analytic.polynomial import chain_polynomial, profile_float
 from fastrf.engine import ENGINES
 from fastrf.engine.plan import Plan
@@ -401,9 +401,9 @@ def _compare_loss(
     if not even:
         return  # resizing gains and loses at borders by itself; the mass alone is compared
     unbounded = lower(network, ignore_global=result.ignore_global)
-    free = moments(unbounded, node, (0,) * graph.ndim, source)
-    expected = 1 - math.exp(float(analytic.log_mass) - float(free.log_mass))
-    units = 4 + abs(float(free.log_mass))
+    free = unclipped_mass(unbounded, node, source)
+    expected = 1 - float(analytic.mass.ratio(free))
+    units = 4 + abs(float(free.log))
     book.add(
         "lost_mass, adjoint",
         result.lost_mass,

@@ -5,7 +5,7 @@ share one gradient-variance image. A map whose readers all read all channels is 
 channels part ways (slices, shuffles, grouped convolutions fed differently) it has several.
 
 Variances are summed over channels: a random layer of gain 1 then keeps the sum, and a
-concatenation hands it on in proportion to the channels (DESIGN: Luo et al. 2016 eq. 8, with the
+concatenation hands it on in proportion to the channels (Luo et al. 2016, eq. 8, with the
 channel sum in place of one channel). `Operation` says how: backwards it adds up its targets'
 images, times their shares, applies the transposed maps, and hands the result to its sources in
 proportion to theirs.

@@ -126,11 +126,6 @@ class SpatialMap:
         return any(isinstance(axis, Everything) for axis in self.axes)
 
     @property
-    def is_identity(self) -> bool:
-        """True where y = x up to the gain: nothing moves and no pixel is cut off."""
-        return all(axis == IDENTITY for axis in self.axes) and self.size_in == self.size_out
-
-    @property
     def overlaps(self) -> bool:
         """True where an input pixel is read by more than one output pixel."""
         return any(_overlaps(axis) for axis in self.axes)

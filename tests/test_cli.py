@@ -188,7 +188,7 @@ def test_onnx_model(capsys):
     path = Path(onnx.__file__).parent / LIGHT
     found = document(capsys, "rf", str(path))
     sizes = [row["size"][0] for row in found["layers"]]
-    # ResNet-50's last map (DESIGN §6) is in the model, under the exporter's own names.
+    # ResNet-50's last map is in the model, under the exporter's own names.
     assert 427 in sizes
     code, out, _ = run(capsys, "erf", str(path), "--input-size", "224")
     assert code == 0

@@ -393,7 +393,7 @@ def test_exact_integers(n: int, k: int) -> None:
 
 
 def test_far_tails_of_a_thousand_layers() -> None:
-    """DESIGN asks for 1e-13: half of what 2000 roundings could at worst add up to."""
+    """1e-13 is promised: half of what 2000 roundings could at worst add up to."""
     result = rf.erf(plain(1000, 3, 1))
     integers = exact(1000, 3)
     seen = result.image
@@ -454,7 +454,7 @@ def test_ten_thousand_layers(ndim: int, options: dict[str, Any]) -> None:
     for axis in range(ndim):
         assert result.mean[axis] / sigma == pytest.approx(0, abs=bound)
         assert result.std[axis] == pytest.approx(sigma, rel=bound)
-        # κ₄/σ⁴ of n uniform layers (DESIGN §1).
+        # κ₄/σ⁴ of n uniform layers.
         kurtosis = -(k**4 - 1) / 120 * n / sigma**4
         assert result.kurtosis[axis] == pytest.approx(kurtosis, abs=100 * bound)
 

@@ -115,7 +115,7 @@ EXACT = {
 }
 
 INEXACT = {
-    "DESIGN's example": (chain(12, CONV3, AVG3, CONV3, AVG3_2, CONV3), "avgpool2"),
+    "two average pools": (chain(12, CONV3, AVG3, CONV3, AVG3_2, CONV3), "avgpool2"),
     "averages in sequence": (chain(9, AVG3, AVG3), "avgpool1"),
     "overlapping below, none above": (chain(12, AVG3, CONV3, AVG2), "avgpool1"),
     "nearest below an average": (chain(6, NEAREST, CONV3, AVG3), "upsample_nearest1"),

@@ -1,4 +1,4 @@
-"""The wheel, the imports, and the walls between the rooms (DESIGN §3)."""
+"""The wheel, the imports, and the walls between the rooms."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ what makes a thousand equal layers as cheap as a few.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastrf.lowering import Operation, PlaneGraph
-from fastrf.maps import SpatialMap, Table, Window
+from fastrf.maps import SpatialMap, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,15 @@ class Stage:
     target: int
     key: Hashable
 
-    @property
-    def maps(self) -> tuple[SpatialMap, ...] | None:
-        """The maps in forward order where the stage is one operation, else None."""
-        return self.operations[0].maps if len(self.operations) == 1 else None
 
-
-def stages(
-    graph: PlaneGraph,
-    node: str,
-    input_node: str,
-    operations: Sequence[Operation] | None = None,
-) -> list[Stage] | None:
+def stages(graph: PlaneGraph, node: str, input_node: str) -> list[Stage] | None:
     """The stages from the input to `node`, as many as there are.
 
     None where the input or the node has more than one plane: their channels part ways.
-    `operations` are those between the two, for who has them already.
     """
     if len(graph.planes_of[node]) > 1 or len(graph.planes_of[input_node]) > 1:
         return None
-    if operations is None:
-        operations = graph.between(node, input_node)
+    operations = graph.between(node, input_node)
     pending = Counter(q for op in operations for q, _ in op.sources)
     alive = {graph.planes_of[input_node][0]}
     source = graph.planes_of[input_node][0]
@@ -105,8 +93,3 @@ def _bytes(taps: Any) -> Hashable:
     if isinstance(taps, np.ndarray):
         return taps.shape, taps.tobytes()
     return None if taps is None else tuple(map(_bytes, taps))
-
-
-def only_windows(operations: list[Operation] | tuple[Operation, ...]) -> bool:
-    """Whether every axis map is a `Window`, so that operations commute on the unbounded grid."""
-    return all(isinstance(a, Window) for op in operations for m in op.maps for a in m.axes)

@@ -140,7 +140,7 @@ class TransferFunction:
     @cached_property
     def stages(self) -> list[Stage]:
         """The pieces of a series, or none where the graph is no series."""
-        found = stages(self.graph, self.node, self.input_node, self.operations) or []
+        found = stages(self.graph, self.node, self.input_node) or []
         whole = sum(len(s.operations) for s in found) == len(self.operations)
         return found if whole else []
 

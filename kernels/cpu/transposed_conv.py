@@ -1,4 +1,4 @@
-"""The transposed convolution of a nonnegative image: DESIGN §1, Luo et al. 2016, eq. 8."""
+"""The transposed convolution of a nonnegative image: Luo et al. 2016, eq. 8."""
 
 from __future__ import annotations
 

@@ -129,6 +129,26 @@ _ROUNDINGS: Mapping[str, Callable[[Fraction], int]] = {
 }
 
 
+def _position(
+    coordinates: str, scale: Fraction, n: int | None, m: int | None, rows: int
+) -> Callable[[int], Fraction] | None:
+    """Where an output pixel lies on the input, by ONNX's rule; None where that needs the size."""
+    if coordinates == "asymmetric":
+        return lambda o: o / scale
+    if coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and m != 1):
+        return lambda o: (o + _HALF) / scale - _HALF
+    if n is None:
+        return None
+    if coordinates == "pytorch_half_pixel":
+        return lambda o: Fraction(0)
+    if coordinates == "align_corners":
+        return lambda o: Fraction(o * (n - 1), max(rows - 1, 1))
+    if coordinates == "half_pixel_symmetric":
+        shift = Fraction(n, 2) * (1 - Fraction(rows) / (n * scale))
+        return lambda o: shift + (o + _HALF) / scale - _HALF
+    return None
+
+
 def _nearest(
     coordinates: str, rounding: str, scale: Fraction, n: int | None, m: int | None
 ) -> set[str]:
@@ -139,19 +159,8 @@ def _nearest(
     rows = m if sized and m is not None else scale.numerator
     if rows > _COMPARED or rounding not in _ROUNDINGS:
         return set()
-    at: Callable[[int], Fraction]
-    if coordinates == "asymmetric":
-        at = lambda o: o / scale  # noqa: E731
-    elif coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and m != 1):
-        at = lambda o: (o + _HALF) / scale - _HALF  # noqa: E731
-    elif coordinates == "pytorch_half_pixel" and sized:
-        at = lambda o: Fraction(0)  # noqa: E731
-    elif coordinates == "align_corners" and sized:
-        at = lambda o: Fraction(o * ((n or 1) - 1), max(rows - 1, 1))  # noqa: E731
-    elif coordinates == "half_pixel_symmetric" and sized:
-        shift = Fraction(n or 1, 2) * (1 - Fraction(rows) / ((n or 1) * scale))
-        at = lambda o: shift + (o + _HALF) / scale - _HALF  # noqa: E731
-    else:
+    at = _position(coordinates, scale, n if sized else None, m, rows)
+    if at is None:
         return set()
     read = [_ROUNDINGS[rounding](at(row)) for row in range(rows)]
     own: Mapping[str, Callable[[int], int]] = {
