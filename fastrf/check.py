@@ -7,7 +7,9 @@ runs in the other direction, from the input to the unit. Engines are compared pi
 
 Tolerances are bounds on rounding: each addition or product of nonnegative numbers adds at most one
 unit roundoff u to a pixel's relative error, so an image of N such steps is right to ε = N·u, pixel
-by pixel. A normalised image's mean is then right to 2εσ, its σ to 2ε, and so on.
+by pixel. A normalised image's mean is then right to 2εσ, its σ to 2ε, and so on. An engine that is
+right to a share of the peak adds that share times the pixels, magnified by their distance from
+the mean in σ for each order of a moment.
 """
 
 from __future__ import annotations

@@ -526,12 +526,7 @@ def _combine(reads: Sequence[Labels], count: int) -> Labels:
 def _read_labels(relations: Sequence[_Relation], own: Labels, count: int) -> Labels:
     """How a reader with labels `own` reads each of the `count` channels of its input."""
     if len(relations) > 1:
-        each = [_read_labels([r], own, count) for r in relations]
-        table = np.stack(each)
-        _, labels = np.unique(table, axis=1, return_inverse=True)
-        labels = labels.reshape(-1).astype(np.int64)
-        labels[np.all(table == UNREAD, axis=0)] = UNREAD
-        return labels
+        return _combine([_read_labels([r], own, count) for r in relations], count)
     (relation,) = relations
     if relation.pairs is not None:
         labels = np.full(count, UNREAD, dtype=np.int64)

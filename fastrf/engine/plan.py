@@ -39,7 +39,8 @@ class Plan:
         operations: linear operations between the unit and the input.
         support: upper bound of the image's window on the input, (first, pixels) per axis.
         cells: pixel updates, upper bound.
-        seconds: predicted time, compilation not counted.
+        seconds: predicted time of the engine and of forming the pixels; lowering the network and
+            compiling kernels, which happen once, are not counted.
         memory: predicted peak memory in bytes.
     """
 
