@@ -15,12 +15,12 @@ from fastrf.kernels import load
 
 import fastrf as rf
 from bench.cases import BY_NAME, CASES, network_of, plan_of
-from bench.peers import PEERS, disagreement, flushed
+from bench.peers import PEERS, SLOW_PEERS, disagreement, flushed
 from bench.record import rounds_for
 from fastrf.engine import ENGINES
 from fastrf.lowering import lower
 
-WITH_PEERS = [case for case in CASES if case.peers]
+WITH_PEERS = [case for case in CASES if case.peers or case.slow_peers]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_fastrf_engine(benchmark, name):
     graph, kernels = lower(network_of(case), case.input_size), load(plan.device)
 
     def engine():
-        found = ENGINES[plan.method](
+        found = ENGINES[plan.engine].run(
             graph, plan.node, plan.unit, plan.input, kernels=kernels, workers=plan.workers
         )
         return found.pixels(plan.workers)
@@ -76,7 +76,21 @@ def test_fastrf_engine(benchmark, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "who"), [(case.name, who) for case in WITH_PEERS for who in case.peers]
+    ("name", "who"), [(case.name, who) for case in CASES for who in case.slow_peers]
+)
+def test_slow_peer(benchmark, ours, name, who):
+    """Once, without a warm-up: with peers that take up to two minutes and 11 GB."""
+    case, peer = BY_NAME[name], SLOW_PEERS[who]
+    with flushed():
+        call = peer.prepare(case)
+        benchmark.group = case.name
+        benchmark.extra_info |= {"case": case.name, "who": who, "layers": len(network_of(case))}
+        image = benchmark.pedantic(call, rounds=1)
+        assert disagreement(case, peer, image, ours(case)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "who"), [(case.name, who) for case in CASES for who in case.peers]
 )
 def test_peer(benchmark, ours, name, who):
     case, peer = BY_NAME[name], PEERS[who]

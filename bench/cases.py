@@ -26,6 +26,7 @@ class Case:
         input_size: pixels per axis; None: the unbounded grid.
         unit: as in `fastrf.erf`.
         peers: names of `bench.peers.PEERS` that finish it within seconds.
+        slow_peers: names of those that take up to minutes, which are measured once.
         block: where the network is one block over and over, at stride 1 with one kernel of
             transfer function H: coefficients of the block's polynomial in H, lowest first. The
             weights of a block's branches are relative: images are normalised.
@@ -38,6 +39,7 @@ class Case:
     input_size: int | None = None
     unit: str | tuple[int, ...] = "center"
     peers: tuple[str, ...] = ()
+    slow_peers: tuple[str, ...] = ()
     block: tuple[float, ...] = ()
     repeats: int = 0
 
@@ -70,13 +72,18 @@ def general_taps() -> Network:
 DIRECT_PEERS = ("torch", "torch autograd", "scipy ndimage", "scipy fftconvolve")
 """Peers that walk layer by layer, as the direct engine does."""
 
+LAYERWISE = ("torch", "torch autograd", "scipy ndimage")
+
+STACK_PEERS = ("one FFT", "jax", "opencv")
+"""Peers that serve stacks of one block."""
+
 CHAIN, RESIDUAL = (0.0, 1.0), (1.0, 0.0, 1.0)
 
 CASES = (
     Case("chain-200", "plain(200, 3)", "a chain short enough for every peer",
-         peers=(*DIRECT_PEERS, "one FFT"), block=CHAIN, repeats=200),
+         peers=(*DIRECT_PEERS, *STACK_PEERS), block=CHAIN, repeats=200),
     Case("chain-1000", "plain(1000, 3)", "a very deep chain",
-         peers=("one FFT",), block=CHAIN, repeats=1000),
+         peers=("one FFT",), slow_peers=(*LAYERWISE, "jax", "opencv"), block=CHAIN, repeats=1000),
     Case("chain-10000", "plain(10000, 3)", "the deepest chain"),
     Case("chain-1d-1000", "plain(1000, 3, ndim=1)", "a very deep sequence model",
          peers=(*DIRECT_PEERS, "one FFT"), block=CHAIN, repeats=1000),
@@ -87,9 +94,13 @@ CASES = (
     Case("dilated", dilated, "a segmentation head", peers=DIRECT_PEERS),
     Case("strided", strided, "a backbone without shortcuts", peers=DIRECT_PEERS),
     Case("residual-100", "residual(100)", "a residual stack short enough for every peer",
-         peers=(*DIRECT_PEERS, "one FFT"), block=RESIDUAL, repeats=100),
-    Case("residual-1000", "residual(1000)", "a very deep residual stack",
+         peers=(*DIRECT_PEERS, *STACK_PEERS), block=RESIDUAL, repeats=100),
+    Case("residual-1000-single", "residual(1000, convs=1)", "a very deep residual stack",
+         peers=("one FFT",), slow_peers=("torch", "jax", "opencv"), block=(1.0, 1.0), repeats=1000),
+    Case("residual-1000", "residual(1000)", "a very deep residual stack of two-layer blocks",
          peers=("one FFT",), block=RESIDUAL, repeats=1000),
+    Case("residual-clipped", "residual(1000)", "the same on an image, unit at its border",
+         input_size=224, unit=(0, 112), slow_peers=("torch", "torch autograd")),
     Case("residual-1d-1000", "residual(1000, ndim=1)", "a very deep residual sequence model",
          peers=(*DIRECT_PEERS, "one FFT"), block=RESIDUAL, repeats=1000),
     Case("resnet50", "resnet50", "a real backbone on a real image",

@@ -20,7 +20,8 @@ import fastrf as rf
 from bench.cases import CASES, network_of, plan_of
 from bench.record import duration, seconds, table, write
 from fastrf import zoo
-from fastrf.engine import cost
+from fastrf.engine import ENGINES, cost, direct
+from fastrf.lowering import lower
 
 PATIENCE = 20.0
 """Seconds; cases that the plan expects to take longer are left out."""
@@ -30,6 +31,11 @@ SPREAD = 3.0
 
 NAMES = (
     "OPERATION_SECONDS",
+    "CALL_SECONDS",
+    "INSTRUCTION_SECONDS",
+    "PROFILES_SECONDS",
+    "PASS_NANOSECONDS",
+    "ALONE_TAP_NANOSECONDS",
     "WALK_SECONDS",
     "BOX_NANOSECONDS",
     "SWEEP_NANOSECONDS",
@@ -46,8 +52,17 @@ NAMES = (
 def measure() -> dict[str, float]:
     """Every constant, from networks in which it outweighs the others."""
     found: dict[str, float] = {}
-    small = _run(zoo.plain(2000, 3, 1), method="direct", input_size=16)
-    found["OPERATION_SECONDS"] = small["seconds"] / small["operations"]
+    found["CALL_SECONDS"] = _fixed("direct")
+    found["PROFILES_SECONDS"] = _fixed("factored")
+    for name, one_call in (("OPERATION_SECONDS", False), ("INSTRUCTION_SECONDS", True)):
+        small = _run(zoo.plain(2000, 3, 1), one_call=one_call, method="direct", input_size=16)
+        found[name] = small["seconds"] / small["operations"]
+    narrow, wide = (
+        _pass(rf.Sequential(*[rf.Conv(k, padding=k // 2, taps=_ring(k))] * 20), found)
+        for k in (3, 7)
+    )
+    found["ALONE_TAP_NANOSECONDS"] = (wide - narrow) / (49 - 9)
+    found["PASS_NANOSECONDS"] = narrow - 9 * found["ALONE_TAP_NANOSECONDS"]
     deep = _run(zoo.plain(10000, 3, 1), method="factored")
     found["WALK_SECONDS"] = deep["seconds"] / deep["operations"]
 
@@ -76,9 +91,11 @@ def measure() -> dict[str, float]:
     found["TABLE_NANOSECONDS"] = _table()
     outer = _run(zoo.plain(4, 751))
     found["WRITE_NANOSECONDS"] = 1e9 * outer["seconds"] / outer["pixels"]
+    blocks = [rf.Residual(rf.Conv(k, padding=k // 2)) for k in (3, 5)]
+    mixed = _run(rf.Sequential(*blocks * 30, ndim=1), method="factored", formed=False)
+    found["TERM_SECONDS"] = mixed["seconds"] / 31**2
     network = zoo.residual(1000, 3, 1)
     terms = _run(network, formed=False)
-    found["TERM_SECONDS"] = terms["seconds"] / 1001
     forming = _run(network)["seconds"] - terms["seconds"]
     own = 1e9 * forming / terms["pixels"] - found["WRITE_NANOSECONDS"]
     found["TERM_NANOSECONDS"] = own / cost.TERMS_THAT_COUNT
@@ -86,17 +103,44 @@ def measure() -> dict[str, float]:
     return found
 
 
-def _run(network: rf.Network, formed: bool = True, **options: Any) -> dict[str, Any]:
+def _fixed(engine: str) -> float:
+    """Seconds of an engine, pixels included, for a single layer."""
+    graph = lower(zoo.plain(1, 3), None)
+    where = (graph, graph.output_node(None), (0, 0), graph.input_node(None))
+    run, kernels = ENGINES[engine].run, load("cpu")
+    return seconds(lambda: run(*where, kernels=kernels).pixels(), clock=time.process_time)
+
+
+def _ring(k: int) -> list[list[int]]:
+    """Taps that are no product of two vectors."""
+    return [[(x - k // 2) ** 2 + (y - k // 2) ** 2 + 1 for x in range(k)] for y in range(k)]
+
+
+def _pass(network: rf.Network, found: dict[str, float]) -> float:
+    """Nanoseconds per pixel of small images in one call."""
+    run = _run(network, one_call=True, method="direct", input_size=256)
+    own = run["seconds"] - run["operations"] * found["INSTRUCTION_SECONDS"]
+    return 1e9 * own / run["cells"]
+
+
+def _run(
+    network: rf.Network, formed: bool = True, one_call: bool = False, **options: Any
+) -> dict[str, Any]:
     """The median time of the verb on one thread, for a network that it has seen before, and what
-    its plan counted."""
+    its plan counted; with small images layer by layer, or in one call."""
     found: list[rf.ERF] = []
+    tiles = direct.TILES_IN_ONE_CALL
 
     def field() -> None:
         found[:] = [rf.erf(network, workers=1, **options)]
         if formed:
             _ = found[0].image
 
-    taken = seconds(field, clock=time.process_time)
+    try:
+        direct.TILES_IN_ONE_CALL = tiles if one_call else 0
+        taken = seconds(field, clock=time.process_time)
+    finally:
+        direct.TILES_IN_ONE_CALL = tiles
     plan = found[0].plan
     return {
         "seconds": taken,

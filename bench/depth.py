@@ -29,11 +29,17 @@ from fastrf import zoo
 from fastrf.network import Network
 
 DEPTHS = (1000, 2000, 5000, 10000)
+FEWER = (250, 500, 1000, 2000)
+"""Depths of stacks whose images are sums of as many terms as there are layers."""
 TAIL = 1e-12
 
 
 def chain(ndim: int) -> Callable[[int], Network]:
     return lambda depth: zoo.plain(depth, 3, ndim)
+
+
+def blocks(depth: int) -> Network:
+    return zoo.residual(depth, convs=1)
 
 
 STACKS: dict[str, tuple[Callable[[int], Network], dict[str, Any]]] = {
@@ -42,6 +48,8 @@ STACKS: dict[str, tuple[Callable[[int], Network], dict[str, Any]]] = {
     "2-D factored, full image": (chain(2), {"method": "factored"}),
     f"2-D factored, tail={TAIL:g}": (chain(2), {"method": "factored", "tail": TAIL}),
     "2-D direct, image 128×128": (chain(2), {"method": "direct", "input_size": 128}),
+    "2-D residual, full image": (blocks, {"accuracy": "relative"}),
+    f"2-D residual, tail={TAIL:g}": (blocks, {"accuracy": "relative", "tail": TAIL}),
 }
 
 
@@ -63,7 +71,7 @@ subnormal numbers: Luo's gain of 1/2 a layer (ReLU) reaches them after 1,022 lay
 def measure_stacks() -> list[dict[str, Any]]:
     rows = []
     for name, (build, options) in STACKS.items():
-        for depth in DEPTHS:
+        for depth in FEWER if build is blocks else DEPTHS:
             _ = rf.erf(build(8), **options).image  # compiles
             first, times = [], []
             for _ in range(3):
@@ -127,16 +135,20 @@ def measure_loops() -> list[dict[str, Any]]:
 
 
 def show(results: dict[str, Any]) -> str:
-    """Both tables as Markdown."""
-    depths = sorted({row["layers"] for row in results["stacks"]})
-    rows = []
-    for name in dict.fromkeys(row["stack"] for row in results["stacks"]):
-        mine = [row for row in results["stacks"] if row["stack"] == name]
-        cells = [duration(row["seconds"] / row["layers"]) for row in mine]
-        total, first = duration(mine[-1]["seconds"]), duration(mine[-1]["first"])
-        rows.append([name, *cells, total, first, f"{exponent(mine):.2f}"])
-    depth = [f"n = {n:,}" for n in depths]
-    header = ["CPU time per layer", *depth, "all of the last", "the first time", "exponent"]
+    """All tables as Markdown."""
+    tables = []
+    for depths in (DEPTHS, FEWER):
+        rows = []
+        for name in dict.fromkeys(row["stack"] for row in results["stacks"]):
+            mine = [row for row in results["stacks"] if row["stack"] == name]
+            if [row["layers"] for row in mine] != list(depths):
+                continue
+            cells = [duration(row["seconds"] / row["layers"]) for row in mine]
+            total, first = duration(mine[-1]["seconds"]), duration(mine[-1]["first"])
+            rows.append([name, *cells, total, first, f"{exponent(mine):.2f}"])
+        columns = [f"n = {n:,}" for n in depths]
+        header = ["CPU time per layer", *columns, "all of the last", "the first time", "exponent"]
+        tables.append(table(header, rows))
     loops = [
         [
             row["loop"],
@@ -146,8 +158,8 @@ def show(results: dict[str, Any]) -> str:
         ]
         for row in results["loops"]
     ]
-    second = table(["untrimmed NumPy loop, per layer", "subnormals", "none", "ratio"], loops)
-    return f"{table(header, rows)}\n\n{second}"
+    tables.append(table(["untrimmed NumPy loop, per layer", "subnormals", "none", "ratio"], loops))
+    return "\n\n".join(tables)
 
 
 def main() -> None:

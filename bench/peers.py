@@ -10,6 +10,7 @@ lowering, their weights) is outside the timing, while fastrf's own time is that 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,11 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-import scipy.fft
 import torch
 import torch.nn.functional as F
 from scipy import ndimage, signal
 
+from bench import stack_peers
 from bench.cases import Case, network_of
 from bench.record import seconds
 from fastrf.analytic.geometry import receptive_field
@@ -80,6 +81,10 @@ class Library:
         """Taps as `correlate` takes them."""
         return taps
 
+    transpose: Callable[[Any, Any, list[int], list[int]], Any] | None = None
+    """``transpose(y, taps, steps, dilations)``, where the library has the transposed convolution
+    itself."""
+
 
 class Torch(Library):
     """A convolution of one channel. Padding outside of it keeps oneDNN's fastest path."""
@@ -99,6 +104,14 @@ class Torch(Library):
     def correlate(self, y: Any, taps: Any, strides: list[int]) -> Any:
         convolve = (F.conv1d, F.conv2d, F.conv3d)[y.ndim - 1]
         return convolve(y[None, None], taps, stride=strides)[0, 0]
+
+
+class TorchTransposed(Torch):
+    """The call that the backward pass of a convolution is."""
+
+    def transpose(self, y: Any, taps: Any, steps: list[int], dilations: list[int]) -> Any:
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[y.ndim - 1]
+        return transposed(y[None, None], taps, stride=steps, dilation=dilations)[0, 0]
 
 
 class NdImage(Library):
@@ -207,9 +220,16 @@ class Backward:
         dilations = [axes[i].dilation if i in axes else 1 for i in range(taps.ndim)]
         steps = [axes[i].stride if i in axes else 1 for i in range(taps.ndim)]
         weights = library.weights(_spaced(taps if gather else np.flip(taps), dilations))
+        own = library.weights(taps)
 
         def run(image: Image) -> Image:
             y, origin = image
+            if library.transpose is not None and not gather:
+                moved = [
+                    origin[i] * axes[i].stride - axes[i].lo if i in axes else origin[i]
+                    for i in range(y.ndim)
+                ]
+                return library.transpose(y, own, steps, dilations), tuple(moved)
             start, pads = list(origin), [(0, 0)] * y.ndim
             for i, axis in axes.items():
                 if gather:
@@ -406,54 +426,50 @@ def _forward_pass(
     return run
 
 
-def on_fastest_threads(run: Run) -> Run:
-    """Torch on one thread or on all, whichever is faster here: on small maps, and where another
-    process holds a core, waiting for the other threads takes most of the time."""
-    times = {}
-    for threads in (1, ALL_THREADS):
-        torch.set_num_threads(threads)
-        times[threads] = seconds(run, budget=0.1)
-    best = min(times, key=times.__getitem__)
+def at_its_best(*candidates: Run) -> Run:
+    """The fastest of some torch calls here, on one thread or on all, with oneDNN or without.
 
+    On small maps, and where another process holds a core, waiting for other threads takes most of
+    the time; and oneDNN makes a new primitive for every new shape.
+    """
+    times: dict[tuple[int, int, bool], float] = {}
+    settings = itertools.product(range(len(candidates)), {1, ALL_THREADS}, (True, False))
+    for number, threads, onednn in settings:
+        run = _with(candidates[number], threads, onednn)
+        times[number, threads, onednn] = seconds(run, budget=0.1)
+    number, threads, onednn = min(times, key=times.__getitem__)
+    return _with(candidates[number], threads, onednn)
+
+
+def _with(run: Run, threads: int, onednn: bool) -> Run:
     def pinned() -> Image:
-        torch.set_num_threads(best)
-        return run()
+        torch.set_num_threads(threads)
+        with torch.backends.mkldnn.flags(enabled=onednn):
+            return run()
 
     return pinned
 
 
-# --- one transform --------------------------------------------------------------------------
-
-
-def one_fft(case: Case) -> Run:
-    """The power of one block's transfer function, and one inverse FFT (stride 1, odd kernel)."""
-    graph = lower(network_of(case), None)
-    (move,) = graph.operations[0].maps[:1]
-    kernel = move.axes[0].kernel  # type: ignore[union-attr]
-    degree = len(case.block) - 1
-    side = case.repeats * degree * (kernel - 1) + 1
-    length = scipy.fft.next_fast_len(side, real=True)
-    coefficients = np.array(case.block) / sum(case.block)
-
-    def run() -> Image:
-        centred = np.zeros(length)
-        centred[np.arange(kernel) - kernel // 2] = 1 / kernel
-        axes = [scipy.fft.fft(centred).real] * (graph.ndim - 1) + [scipy.fft.rfft(centred).real]
-        h = reduce(np.multiply.outer, axes)
-        block = h if degree == 1 else np.polynomial.polynomial.polyval(h, coefficients)
-        image = scipy.fft.irfftn(block**case.repeats, (length,) * graph.ndim, workers=-1)
-        return scipy.fft.fftshift(image), (-(length // 2),) * graph.ndim
-
-    return run
-
-
 PEERS = {
-    "torch": Peer(lambda case: on_fastest_threads(Backward(Torch(), case)), True),
-    "torch autograd": Peer(lambda case: on_fastest_threads(autograd(case)), True),
+    "torch": Peer(
+        lambda case: at_its_best(Backward(Torch(), case), Backward(TorchTransposed(), case)), True
+    ),
+    "torch autograd": Peer(lambda case: at_its_best(autograd(case)), True),
     "scipy ndimage": Peer(lambda case: Backward(NdImage(), case), False),
     "scipy fftconvolve": Peer(lambda case: Backward(FftConvolve(), case), False),
-    "one FFT": Peer(one_fft, False),
+    "one FFT": Peer(stack_peers.one_fft, False),
+    "jax": Peer(stack_peers.jax_shifts, True),
+    "opencv": Peer(stack_peers.opencv, False),
 }
+
+SLOW_PEERS = {
+    **PEERS,
+    # All threads, with oneDNN and with `conv2d`: what is fastest for large images. To find that
+    # out again would take many minutes.
+    "torch": Peer(lambda case: _with(Backward(Torch(), case), ALL_THREADS, True), True),
+    "torch autograd": Peer(lambda case: _with(autograd(case), ALL_THREADS, True), True),
+}
+"""For cases that take a peer a minute: measured once, without a warm-up."""
 
 
 # --- the same result? -----------------------------------------------------------------------

@@ -14,12 +14,17 @@ import time
 from statistics import median
 from typing import Any
 
+import numpy as np
+from fastrf.kernels import load
+
 import fastrf as rf
 from bench.record import duration, table, write
-from fastrf.engine import ENGINES
+from fastrf.engine import ENGINES, Engine
 from fastrf.errors import InputError
+from fastrf.lowering import lower
 
 CLOSE = 1.5
+TOL = 1e-12
 PATIENCE = 0.3
 """Seconds up to which an engine is timed; one that is expected to take longer is not the best."""
 
@@ -61,24 +66,27 @@ def compare(count: int, seed: int = 0) -> list[dict[str, Any]]:
         for unit in range(3):
             rf.plan(net, unit=unit if size is None else 0, input_size=size, workers=1)
         planning = (time.process_time() - start) / 3
-        times = {}
-        for method, engine in ENGINES.items():
-            try:
-                expected = rf.plan(net, input_size=size, workers=1, method=method)
-            except InputError:
-                continue
-            if engine.accuracy == "relative" and expected.seconds < PATIENCE:
-                times[method] = _time(net, size, method)
-        if plan.method in times:
-            rows.append({"engine": plan.method, "times": times, "planning": planning})
+        graph = lower(net, size)
+        where = (graph, plan.node, plan.unit, plan.input)
+        times = {
+            name: _time(engine, where)
+            for name, engine in ENGINES.items()
+            if engine.accuracy == "relative"
+            and engine.refuses(*where, TOL) is None
+            and engine.forecast(*where, np.dtype(np.float64), None, TOL).seconds(1) < PATIENCE
+        }
+        if plan.engine in times:
+            rows.append({"engine": plan.engine, "times": times, "planning": planning})
     return rows
 
 
-def _time(net: rf.Network, size: int | None, method: str) -> float:
+def _time(engine: Engine, where: tuple[Any, ...]) -> float:
+    """The engine and the pixels."""
+    options = {} if engine.finest is None else {"tol": TOL}
     found = []
     for _ in range(4):
         start = time.process_time()
-        _ = rf.erf(net, input_size=size, workers=1, method=method).image
+        engine.run(*where, kernels=load("cpu"), **options).pixels()
         found.append(time.process_time() - start)
     return median(found[1:])
 

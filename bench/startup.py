@@ -20,6 +20,7 @@ from bench.record import duration, table, write
 
 RF = "import sys; from fastrf.cli import main; sys.exit(main(['rf', 'resnet50']))"
 ERF = "import fastrf as rf; rf.erf(rf.zoo.resnet50(), input_size=224)"
+DEEP = "import fastrf as rf; rf.erf(rf.zoo.plain(10_000))"
 
 
 def process(code: str, times: int, **environment: str) -> float:
@@ -52,12 +53,14 @@ def measure() -> dict[str, float]:
     python = process("pass", 7)
     with TemporaryDirectory() as folder:
         warm = process(ERF, 5, NUMBA_CACHE_DIR=str(Path(folder)))
+        deep = process(DEEP, 5, NUMBA_CACHE_DIR=str(Path(folder)))
     return {
         "python -c pass": python,
         "import fastrf (python's own start taken off)": process("import fastrf", 7) - python,
         "fastrf rf resnet50, whole process": process(RF, 5),
         "first ERF of resnet50 at 224, whole process, warm cache": warm,
         "first ERF of resnet50 at 224, whole process, cold cache": cold(),
+        "first ERF of 10,000 layers, whole process, warm cache": deep,
     }
 
 

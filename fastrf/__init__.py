@@ -31,6 +31,7 @@ _PUBLIC = {
         "ConvTranspose",
         "Crop",
         "Dropout",
+        "Filter",
         "FullyConnected",
         "GlobalPool",
         "Identity",
@@ -41,17 +42,19 @@ _PUBLIC = {
         "Pad",
         "PixelShuffle",
         "PixelUnshuffle",
+        "Scale",
         "SqueezeExcite",
         "Upsample",
     ),
     "fastrf.network": ("Builder", "Network", "Node", "Parallel", "Residual", "Sequential"),
     "fastrf.netfile": ("load", "save"),
     "fastrf.importers.onnx": ("from_onnx",),
+    "fastrf.importers.torch": ("from_torch",),
     "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
 }
-_MODULES = ("analytic", "errors", "metrics", "plot", "zoo")
+_MODULES = ("analytic", "errors", "importers", "metrics", "plot", "zoo")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604 (names known at run time)
@@ -86,11 +89,12 @@ sys.modules[__name__].__class__ = _Package
 
 
 if TYPE_CHECKING:
-    from fastrf import analytic, errors, metrics, plot, zoo
+    from fastrf import analytic, errors, importers, metrics, plot, zoo
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
     from fastrf.erf import ERF, erf, plan
     from fastrf.importers.onnx import from_onnx
+    from fastrf.importers.torch import from_torch
     from fastrf.layers import (
         Activation,
         AdaptivePool,
@@ -104,6 +108,7 @@ if TYPE_CHECKING:
         ConvTranspose,
         Crop,
         Dropout,
+        Filter,
         FullyConnected,
         GlobalPool,
         Identity,
@@ -114,6 +119,7 @@ if TYPE_CHECKING:
         Pad,
         PixelShuffle,
         PixelUnshuffle,
+        Scale,
         SqueezeExcite,
         Upsample,
     )

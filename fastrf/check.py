@@ -3,38 +3,62 @@
 On the unbounded grid the images' mass and moments meet those of `analytic.moments`, their window
 meets the theoretical field of `analytic.geometry`, and a chain of equal taps meets the exact
 integer polynomial. With an input size, mass and moments meet those of `analytic.forward`, which
-runs in the other direction, from the input to the unit. Engines are compared pixel by pixel.
+runs in the other direction, from the input to the unit. And all images, of every engine, device
+and dtype, are compared with the first of them, the direct engine's in float64 on the CPU.
 
 Tolerances are bounds on rounding: each addition or product of nonnegative numbers adds at most one
 unit roundoff u to a pixel's relative error, so an image of N such steps is right to ε = N·u, pixel
-by pixel. A normalised image's mean is then right to 2εσ, its σ to 2ε, and so on. An engine that is
-right to a share of the peak adds that share times the pixels, magnified by their distance from
-the mean in σ for each order of a moment.
+by pixel. A normalised image's mean is then right to 2εσ, its σ to 2ε, and so on. An engine that
+cuts errors off at a tolerance adds it: to ε, where it keeps it pixel by pixel; where it is a share
+of the peak, that share times the pixels, magnified by their distance from the mean in σ for each
+order of a moment.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from fastrf.analytic.chain import Step
+from fastrf.analytic.composed import Composed, composed
 from fastrf.analytic.forward import forward_moments
 from fastrf.analytic.geometry import receptive_field
 from fastrf.analytic.moments import Moments, moments, unclipped_mass
 from fastrf.analytic.polynomial import chain_polynomial, profile_float
-from fastrf.engine import ENGINES
-from fastrf.engine.plan import Plan
-from fastrf.erf import ERF, erf
-from fastrf.errors import EmptyFieldError, InputError, PlanError, UnboundedError
+from fastrf.arrays import on_host
+from fastrf.device import Device, devices, resolve
+from fastrf.engine import ENGINES, Engine, covariance
+from fastrf.engine.plan import check_memory, check_options, costs_of
+from fastrf.erf import ERF
+from fastrf.errors import (
+    EmptyFieldError,
+    InputError,
+    PlanError,
+    ToleranceError,
+    UnboundedError,
+)
+from fastrf.kernels import load as load_kernels
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import Everything, SpatialMap, Table, Window
 from fastrf.network import Network, as_network
+
+DTYPES = ("float64", "float32")
+"""The first is what all others are compared with."""
+
+TOL = 1e-12
+"""The tolerance that engines with one are asked for, where they can keep it."""
+
+PATIENCE = 20.0
+"""Seconds; an engine that is expected to take longer for a field is left out, and the report says
+so: the planner has quicker ones for it."""
 
 LONGEST_POLYNOMIAL = 4097
 """Longest profile compared with exact integers: its big-integer power takes a second or so."""
@@ -45,7 +69,8 @@ class Row:
     """One comparison.
 
     Attributes:
-        device, engine, dtype: what was checked.
+        device, engine, dtype: what was checked; the engine with the way it took, where it has
+            several ("direct, at once").
         grid: "unbounded", or the input size.
         quantity: what was compared, and with which formula.
         value, expected: what the engine and what the formula gives (per axis where it has axes).
@@ -103,7 +128,7 @@ class CheckReport:
         for r in self.rows:
             mark = "ok  " if r.ok else "FAIL"
             lines.append(
-                f"  {mark} {r.device} {r.engine:8} {r.dtype} {r.grid:12} {r.quantity}: "
+                f"  {mark} {r.device} {r.engine} {r.dtype} {r.grid:12} {r.quantity}: "
                 f"error {r.error:.2g}, bound {r.tolerance:.2g}"
             )
         lines.extend(f"  not compared: {reason}" for reason in self.skipped)
@@ -121,7 +146,8 @@ def check(
     workers: int | None = None,
     memory_limit: int | None = None,
 ) -> CheckReport:
-    """Runs every engine, device and dtype at hand and compares the results with formulas.
+    """Runs every engine in all its ways, on every device at hand and in every dtype, and compares
+    the results with formulas and with each other.
 
     The network is checked on the unbounded grid and with borders.
 
@@ -133,6 +159,7 @@ def check(
     Raises:
         InputError: an argument or the network breaks a rule.
     """
+    check_options("auto", "auto", TOL, None, workers, memory_limit)
     network = as_network(net)
     field = receptive_field(network, output, None, input=input, ignore_global=ignore_global)
     options: dict[str, Any] = {
@@ -174,7 +201,6 @@ def _check_grid(
     graph = lower(network, size, ignore_global=options["ignore_global"])
     node, source = graph.output_node(output), graph.input_node(options["input"])
     unit = graph.unit_index(node, options["unit"])
-    engines = [e for e, engine in ENGINES.items() if engine.obstacle(graph, node, source) is None]
     analytic = (
         moments(graph, node, unit, source)
         if size is None
@@ -187,31 +213,140 @@ def _check_grid(
     if box is None:
         skipped.append(f"{grid}: unit {unit} of {node} sees nothing of {source}")
         return
-    steps = _rounding_steps(graph.between(node, source))
-    exact: list[ERF] = []
-    for dtype in ("float64", "float32"):
-        for engine in engines:
-            choices = {k: v for k, v in options.items() if k != "unit"}
+    operations = graph.between(node, source)
+    steps = rounding_steps(operations)
+    correlated = covariance.needed(graph, node, source)
+    chain = composed(graph, node, unit, source) if correlated else None
+    if correlated and chain is None:
+        skipped.append(
+            f"{grid}: moments, for which there is no formula with covariances but chains'"
+        )
+    where = _Where(network, graph, node, unit, source, options["ignore_global"])
+    first: tuple[_Run, ERF] | None = None
+    for run in _runs(where, options["workers"]):
+        label = (run.device.name, run.label, run.dtype, grid)
+        if run.seconds > PATIENCE:
+            skipped.append(f"{', '.join(label)}: expected to take {run.seconds:.0f} s")
+            continue
+        with run.device.current():
             try:
-                result = erf(network, node, unit, size, method=engine, dtype=dtype, **choices)
-            except PlanError as error:
-                skipped.append(f"{engine}, {dtype}, {grid}: {error}")
+                check_memory("it needs", run.memory, options["memory_limit"], run.device)
+                result = run.field(where)
+            except (PlanError, ToleranceError) as error:
+                skipped.append(f"{', '.join(label)}: {error}")
                 continue
             except EmptyFieldError as error:
-                book = _Book(rows, ("cpu", engine, dtype, grid), 0.0, 0.0, 0.0)
-                book.add("the field is not empty", str(error), [list(b) for b in box], math.inf, 0)
+                book = _Book(rows, label, 0.0, 0.0, 0.0)
+                ends = [list(b) for b in box]
+                book.add("the field is not empty", str(error), ends, math.inf, 0)
                 continue
-            if dtype == "float64":
-                exact.append(result)
-            book = _Book.of(rows, result, engine, dtype, grid, steps)
-            _compare_moments(book, result, analytic)
-            _compare_box(book, result, box, graph.between(node, source))
-            if size is None:
-                _compare_polynomial(book, result, graph, node, source)
+            book = _Book.of(rows, result, run, label, steps)
+            _compare_box(book, result, box, operations)
+            if chain is not None:
+                _compare_composed(book, result, chain)
+            if not correlated:
+                _compare_moments(book, result, analytic)
+                if size is None:
+                    _compare_polynomial(book, result, graph, node, source)
+                else:
+                    _compare_loss(book, result, graph, network, node, source, analytic)
+            if first is None:
+                first = run, result
             else:
-                _compare_loss(book, result, graph, network, node, source, analytic)
-    for other in exact[1:]:
-        _compare_images(_Book.of(rows, other, "both", "float64", grid, steps), exact[0], other)
+                _compare_images(book, first, (run, result))
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """The field that all engines compute."""
+
+    network: Network
+    graph: PlaneGraph
+    node: str
+    unit: tuple[int, ...]
+    input: str
+    ignore_global: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One way to compute the field.
+
+    Attributes:
+        label: the engine's name, and the way's.
+        device, dtype, workers: what it runs on.
+        seconds, memory: what it is expected to take, in seconds and bytes.
+        tol: the tolerance it is asked for; None: it has none.
+        options: arguments of the engine's `run` that make it take the way.
+    """
+
+    engine: Engine
+    label: str
+    device: Device
+    dtype: str
+    workers: int
+    seconds: float
+    memory: int
+    tol: float | None
+    options: dict[str, Any]
+
+    @property
+    def share(self) -> float:
+        """Error of a pixel, relative to the peak, that the engine allows itself."""
+        return self.tol if self.tol is not None and self.engine.accuracy == "absolute" else 0.0
+
+    def field(self, where: _Where) -> ERF:
+        found = self.engine.run(
+            where.graph,
+            where.node,
+            where.unit,
+            where.input,
+            kernels=load_kernels(self.device.name),
+            dtype=np.dtype(self.dtype),
+            workers=self.workers,
+            xp=self.device.xp,
+            **({} if self.tol is None else {"tol": self.tol}),
+            **self.options,
+        )
+        sizes = {n: size for n in where.network.inputs if (size := where.graph.sizes[n])}
+        return ERF(
+            values=found.image,
+            origin=found.origin,
+            log_gain=found.mass.log(),
+            lost_mass=found.lost,
+            dropped_mass=found.dropped,
+            network=where.network,
+            node=where.node,
+            unit=where.unit,
+            input=where.input,
+            input_sizes=sizes or None,
+            ignore_global=where.ignore_global,
+            inexact=(),
+            assumptions=(),
+            plan=self.label,
+        )
+
+
+def _runs(where: _Where, workers: int | None) -> Iterator[_Run]:
+    """All ways to compute the field on this machine."""
+    place = (where.graph, where.node, where.unit, where.input)
+    serving = {
+        name: engine
+        for name, engine in ENGINES.items()
+        if engine.obstacle(where.graph, where.node, where.input) is None
+    }
+    for device, dtype in product(map(resolve, devices()), DTYPES):
+        kernels, costs = load_kernels(device.name), costs_of(device)
+        for name, engine in serving.items():
+            tol = None if engine.finest is None else max(TOL, engine.finest(*place))
+            forecast = engine.foretold(*place, np.dtype(dtype), None, tol or TOL, costs=costs)
+            # A GPU needs but the thread that feeds it.
+            pay = forecast.workers(os.cpu_count() or 1)
+            threads = (workers or pay) if device.is_host else 1
+            expected = (threads, forecast.seconds(threads), forecast.memory)
+            for way, chosen in engine.ways(kernels, forecast.largest).items():
+                label = f"{name}, {way}" if way else name
+                yield _Run(engine, label, device, dtype, *expected, tol, dict(chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +369,16 @@ class _Book:
     reach: float
 
     @staticmethod
-    def of(rows: list[Row], result: ERF, engine: str, dtype: str, grid: str, steps: int) -> _Book:
-        eps = steps * float(np.finfo(dtype).eps) / 2
-        plan, slack, reach = result.plan, 0.0, 0.0
-        if isinstance(plan, Plan) and plan.accuracy == "absolute":
-            slack = plan.tol * float(result.image.max()) * result.image.size + result.dropped_mass
+    def of(
+        rows: list[Row], result: ERF, run: _Run, label: tuple[str, str, str, str], steps: int
+    ) -> _Book:
+        eps, slack, reach = steps * float(np.finfo(run.dtype).eps) / 2, 0.0, 0.0
+        if run.share:
+            slack = run.share * float(result.image.max()) * result.image.size
             ends = zip(result.mean, result.std, result.box, strict=True)
             reach = max(max(mean - lo, hi - mean) / (std or 1.0) for mean, std, (lo, hi) in ends)
-        label = (plan.device if isinstance(plan, Plan) else "cpu", engine, dtype, grid)
+        else:
+            eps += run.tol or 0.0
         return _Book(rows, label, eps, slack, reach)
 
     def add(
@@ -366,7 +503,7 @@ def _compare_polynomial(
         if length > LONGEST_POLYNOMIAL:
             return
         expected = profile_float(*chain_polynomial(steps)).probability
-        got = result.profile(axis)
+        got = on_host(result.profile(axis))
         first = (length - len(got)) // 2
         # Far out, other axes' tails fall below the smallest number and are missing from the sum.
         rows = expected[first : first + len(got)]
@@ -382,6 +519,24 @@ def _is_chain(operations: Sequence[Operation]) -> bool:
     return set(reads.values()) | set(writes.values()) <= {1} and all(
         len(op.sources) == len(op.targets) == 1 for op in operations
     )
+
+
+def _compare_composed(book: _Book, result: ERF, chain: Composed) -> None:
+    """A chain with fixed layers, by generating functions."""
+    book.add(
+        "log_gain, generating functions",
+        result.log_gain,
+        chain.log_gain,
+        abs(result.log_gain - chain.log_gain),
+        2 + abs(chain.log_gain),
+    )
+    for axis, profile in enumerate(chain.profiles):
+        found = np.zeros(len(profile))
+        first = result.origin[axis] - chain.origin[axis]
+        own = result.profile(axis)
+        found[first : first + len(own)] = own
+        error = _largest((found - profile) / profile.max())
+        book.add(f"profile {axis}, generating functions", None, None, error, 4)
 
 
 def _compare_loss(
@@ -415,36 +570,31 @@ def _compare_loss(
     )
 
 
-def _compare_images(book: _Book, a: ERF, b: ERF) -> None:
-    """Two engines' images, over the pixels that both hold: each relative to itself, or to the
-    peak where one engine is right to a share of it."""
+def _compare_images(book: _Book, first: tuple[_Run, ERF], second: tuple[_Run, ERF]) -> None:
+    """Two images, over the pixels that both hold: each relative to itself, or to the peak where
+    one engine is right to a share of it."""
+    (run, a), (other, b) = first, second
     low = [max(x[0], y[0]) for x, y in zip(a.box, b.box, strict=True)]
     high = [min(x[1], y[1]) for x, y in zip(a.box, b.box, strict=True)]
     ours, theirs = (
-        e.image[
+        on_host(e.image)[
             tuple(slice(lo - o, hi - o + 1) for lo, hi, o in zip(low, high, e.origin, strict=True))
-        ]
+        ].astype(np.float64)
         for e in (a, b)
     )
-    engines = f"{_method(a)} against {_method(b)}"
-    peak = float(a.image.max())
-    value, expected = float(b.image.max()), peak
-    if book.slack:
-        share = b.plan.tol if isinstance(b.plan, Plan) else 0.0
-        error = _largest(ours - theirs) / peak
-        bound = _Book(book.rows, book.label, book.eps + share, 0.0, 0.0)
-        bound.add(f"image to a share of the peak, {engines}", value, expected, error, 4)
+    peak, value = float(a.image.max()), float(b.image.max())
+    against = f"{run.label}, {run.dtype}"
+    if other.share:
+        error = _largest(theirs - ours) / peak
+        bound = _Book(book.rows, book.label, book.eps + other.share, 0.0, 0.0)
+        bound.add(f"pixels to a share of the peak, against {against}", value, peak, error, 4)
         return
     seen = (ours > 0) & (theirs > 0)
-    error = _largest(ours[seen] / theirs[seen] - 1)
-    book.add(f"image pixel by pixel, {engines}", value, expected, error, 4)
+    error = _largest(theirs[seen] / ours[seen] - 1)
+    book.add(f"pixel by pixel, against {against}", value, peak, error, 4)
 
 
-def _method(result: ERF) -> str:
-    return result.plan.method if isinstance(result.plan, Plan) else "unknown"
-
-
-def _rounding_steps(operations: Sequence[Operation]) -> int:
+def rounding_steps(operations: Sequence[Operation]) -> int:
     """Bound on the roundings that any pixel's value passes through, with a few for normalising."""
     steps = 64
     for op in operations:

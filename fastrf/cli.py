@@ -1,4 +1,4 @@
-"""The command line: `fastrf rf`, `erf`, `check` and `info`.
+"""The command line: `fastrf rf`, `erf`, `check`, `bench` and `info`.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error.
 Exit codes: 0 done, 1 a check failed, 2 bad input; an interrupt gives 130, and a reader that
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from fastrf.analytic.geometry import LayerField, ReceptiveField
+    from fastrf.benchmark import Benchmark, Measurement
     from fastrf.check import CheckReport
     from fastrf.engine.plan import Plan
     from fastrf.erf import ERF
@@ -73,13 +74,16 @@ OPTIONAL = {
 _EXAMPLES = f"""NET is
   a zoo network            resnet50, "plain(1000, 3)", "unet(4, 2)"
   a network file           {", ".join(f"model{suffix}" for suffix in FILES)}
+  Python code              torchvision.models:resnet50, or any package.module:callable that
+                           returns a torch.nn.Module or a fastrf.Network
 
 Examples:
   fastrf rf resnet50 --input-size 224
   fastrf rf model.onnx --json
   fastrf erf resnet50 --input-size 224 --plot erf.png
   fastrf erf "plain(1000, 3)" --save erf.npz
-  fastrf check resnet50"""
+  fastrf check resnet50
+  fastrf bench --quick"""
 
 _choose = Group("Selection", sort_key=1)
 _compute = Group("Computation", sort_key=2)
@@ -126,10 +130,18 @@ class Selection:
         str,
         Parameter(
             group=_choose,
-            help="What an operator of an ONNX model that fastrf does not know becomes: error, "
-            "identity or global.",
+            help="What an operator of an ONNX model or a torch module that fastrf does not know "
+            "becomes: error, identity or global.",
         ),
     ] = "error"
+    channels: Annotated[
+        int | None,
+        Parameter(
+            group=_choose,
+            help="Channels of a torch module's input. Default: what its first convolution reads, "
+            "else 3.",
+        ),
+    ] = None
 
     @property
     def size(self) -> int | tuple[int, ...] | None:
@@ -143,22 +155,24 @@ class Selection:
             InputError: it names none, or the file cannot be read.
         """
         suffix = Path(net).suffix.lower()
+        policy: Any = self.unknown
         if suffix == ".onnx":
             from fastrf.importers.onnx import from_onnx
 
-            policy: Any = self.unknown
             return from_onnx(net, unknown=policy, input_size=self.size)
+        if _named_by_code(net):
+            from fastrf.importers.named import from_name
+
+            return from_name(net, input_size=self.size, channels=self.channels, unknown=policy)
         if self.unknown != "error":
-            raise InputError(f"--unknown is for ONNX models, and {net!r} is none; leave it out")
+            raise InputError(
+                f"--unknown is for ONNX models and torch modules, and {net!r} is neither; leave "
+                f"it out"
+            )
         if suffix in FILES:
             from fastrf.netfile import load
 
             return load(net)
-        if re.fullmatch(r"[\w.]+:[\w.]+", net):
-            raise InputError(
-                f"{net!r} names a torch module, and this version of fastrf reads ONNX; export it "
-                f'with torch.onnx.export(module, args, "model.onnx") and give model.onnx'
-            )
         if Path(net).exists():
             raise InputError(
                 f"{net!r} is no network file by its name; network files end in {', '.join(FILES)}"
@@ -179,7 +193,10 @@ class Selection:
 
 _EVERYTHING = Selection()
 
-Net = Annotated[str, Parameter(help="A zoo network or a network file; see the end of this page.")]
+Net = Annotated[
+    str,
+    Parameter(help="A zoo network, a network file or Python code; see the end of this page."),
+]
 AsJson = Annotated[
     bool,
     Parameter(
@@ -206,6 +223,11 @@ MemoryLimit = Annotated[
         help="Largest memory a plan may need: bytes, or 500M, 8G. Default: half of what is free.",
     ),
 ]
+
+
+def _named_by_code(net: str) -> bool:
+    """Whether NET reads "package.module:callable"."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", net) is not None
 
 
 def _numbers(text: str, option: str) -> int | tuple[int, ...]:
@@ -410,6 +432,40 @@ def check(
     return 0 if report else FAILED
 
 
+@app.command(name="bench")
+def bench(
+    *,
+    quick: Annotated[
+        bool,
+        Parameter(
+            group=_compute, negative="", show_default=False, help="Smaller cases: some seconds."
+        ),
+    ] = False,
+    device: Annotated[
+        str,
+        Parameter(group=_compute, help="cpu, cuda or cuda:N; auto: the CPU, and a GPU if any."),
+    ] = "auto",
+    dtype: Annotated[
+        str | None, Parameter(group=_compute, help="float64 or float32. Default: both.")
+    ] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> int:
+    """CPU against GPU against other libraries; exits 1 where results disagree."""
+    from fastrf.benchmark import QUICK, Sizes, benchmark
+
+    with _Progress() as progress:
+        sizes = QUICK if quick else Sizes()
+        found = benchmark(
+            sizes=sizes, device=device, dtype=dtype, workers=workers, progress=progress
+        )
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _show_benchmark(found)
+    return 0 if found else FAILED
+
+
 @app.command(name="info")
 def info(*, as_json: AsJson = False) -> int:
     """Versions, devices and caches."""
@@ -423,6 +479,8 @@ def info(*, as_json: AsJson = False) -> int:
         absent = f'not installed; pip install "fastrf[{OPTIONAL.get(name)}]"'
         facts.append((name, version or absent))
     facts.append(("devices", ", ".join(found["devices"])))
+    if found["no_gpu"]:
+        facts.append(("no GPU", found["no_gpu"]))
     facts.append(("engines", ", ".join(found["engines"])))
     facts.append(("cores", str(found["cores"])))
     facts.append(("kernel cache", found["kernel_cache"] or "none: no writable folder"))
@@ -593,14 +651,20 @@ def _show_layers(network: Network, documents: Sequence[Mapping[str, Any]], as_js
     _print_table(header, rows, ("log gain", "FWHM", "lost mass"))
 
 
-# --- check, info ----------------------------------------------------------------------------
+# --- check ----------------------------------------------------------------------------------
+
+
+_BESIDE = 53
+"""Characters of the columns ok, engine, dtype, grid and error."""
 
 
 def _show_check(report: CheckReport) -> None:
     header = ["quantity", "ok", "engine", "dtype", "grid", "error", "tolerance", "device"]
+    # Rather shortened than without the columns that tell rows apart.
+    room = max(_width() - _BESIDE, 20)
     rows = [
         [
-            row.quantity,
+            _shortened(row.quantity, room),
             "yes" if row.ok else "NO",
             row.engine,
             row.dtype,
@@ -612,11 +676,11 @@ def _show_check(report: CheckReport) -> None:
         for row in report.rows
     ]
     _print(f"{report.network}, {report.node}\n")
-    _print_table(header, rows, ("device", "tolerance"))
+    _print_table(header, rows, ("device", "tolerance", "grid", "dtype"))
     _print("")
     failed = [row for row in report.rows if not row.ok]
     for row in failed:
-        _print(f"{row.quantity} ({row.engine}, {row.dtype}, {row.grid}):")
+        _print(f"{row.quantity} ({row.device}, {row.engine}, {row.dtype}, {row.grid}):")
         _print(f"  is {row.value}, expected {row.expected}")
     for reason in report.skipped:
         _print(f"not compared: {reason}")
@@ -624,12 +688,95 @@ def _show_check(report: CheckReport) -> None:
     _print(f"{len(failed)} of {total} disagree" if failed else f"all {total} comparisons agree")
 
 
+# --- bench ----------------------------------------------------------------------------------
+
+
+def _time(m: Measurement) -> str:
+    if m.seconds_at_least is not None:
+        return f"> {_duration(m.seconds_at_least)}"
+    return "not measured" if m.not_measured else _duration(m.seconds)
+
+
+_FIGURES: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
+    ("case", lambda m: m.case),
+    ("by", lambda m: f"{m.by}, {m.engine}" if m.engine else m.by),
+    ("device", lambda m: m.device),
+    ("dtype", lambda m: m.dtype),
+    ("time", _time),
+    ("with transfer", lambda m: _duration(m.seconds_with_transfer)),
+    ("first call", lambda m: _duration(m.first_call_seconds)),
+    ("updates/s", lambda m: _figure(m.updates_per_second)),
+    ("copy", lambda m: _percent(m.copy_share)),
+    ("peak", lambda m: _percent(m.arithmetic_share)),
+    ("pixel error", lambda m: _figure(m.relative_error)),
+    ("error/peak", lambda m: _figure(m.peak_error)),
+    ("tolerance", lambda m: _figure(m.tolerance)),
+    ("ok", lambda m: "–" if m.ok is None else "yes" if m.ok else "NO"),
+)
+"""The columns of the table of measurements."""
+
+_LOSABLE_FIGURES = (
+    *("tolerance", "with transfer", "first call", "error/peak", "pixel error", "copy", "peak"),
+    *("device", "updates/s", "dtype", "ok"),
+)
+
+
+def _show_benchmark(found: Benchmark) -> None:
+    machine = found.machine
+    facts = [("machine", f"{machine['processor']}, {machine['cores']} cores")]
+    facts.append(("GPU", machine["gpu"] or f"not measured: {machine['no_gpu'] or 'not asked for'}"))
+    facts += list(found.cases.items())
+    _print_facts(facts)
+    _print("")
+    rows = [[cell(m) for _, cell in _FIGURES] for m in found.measurements]
+    _print_table([name for name, _ in _FIGURES], rows, _LOSABLE_FIGURES)
+    _print("")
+    _print(
+        "copy: time of a copy of the result, over the time; peak: multiply-adds, over registers'"
+    )
+    reasons: dict[str, list[Measurement]] = {}
+    for m in found.measurements:
+        if m.not_measured:
+            reasons.setdefault(f"{m.device}, {m.by}: not measured: {m.not_measured}", []).append(m)
+    for reason, those in reasons.items():
+        _print(f"{reason} ({', '.join(dict.fromkeys(m.case for m in those))})")
+    failed = [m for m in found.measurements if m.ok is False]
+    for m in failed:
+        error = f"{_figure(m.relative_error)} of a pixel, {_figure(m.peak_error)} of the peak"
+        _print(f"{m.case}, {m.device}, {m.dtype}: off by {error}, bound {_figure(m.tolerance)}")
+    compared = sum(m.ok is not None for m in found.measurements)
+    if failed:
+        _print(f"{len(failed)} of {compared} results disagree with the CPU's in float64")
+    else:
+        _print(f"all {compared} results agree with the CPU's in float64")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.3g}%"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+# --- info -----------------------------------------------------------------------------------
+
+
 def _information() -> dict[str, Any]:
     import platform
     from importlib import metadata
 
-    from fastrf.engine.plan import METHODS
-    from fastrf.kernels import DEVICES
+    from fastrf.device import devices, gpu_at_hand
+    from fastrf.engine import METHODS
 
     def version(name: str) -> str | None:
         try:
@@ -643,7 +790,8 @@ def _information() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in (*needed, *OPTIONAL)},
-        "devices": list(DEVICES),
+        "devices": devices(),
+        "no_gpu": gpu_at_hand(),
         "engines": list(METHODS),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
+from fastrf.arrays import on_host
 from fastrf.device import resolve
-from fastrf.engine import ENGINES
 from fastrf.engine.covariance import inexact_reasons
 from fastrf.engine.direct import Propagated
+from fastrf.engine.layers import fields, followed
 from fastrf.engine.plan import Plan, make_plan
-from fastrf.engine.spectral import propagate_all
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
-from fastrf.kernels import load as load_kernels
+from fastrf.images import Image, image_of
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, as_network
 
@@ -69,12 +69,17 @@ class ERF:
 
     @cached_property
     def image(self) -> NDArray[Any]:
-        """Nonnegative array of one axis per grid axis that sums to 1; its values are variances
-        (Luo et al. 2016 plot their roots). Where the engine left factors, they are multiplied
-        out here, once; moments and profiles do not need it."""
-        if isinstance(self.values, FactoredImage):
-            return self.values.form(workers=getattr(self.plan, "workers", 1))
-        return self.values
+        """Nonnegative array of one axis per grid axis that sums to 1, on the device that computed
+        it (`to_numpy` fetches it); its values are variances (Luo et al. 2016 plot their roots).
+        Where the engine left factors, they are multiplied out here, once; moments and profiles do
+        not need it."""
+        pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
+        return pixels
+
+    @cached_property
+    def _measured(self) -> Image:
+        """What the measures look at: never the pixels of an image that was left in factors."""
+        return image_of(self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,7 +131,10 @@ class ERF:
 
     @cached_property
     def _trf_box(self) -> tuple[tuple[int, int], ...]:
-        box = self.field.box(self.unit)
+        # Kept with the graph: it takes a walk over all layers, and the field with it.
+        graph = lower(self.network, self.input_sizes, ignore_global=self.ignore_global)
+        key = ("box", self.node, self.input, self.unit)
+        box = graph.lately(key, lambda: self.field.box(self.unit))
         assert box is not None, "a unit that sees nothing has no image either"
         return box
 
@@ -139,23 +147,17 @@ class ERF:
     @cached_property
     def mean(self) -> tuple[float, ...]:
         """Mean position per axis, in input pixel indices."""
-        if isinstance(self.values, FactoredImage):
-            return self.values.mean
-        return metrics.mean(self.image, self.origin)
+        return metrics.mean(self._measured, self.origin)
 
     @cached_property
     def covariance(self) -> NDArray[np.float64]:
         """Covariance matrix of the position, in pixels²."""
-        if isinstance(self.values, FactoredImage):
-            return self.values.covariance
-        return metrics.covariance(self.image)
+        return metrics.covariance(self._measured)
 
     @cached_property
     def std(self) -> tuple[float, ...]:
         """Standard deviation per axis, in pixels."""
-        if isinstance(self.values, FactoredImage):
-            return self.values.std
-        return metrics.std(self.image)
+        return metrics.std(self._measured)
 
     @cached_property
     def kurtosis(self) -> tuple[float, ...]:
@@ -169,9 +171,7 @@ class ERF:
 
     def profile(self, axis: int = 0) -> NDArray[Any]:
         """The mass along one axis, summed over the others; see `metrics.profile`."""
-        if isinstance(self.values, FactoredImage) and axis in range(len(self.shape)):
-            return self.values.profile(axis)
-        return np.asarray(metrics.profile(self.image, axis))
+        return on_host(metrics.profile(self._measured, axis))
 
     def luo_size(
         self,
@@ -179,25 +179,26 @@ class ERF:
         threshold: float = metrics.LUO_THRESHOLD,
     ) -> float:
         """Luo et al.'s size in pixels; see `metrics.luo_size`."""
-        return metrics.luo_size(self.image, kind, threshold, self._at)
+        return metrics.luo_size(self._measured, kind, threshold, self._at)
 
     def area_ratio(self, share: float) -> float:
         """RepLKNet's r(t): the smallest centred square that holds the share, over the area of the
         input (of the TRF on the unbounded grid); see `metrics.area_ratio`."""
-        return metrics.area_ratio(self.image, share, self._at, self.input_size or self._trf_size)
+        extent = self.input_size or self._trf_size
+        return metrics.area_ratio(self._measured, share, self._at, extent)
 
     def radius_of_mass(self, share: float) -> float:
         """Radius in pixels of the ball around the centre that holds the share."""
-        return metrics.radius_of_mass(self.image, share, self._at)
+        return metrics.radius_of_mass(self._measured, share, self._at)
 
     def smallest_set(self, share: float) -> int:
         """Number of pixels in the smallest set that holds the share."""
-        return metrics.smallest_set(self.image, share)
+        return metrics.smallest_set(self._measured, share)
 
     @cached_property
     def fwhm(self) -> tuple[float, ...]:
         """Full width at half maximum per axis, in pixels; see `metrics.fwhm`."""
-        return metrics.fwhm(self.image, self._at)
+        return metrics.fwhm(self._measured, self._at)
 
     @cached_property
     def ratio(self) -> float:
@@ -207,13 +208,13 @@ class ERF:
     @cached_property
     def gaussian_distance(self) -> float:
         """Total-variation distance to the Gaussian of the same mean and covariance."""
-        return metrics.gaussian_distance(self.image)
+        return metrics.gaussian_distance(self._measured)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What to know before using the sizes."""
-        found = []
-        if self.input_size is not None and metrics.fills(self.image, self.origin, self.input_size):
+        found, size = [], self.input_size
+        if size is not None and metrics.fills(self._measured, self.origin, size):
             found.append(
                 "the ERF fills the image: its sizes are cut off by the border, not by the network"
             )
@@ -224,7 +225,7 @@ class ERF:
 
     def to_numpy(self) -> NDArray[Any]:
         """The image as a NumPy array."""
-        return np.asarray(self.image)
+        return on_host(self.image)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the image, as plain values under the attributes' names."""
@@ -342,38 +343,27 @@ class _Question:
         return make_plan(self.graph, node, index, self.input, **self.options)
 
     def answer(self, node: str, unit: Any, progress: Callable[[float], None] | None = None) -> ERF:
-        plan = self.plan(node, unit)
-        result = ENGINES[plan.method](
-            self.graph,
-            node,
-            plan.unit,
-            self.input,
-            kernels=load_kernels(plan.device),
-            dtype=plan.dtype,
-            workers=plan.workers,
-            tail=plan.tail,
-            progress=progress,
-            **({"tol": plan.tol} if plan.accuracy == "absolute" else {}),
-        )
-        return self._field(plan, result)
+        plan, result = followed(self.graph, self.plan(node, unit), progress)
+        return self._field(plan, result, inexact_reasons(self.graph, node))
 
-    def answer_all(self, last: str, nodes: Sequence[str], unit: Any) -> dict[str, ERF]:
-        """The fields of many nodes by the spectral engine, in one pass up from the input."""
-        plans = {node: self.plan(node, unit) for node in nodes}
-        plan = plans[last]
-        found = propagate_all(
-            self.graph,
-            last,
-            plan.unit,
-            self.input,
-            dtype=plan.dtype,
-            workers=plan.workers,
-            tail=plan.tail,
-            tol=plan.tol,
-        )
-        return {node: self._field(plans[node], found[node]) for node in nodes}
+    def answer_all(
+        self, last: str, unit: Any, progress: Callable[[float], None] | None
+    ) -> dict[str, ERF]:
+        """The fields of all maps up to `last`."""
+        graph = self.graph
+        found = fields(graph, last, unit, self.input, progress=progress, **self.options)
+        # Every reason why a field is inexact is one for the fields of all maps above it.
+        reasons: dict[str, list[str]] = {}
+        for node in reversed(found):
+            if node not in reasons:
+                reasons[node] = inexact_reasons(graph, node)
+                if not reasons[node]:
+                    reasons |= {below: [] for below in graph.ancestors(node)}
+        return {
+            node: self._field(plan, result, reasons[node]) for node, (plan, result) in found.items()
+        }
 
-    def _field(self, plan: Plan, result: Propagated) -> ERF:
+    def _field(self, plan: Plan, result: Propagated, inexact: Sequence[str]) -> ERF:
         inputs = self.network.inputs
         sizes = {n: size for n in inputs if (size := self.graph.sizes[n]) is not None}
         return ERF(
@@ -388,7 +378,7 @@ class _Question:
             input=self.input,
             input_sizes=sizes or None,
             ignore_global=self.ignore_global,
-            inexact=tuple(inexact_reasons(self.graph, plan.node)),
+            inexact=tuple(inexact),
             assumptions=tuple(self.graph.assumptions),
             plan=plan,
         )
@@ -465,7 +455,9 @@ def erf(
         unit: "center" (index ⌊n/2⌋; 0 on the unbounded grid) or one index per axis.
         input_size: pixels of the input, a number, one per axis, or a mapping input name → size;
             gradient that falls into padding is then lost. None: the unbounded grid.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "cpu", "cuda" or "cuda:N"; or "auto": a GPU where one works and is expected to be
+            clearly quicker than the CPU, transfer included, else the CPU. The plan says why. The
+            image stays on its device.
         dtype: "float64" or "float32".
         method: "auto", "direct" (any graph), "factored" (sums of separable terms) or "spectral"
             (one FFT, unbounded graphs without upsampling).
@@ -474,8 +466,10 @@ def erf(
         tol: see `accuracy`.
         tail: share of the mass that may be dropped from the outside; `ERF.dropped_mass` says how
             much it was. None: nothing.
-        layers: "last", or "all" for the field of every layer's `unit`, by node name
-            (method="spectral" computes them in one pass, the other engines one by one).
+        layers: "last", or "all" for the field of every layer's `unit`, by node name. Without
+            `input_size` one pass up from the input computes them all, but for those behind
+            transposed convolutions or resizing; with one, each layer that moves pixels costs a
+            field of its own. Layers that move none share the array of the layer below.
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free.
@@ -509,19 +503,7 @@ def erf(
         return question.answer(last, unit, progress)
     if layers != "all":
         raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
-    wanted = graph.ancestors(last) - set(question.network.inputs) - graph.collapsed
-    nodes = [n for n in graph.network.nodes if n in wanted and graph.between(n, question.input)]
-    if method == "spectral":
-        found = question.answer_all(last, nodes, unit)
-        if progress is not None:
-            progress(1.0)
-        return found
-    result = {}
-    for number, node in enumerate(nodes):
-        result[node] = question.answer(node, unit)
-        if progress is not None:
-            progress((number + 1) / len(nodes))
-    return result
+    return question.answer_all(last, unit, progress)
 
 
 def plan(

@@ -31,6 +31,10 @@ class EmptyFieldError(InputError):
     """The unit sees nothing of the input: only padding, or the gaps of transposed convolutions."""
 
 
+class ToleranceError(InputError):
+    """A result cannot be shown to be as right as was asked for."""
+
+
 class DeviceError(FastrfError, RuntimeError):
     """The device that was asked for cannot be used here."""
 

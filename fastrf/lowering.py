@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,14 @@ Shares = tuple[tuple[int, float], ...]
 Labels = NDArray[np.int64]
 """One label per channel of a map (one label where the number of channels is not known)."""
 
+Ways = Mapping[str, Labels]
+"""Node → labels of its channels, where these are not all alike: few maps' channels part ways."""
+
 KEPT_GRAPHS = 4
 """Lowered graphs kept with a network: one or two input sizes, with and without global paths."""
+
+KEPT_UNITS = 256
+"""What is kept of single units: as much as all layers of a network ask for, not of every pixel."""
 
 T = TypeVar("T")
 
@@ -108,6 +114,7 @@ class PlaneGraph:
         collapsed: nodes that have lost their spatial extent (behind global pooling).
         assumptions: what was assumed where the network does not say.
         derived: what others have worked out from this graph, to be worked out only once.
+        recent: the same for single units.
     """
 
     network: Network
@@ -121,12 +128,22 @@ class PlaneGraph:
     collapsed: set[str] = field(default_factory=set)
     assumptions: list[str] = field(default_factory=list)
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    recent: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made at the first call with this key."""
         if key not in self.derived:
             self.derived[key] = make()
         found: T = self.derived[key]
+        return found
+
+    def lately(self, key: Hashable, make: Callable[[], T]) -> T:
+        """As `once`, for what there is one of for every unit: only the latest are kept."""
+        kept = self.recent.pop(key, None)
+        found: T = make() if kept is None else kept
+        self.recent[key] = found
+        while len(self.recent) > KEPT_UNITS:
+            self.recent.pop(next(iter(self.recent)), None)
         return found
 
     def output_node(self, output: str | None) -> str:
@@ -142,6 +159,8 @@ class PlaneGraph:
                 f"the network has {len(self.network.outputs)} outputs; give output= one of "
                 f"{', '.join(self.network.outputs)}"
             )
+        if node not in self.collapsed:
+            return node
         frontier, seen, found = [node], {node}, []
         while frontier:
             at = frontier.pop()
@@ -247,16 +266,20 @@ def _lowered(
     network: Network, ndim: int, sizes: dict[str, Size | None], ignore_global: bool
 ) -> PlaneGraph:
     graph = PlaneGraph(network, ndim, next(iter(sizes.values()), None))
-    maps = _forward(graph, sizes, ignore_global)
-    labels = _label(graph)
-    _number_planes(graph, labels)
+    pieces = _forward(graph, sizes, ignore_global)
+    labels, relations = _label(graph)
+    wholes = _number_planes(graph, labels)
     for node in network.nodes.values():
-        for i, source in enumerate(node.inputs):
-            pieces = maps[node.name][i]
-            channels = (graph.channels[source], graph.channels[node.name])
-            for part in _relations(graph, node, i, *channels):
-                for own in pieces:
-                    graph.operations.extend(_operations(graph, node, source, labels, part, own))
+        edges = zip(node.inputs, relations[node.name], pieces[node.name], strict=True)
+        for source, parts, ways in edges:
+            for part in parts:
+                for way in ways:
+                    x, y = wholes.get(source), wholes.get(node.name)
+                    if x is not None and y is not None:
+                        graph.operations.append(_operation_on_wholes(graph, node, x, y, part, way))
+                    else:
+                        found = _operations(graph, node, source, labels, part, way)
+                        graph.operations.extend(found)
     return graph
 
 
@@ -300,19 +323,37 @@ class _Piece:
     maps: tuple[SpatialMap, ...] = ()
     gain: float = 1.0
 
+    @property
+    def is_global(self) -> bool:
+        return any(m.is_global for m in self.maps)
+
+
+_NOTHING_MOVES = (_Piece(),)
+_MERGES = (Add, Concat)
+
+
+class _Walked(NamedTuple):
+    """What a layer does on a map of one size: its way, the size it writes and whether that has
+    lost its extent. Equal layers of a network are one object: a thousand of them share this."""
+
+    ways: tuple[_Piece, ...]
+    size: Size | None
+    collapses: bool
+
 
 def _forward(
     graph: PlaneGraph, sizes: dict[str, Size | None], ignore_global: bool
-) -> dict[str, list[list[_Piece]]]:
+) -> dict[str, Sequence[tuple[_Piece, ...]]]:
     """Fills sizes, channels and collapsed; returns the pieces of every node, per input."""
-    pieces: dict[str, list[list[_Piece]]] = {}
+    pieces: dict[str, Sequence[tuple[_Piece, ...]]] = {}
+    known: dict[tuple[int, Size | None], _Walked] = {}
     for node in graph.network.nodes.values():
         layer = node.layer
         try:
             if isinstance(layer, Input):
                 graph.sizes[node.name] = sizes[node.name]
                 graph.channels[node.name] = layer.channels
-                pieces[node.name] = []
+                pieces[node.name] = ()
                 continue
             channels = layer.output_channels([graph.channels[i] for i in node.inputs])
             if channels is not None and channels > MAXIMUM_CHANNELS:
@@ -321,42 +362,44 @@ def _forward(
                     f"{MAXIMUM_CHANNELS}; give fewer channels to the layers before"
                 )
             graph.channels[node.name] = channels
-            merge = isinstance(layer, Add | Concat)
-            find = _merge_pieces if merge else _single_pieces
-            pieces[node.name] = [
-                [p for p in ways if not (ignore_global and any(m.is_global for m in p.maps))]
-                for ways in find(graph, node, ignore_global)
-            ]
+            if isinstance(layer, _MERGES):
+                found: Sequence[tuple[_Piece, ...]] = _merge_pieces(graph, node)
+            else:
+                found = (_single_pieces(graph, node, known, ignore_global),)
+            if ignore_global:
+                found = [tuple(p for p in ways if not p.is_global) for ways in found]
+            pieces[node.name] = found
         except InputError as error:
             raise type(error)(f"{node.name}: {error}") from None
     return pieces
 
 
-def _single_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[list[_Piece]]:
+def _single_pieces(
+    graph: PlaneGraph,
+    node: Node,
+    known: dict[tuple[int, Size | None], _Walked],
+    ignore_global: bool,
+) -> tuple[_Piece, ...]:
     layer, source = node.layer, node.inputs[0]
     size, unbounded = graph.sizes[source], graph.input_size is None
     lost = source in graph.collapsed
-    gain = layer.pointwise_gain
     if unbounded and lost:
         # A map of one position: convolutions see nothing but it, resizing spreads it out again.
         graph.sizes[node.name] = None
         if isinstance(layer, Upsample):
-            return [[_Piece((_everything(graph, None, None, "fixed", 1.0),), gain)]]
+            spread = _everything(graph, None, None, "fixed", 1.0)
+            return (_Piece((spread,), layer.pointwise_gain),)
         graph.collapsed.add(node.name)
-        return [[_Piece((), gain)]]
+        return (_Piece((), layer.pointwise_gain),)
     if isinstance(layer, Attention) and ignore_global:
         graph.sizes[node.name] = size
-        return [[_Piece((), layer.gain)]]
-    # Equal layers of a network are one object: a thousand of them share their maps.
-    maps = graph.once(("maps", id(layer), size), lambda: layer.maps(size, graph.ndim))
-    out = maps[-1].size_out if maps else size
-    graph.sizes[node.name] = out
-    if _collapses(layer, unbounded) or (lost and (out is None or max(out) == 1)):
+        return (_Piece((), layer.gain),)
+    walked = known.get((id(layer), size))
+    if walked is None:
+        walked = known[id(layer), size] = _walked(graph, layer, size)
+    out = graph.sizes[node.name] = walked.size
+    if walked.collapses or (lost and (out is None or max(out) == 1)):
         graph.collapsed.add(node.name)
-    ways = [_Piece(maps, gain)]
-    if isinstance(layer, SqueezeExcite) or (isinstance(layer, Norm) and layer.whole_map):
-        pixels = 1 if size is None else math.prod(size)
-        ways.append(_Piece((_everything(graph, size, size, "fixed", 1 / pixels),), gain))
     if isinstance(layer, Conv) and layer.groups == "depthwise" and layer.channels is not None:
         channels = graph.channels[source]
         if channels is not None and layer.channels % channels:
@@ -364,7 +407,17 @@ def _single_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[l
                 f"channels={layer.channels} of a depthwise convolution must be a multiple of "
                 f"the {channels} channels it reads"
             )
-    return [ways]
+    return walked.ways
+
+
+def _walked(graph: PlaneGraph, layer: Layer, size: Size | None) -> _Walked:
+    maps, gain = layer.maps(size, graph.ndim), layer.pointwise_gain
+    ways = [_Piece(maps, gain)]
+    if isinstance(layer, SqueezeExcite) or (isinstance(layer, Norm) and layer.whole_map):
+        pixels = 1 if size is None else math.prod(size)
+        ways.append(_Piece((_everything(graph, size, size, "fixed", 1 / pixels),), gain))
+    out = maps[-1].size_out if maps else size
+    return _Walked(tuple(ways), out, _collapses(layer, graph.input_size is None))
 
 
 def _collapses(layer: Layer, unbounded: bool) -> bool:
@@ -381,19 +434,21 @@ def _everything(
     return SpatialMap((Everything(),) * graph.ndim, kind, gain, None, size, out)
 
 
-def _merge_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[list[_Piece]]:
+def _merge_pieces(graph: PlaneGraph, node: Node) -> list[tuple[_Piece, ...]]:
     """Ways into a sum, product or concatenation; maps of one position are broadcast."""
     flat = [i in graph.collapsed for i in node.inputs]
     if all(flat):
         graph.collapsed.add(node.name)
     if graph.input_size is None:
         graph.sizes[node.name] = None
-        spread = (_everything(graph, None, None, "fixed", 1.0),)
-        return [[_Piece(spread if f and not all(flat) else ())] for f in flat]
+        if all(flat) or not any(flat):
+            return [_NOTHING_MOVES] * len(flat)
+        spread = (_Piece((_everything(graph, None, None, "fixed", 1.0),)),)
+        return [spread if f else _NOTHING_MOVES for f in flat]
     sizes = [graph.sizes[i] or () for i in node.inputs]
     out = tuple(max(s[axis] for s in sizes) for axis in range(graph.ndim))
     graph.sizes[node.name] = out
-    ways = []
+    ways: list[tuple[_Piece, ...]] = []
     for source, size in zip(node.inputs, sizes, strict=True):
         single = () if isinstance(node.layer, Concat) else (1,)  # concatenation does not broadcast
         if any(n not in (m, *single) for n, m in zip(size, out, strict=True)):
@@ -402,9 +457,12 @@ def _merge_pieces(graph: PlaneGraph, node: Node, ignore_global: bool) -> list[li
                 f"{', '.join(f'{i} {s}' for i, s in zip(node.inputs, sizes, strict=True))}; "
                 f"choose an input_size, padding or Crop that makes them equal (at {source})"
             )
+        if size == out:
+            ways.append(_NOTHING_MOVES)
+            continue
         axes = tuple(Window() if n == m else Everything() for n, m in zip(size, out, strict=True))
         broadcast = SpatialMap(axes, "fixed", 1.0, None, size, out)
-        ways.append([_Piece(() if size == out else (broadcast,))])
+        ways.append((_Piece((broadcast,)),))
     return ways
 
 
@@ -417,7 +475,8 @@ class _Relation:
 
     `blocks` is the number of channel groups that meet only among themselves (1: everything
     meets everything); where `pairs` is given, channel pairs[0][i] of the input meets channel
-    pairs[1][i] of the output alone. `weight` is the share of the gradient that goes this way,
+    pairs[1][i] of the output alone, and where they are `alike`, each one that of its own number.
+    `weight` is the share of the gradient that goes this way,
     and `maps` replaces the layer's own maps where they depend on the channel.
     """
 
@@ -425,16 +484,29 @@ class _Relation:
     pairs: tuple[Labels, Labels] | None = None
     weight: float = 1.0
     maps: tuple[SpatialMap, ...] | None = None
+    alike: bool = False
+
+    def paired(self, channels: int) -> tuple[Labels, Labels] | None:
+        """`pairs`, spelled out for so many channels where they are `alike`."""
+        return (own := np.arange(channels), own) if self.alike else self.pairs
+
+
+_MIXED = [_Relation()]
+_ALIKE = [_Relation(alike=True)]
+_CONVOLUTIONS = (Conv, ConvTranspose)
+_MIXING = (FullyConnected, Attention)
+_SHUFFLES = (PixelShuffle, PixelUnshuffle)
 
 
 def _relations(
     graph: PlaneGraph, node: Node, i: int, c_in: int | None, c_out: int | None
 ) -> list[_Relation]:
     layer = node.layer
-    if isinstance(layer, Conv | ConvTranspose):
-        return [_Relation(blocks=_group_count(layer, c_in, c_out))]
-    if isinstance(layer, FullyConnected | Attention):
-        return [_Relation()]
+    if isinstance(layer, _CONVOLUTIONS):
+        blocks = _group_count(layer, c_in, c_out)
+        return _MIXED if blocks == 1 else [_Relation(blocks=blocks)]
+    if isinstance(layer, _MIXING):
+        return _MIXED
     if isinstance(layer, Concat):
         if c_out is None or c_in is None:
             return [_Relation(weight=1 / len(node.inputs))]
@@ -442,18 +514,17 @@ def _relations(
         own = np.arange(c_in)
         return [_Relation(pairs=(own, own + before))]
     if c_in is None or c_out is None:
-        return [_Relation()]
+        return _MIXED
     if isinstance(layer, ChannelSlice):
         kept = np.arange(c_in)[layer.start : layer.stop : layer.step]
         return [_Relation(pairs=(kept, np.arange(len(kept))))]
     if isinstance(layer, ChannelShuffle):
         order = np.arange(c_in).reshape(layer.groups, -1).T.ravel()
         return [_Relation(pairs=(order, np.arange(c_in)))]
-    if isinstance(layer, PixelShuffle | PixelUnshuffle):
+    if isinstance(layer, _SHUFFLES):
         return _phase_relations(graph, node, min(c_in, c_out))
-    if c_in != c_out:
-        return [_Relation()]  # one channel broadcast over all, or all read as one
-    return [_Relation(pairs=(np.arange(c_in), np.arange(c_in)))]
+    # Otherwise one channel broadcast over all, or all read as one.
+    return _ALIKE if c_in == c_out else _MIXED
 
 
 def _group_count(layer: Conv | ConvTranspose, c_in: int | None, c_out: int | None) -> int:
@@ -485,104 +556,141 @@ def _phase_relations(graph: PlaneGraph, node: Node, channels: int) -> list[_Rela
     return relations
 
 
-def _label(graph: PlaneGraph) -> dict[str, Labels]:
-    """Labels the channels of every map by how they are read, from the outputs up."""
-    read: dict[str, list[Labels]] = {name: [] for name in graph.network.nodes}
+def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[_Relation]]]]:
+    """Labels the channels of every map by how they are read, from the outputs up.
+
+    Returns:
+        The labels of the maps whose channels are read in different ways, and the relations of
+        every node's inputs to it.
+    """
+    # What reads all channels alike, or nothing, tells none of them from another.
+    read: dict[str, list[Labels]] = {}
     labels: dict[str, Labels] = {}
+    relations: dict[str, list[list[_Relation]]] = {}
     for node in reversed(graph.network.nodes.values()):
-        count = graph.channels[node.name] or 1
-        reads = read.pop(node.name)
-        if node.name in graph.network.outputs or not reads:
-            # What nothing reads can be asked for all the same: its channels then count alike.
-            reads.append(np.zeros(count, dtype=np.int64))
-        own = _combine(reads, count)
-        labels[node.name] = own
+        channels = graph.channels[node.name]
+        own = _combine(read.pop(node.name, ()), channels or 1)
+        if own is not None:
+            labels[node.name] = own
+        relations[node.name] = found = []
         for i, source in enumerate(node.inputs):
             c_in = graph.channels[source]
             try:
-                relations = _relations(graph, node, i, c_in, graph.channels[node.name])
+                found.append(_relations(graph, node, i, c_in, channels))
             except InputError as error:
                 raise type(error)(f"{node.name}: {error}") from None
-            if any(r.weight != 1.0 for r in relations) and i == 0:
+            if i == 0 and any(r.weight != 1.0 for r in found[0]):
                 graph.assumptions.append(
                     f"{node.name}: numbers of channels not known, its inputs weigh equally"
                 )
-            read[source].append(_read_labels(relations, own, c_in or 1))
-    return labels
+            seen = _read_labels(found[i], own, c_in or 1, channels or 1)
+            if seen is not None:
+                read.setdefault(source, []).append(seen)
+    return labels, relations
 
 
-def _combine(reads: Sequence[Labels], count: int) -> Labels:
-    """One label per distinct way in which a channel is read by all readers together.
+def _combine(reads: Sequence[Labels], count: int) -> Labels | None:
+    """One label per distinct way in which a channel is read by all readers together; None where
+    there is one way.
 
     Channels that no reader reads have a label of their own, not `UNREAD`: when this map itself is
     asked for, they too hold the unit, and what they read must be told from what they do not.
     """
     if all(np.all(r == r[0]) for r in reads):
-        return np.zeros(count, dtype=np.int64)
+        return None
     _, labels = np.unique(np.stack(reads), axis=1, return_inverse=True)
     return labels.reshape(-1).astype(np.int64)
 
 
-def _read_labels(relations: Sequence[_Relation], own: Labels, count: int) -> Labels:
-    """How a reader with labels `own` reads each of the `count` channels of its input."""
+def _read_labels(
+    relations: Sequence[_Relation], own: Labels | None, count: int, written: int
+) -> Labels | None:
+    """How a reader with labels `own` of `written` channels reads each of the `count` channels of
+    its input; None where it reads all alike."""
     if len(relations) > 1:
-        return _combine([_read_labels([r], own, count) for r in relations], count)
+        reads = [_read_labels([r], own, count, written) for r in relations]
+        return _combine([r for r in reads if r is not None], count)
     (relation,) = relations
+    if relation.alike:
+        return own
     if relation.pairs is not None:
+        if own is None:
+            if len(relation.pairs[0]) == count:
+                return None
+            own = np.zeros(written, dtype=np.int64)
         labels = np.full(count, UNREAD, dtype=np.int64)
         labels[relation.pairs[0]] = own[relation.pairs[1]]
         return labels
-    if relation.blocks > 1:
+    if relation.blocks > 1 and own is not None:
         mixtures: dict[bytes, int] = {}
         blocks = np.sort(own.reshape(relation.blocks, -1), axis=1)
         number = [mixtures.setdefault(b.tobytes(), len(mixtures)) for b in blocks]
         return np.repeat(np.asarray(number, dtype=np.int64), count // relation.blocks)
-    return np.zeros(count, dtype=np.int64)
+    return None
 
 
-def _number_planes(graph: PlaneGraph, labels: dict[str, Labels]) -> None:
+def _number_planes(graph: PlaneGraph, labels: dict[str, Labels]) -> dict[str, Shares]:
+    """Adds the planes, and turns the labels into their numbers.
+
+    Returns:
+        The one plane of each map whose channels are all alike, as a source or target of its own.
+    """
+    wholes: dict[str, Shares] = {}
     for name in graph.network.nodes:
-        own, first = labels[name], len(graph.planes)
-        if np.all(own == own[0]):  # by far the most common, and much quicker
+        own, first = labels.get(name), len(graph.planes)
+        if own is None:  # by far the most common, and much quicker
             graph.planes.append(Plane(name, 1.0))
             graph.planes_of[name] = [first]
-            labels[name] = np.full(len(own), first, dtype=np.int64)
+            wholes[name] = ((first, 1.0),)
             continue
         found, inverse, counts = np.unique(own, return_inverse=True, return_counts=True)
         graph.planes.extend(Plane(name, int(c) / len(inverse)) for c in counts)
         graph.planes_of[name] = list(range(first, first + len(found)))
         labels[name] = inverse.reshape(-1).astype(np.int64) + first
+    return wholes
+
+
+def _operation_on_wholes(
+    graph: PlaneGraph, node: Node, x: Shares, y: Shares, relation: _Relation, piece: _Piece
+) -> Operation:
+    """The operation of one relation between two maps of one plane each."""
+    maps = piece.maps if relation.maps is None else relation.maps
+    if relation.pairs is not None:
+        count = graph.channels[node.name] or 1
+        y = ((y[0][0], len(relation.pairs[1]) / count),)
+    return Operation(node.name, maps, x, y, piece.gain * relation.weight)
 
 
 def _operations(
     graph: PlaneGraph,
     node: Node,
     source: str,
-    labels: Mapping[str, Labels],
+    labels: Ways,
     relation: _Relation,
     piece: _Piece,
 ) -> list[Operation]:
     """The operations of one relation, as few as do the same."""
-    x, y = labels[source], labels[node.name]
+    x, y = (_spelled_planes(graph, labels, name) for name in (source, node.name))
     maps = piece.maps if relation.maps is None else relation.maps
     gain = piece.gain * relation.weight
 
     def operation(sources: Shares, targets: Shares) -> Operation:
         return Operation(node.name, maps, sources, targets, gain)
 
-    if relation.pairs is not None:
-        x, y = x[relation.pairs[0]], y[relation.pairs[1]]
+    pairs = relation.paired(len(x))
+    if pairs is not None:
+        x, y = x[pairs[0]], y[pairs[1]]
         found = []
         for q in np.unique(x):
             planes, counts = np.unique(y[x == q], return_counts=True)
             targets = tuple(
-                (int(p), int(c) / _channel_count(graph, labels, node.name, int(p)))
+                (int(p), int(c) / _channel_count(graph, int(p)))
                 for p, c in zip(planes, counts, strict=True)
             )
             found.append(operation(((int(q), 1.0),), targets))
         return found
     if relation.blocks > 1 and (x[0] != x[-1] or y[0] != y[-1] or len(set(x)) + len(set(y)) > 2):
-        return _block_operations(graph, node, labels, x, y, relation.blocks, operation)
+        return _block_operations(graph, x, y, relation.blocks, operation)
     sources = tuple((q, graph.planes[q].share) for q in graph.planes_of[source])
     if len(sources) == 1:
         sources = ((sources[0][0], 1.0),)
@@ -590,14 +698,20 @@ def _operations(
     return [operation(sources, targets)]
 
 
-def _channel_count(graph: PlaneGraph, labels: Mapping[str, Labels], name: str, plane: int) -> int:
-    return round(graph.planes[plane].share * len(labels[name]))
+def _spelled_planes(graph: PlaneGraph, labels: Ways, name: str) -> Labels:
+    """The plane of every channel of a map."""
+    if name in labels:
+        return labels[name]
+    return np.full(graph.channels[name] or 1, graph.planes_of[name][0], dtype=np.int64)
+
+
+def _channel_count(graph: PlaneGraph, plane: int) -> int:
+    own = graph.planes[plane]
+    return round(own.share * (graph.channels[own.node] or 1))
 
 
 def _block_operations(
     graph: PlaneGraph,
-    node: Node,
-    labels: Mapping[str, Labels],
     x: Labels,
     y: Labels,
     blocks: int,
@@ -618,7 +732,7 @@ def _block_operations(
         sources = tuple((int(q), int(c) / len(reads)) for q, c in zip(planes, n_read, strict=True))
         planes, n_write = np.unique(writes, return_counts=True)
         targets = tuple(
-            (int(p), count * int(c) / _channel_count(graph, labels, node.name, int(p)))
+            (int(p), count * int(c) / _channel_count(graph, int(p)))
             for p, c in zip(planes, n_write, strict=True)
         )
         found.append(operation(sources, targets))

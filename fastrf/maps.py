@@ -69,12 +69,14 @@ class Table:
 
     P = len(starts) is the period. On a map of known size P is the size of y, so each output has
     its own row; on the unbounded grid a table describes a resize by the rational P/advance.
-    `taps` holds variances, not coefficients; a tap of 0 is no connection.
+    `taps` holds variances, not coefficients; a tap of 0 is no connection. `coefficients` are what
+    fixed taps are squares of, where some of them are negative; None: the nonnegative roots.
     """
 
     starts: NDArray[np.int64]
     taps: NDArray[np.float64]
     advance: int = 0
+    coefficients: NDArray[np.float64] | None = None
 
     @property
     def period(self) -> int:
@@ -111,6 +113,9 @@ class SpatialMap:
             axis of equal taps or a `Table`) for a product; or one array of shape `kernel`,
             of sum 1, for taps that are no product.
         size_in, size_out: map sizes, or None on the unbounded grid.
+        coefficients: what the taps of a fixed map are squares of, where some of them are
+            negative, in the form of `taps` (each vector or array with squares of sum 1); None:
+            the nonnegative roots.
     """
 
     axes: tuple[AxisMap, ...]
@@ -119,6 +124,7 @@ class SpatialMap:
     taps: SpatialTaps = None
     size_in: Size | None = None
     size_out: Size | None = None
+    coefficients: SpatialTaps = None
 
     @property
     def is_global(self) -> bool:

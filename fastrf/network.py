@@ -7,6 +7,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -86,7 +87,7 @@ class Network:
                     f"the end point {endpoint!r} would hide the node of that name; rename it"
                 )
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the input nodes."""
         return tuple(n.name for n in self.nodes.values() if isinstance(n.layer, Input))
@@ -95,7 +96,7 @@ class Network:
     def bound(self) -> Network:
         """This network with its number of axes fixed and every layer checked and spelled out."""
         ndim = self.ndim if self.ndim is not None else self._implied_ndim()
-        nodes = []
+        nodes = {}
         # Blocks that repeat share their layers, so each layer object is bound once.
         layers: dict[int, Layer] = {}
         for node in self.nodes.values():
@@ -105,8 +106,10 @@ class Network:
                     layer = layers[id(node.layer)] = node.layer.bind(ndim)
                 except InputError as error:
                     raise type(error)(f"{node.name}: {error}") from None
-            nodes.append(Node(node.name, layer, node.inputs))
-        bound = Network(nodes, self.outputs, ndim=ndim, name=self.name, endpoints=self.endpoints)
+            nodes[node.name] = Node(node.name, layer, node.inputs)
+        # The same graph: there is nothing to check and to sort again.
+        bound = copy(self)
+        bound.ndim, bound.nodes = ndim, nodes
         bound.__dict__["bound"] = bound
         return bound
 
@@ -409,6 +412,13 @@ def _as_node(name: str, entry: Any) -> Node:
 
 def _topological(nodes: dict[str, Node]) -> dict[str, Node]:
     """The nodes with every node behind those it reads, otherwise in the given order (Kahn)."""
+    placed: set[str] = set()
+    for node in nodes.values():
+        if not placed.issuperset(node.inputs):
+            break
+        placed.add(node.name)
+    else:
+        return nodes
     readers: dict[str, list[str]] = {name: [] for name in nodes}
     waiting: dict[str, int] = {}
     for node in nodes.values():

@@ -1,6 +1,7 @@
 """The kernels that the engines call, one implementation a device behind one specification.
 
-Importing this package imports no compiler: Numba is imported when the first CPU kernel is loaded.
+Importing this package imports no compiler: Numba is imported when the first CPU kernel is loaded,
+CuPy when the first CUDA kernel is launched.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from .spec import KERNELS, Kernel
 
 __all__ = ["KERNELS", "Kernel", "load"]
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 
 
 def load(device: str = "cpu") -> SimpleNamespace:
     """All kernels of one device, as attributes by the names of ``KERNELS``.
+
+    A device is "cpu", "cuda" or "cuda:N"; all GPUs share their kernels, which run on the current
+    one. Kernels that the specification gives to other devices alone are left out.
 
     The namespace of a device is made once and then shared: ask for ``load(device).transposed_box``
     at the time of the call, and a test that replaces the attribute is seen.
@@ -25,18 +29,20 @@ def load(device: str = "cpu") -> SimpleNamespace:
     Raises:
         ValueError: if ``device`` is not a device that fastrf has kernels for.
     """
-    if device not in DEVICES:
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or (number and kind == "cpu"):
         raise ValueError(
             f"device is {device!r}; kernels exist for {', '.join(map(repr, DEVICES))}: "
             "pass one of these"
         )
-    return _load(device)
+    return _load(kind)
 
 
 @cache
 def _load(device: str) -> SimpleNamespace:
     # One module a kernel, both by the kernel's name; a missing one is an error here and not later.
     package = f"{__name__}.{device}"
+    names = [k.name for k in KERNELS.values() if k.devices is None or device in k.devices]
     return SimpleNamespace(
-        **{name: getattr(import_module(f"{package}.{name}"), name) for name in KERNELS}
+        **{name: getattr(import_module(f"{package}.{name}"), name) for name in names}
     )

@@ -30,12 +30,14 @@ class Kernel:
 
     Attributes:
         name: the kernel's name on every device.
-        arguments: names of the arguments, in order; the last is the result.
+        arguments: names of the arguments, in order; the last is the result (``walk`` alone returns
+            its result).
         summary: what it computes, in words.
         formula: the same as a formula, per axis.
         dtypes: the floating dtypes; all float arrays of one call share one.
         rounding: ``rounding(terms)``, bound on the relative error of a result that sums ``terms``
             products, in units of the dtype's unit roundoff u = eps/2.
+        devices: the devices that have it; None: all.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Kernel:
     formula: str
     dtypes: tuple[np.dtype[Any], ...]
     rounding: Callable[[int], int]
+    devices: tuple[str, ...] | None = None
 
     def tolerance(self, dtype: np.dtype[Any] | type, terms: int) -> float:
         """Bound on the relative error of every element of a result, ``terms`` addends each.
@@ -197,6 +200,50 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 formula="out[i] = Σ y[o]·[z^(i + lo − o)] (Σ_m taps[m]·z^m)^count",
                 dtypes=DTYPES,
                 rounding=_sum_of_products,
+            ),
+            Kernel(
+                name="chain_profiles",
+                arguments=(
+                    "offsets",
+                    "layers",
+                    "taps",
+                    "units",
+                    "starts",
+                    "lost",
+                    "exponents",
+                    "out",
+                ),
+                summary="The profiles of many chains along one axis, from unit `units[c]` of the "
+                "last map down to the input; chain c has the layers offsets[c] to "
+                "offsets[c + 1] − 1, the one next to the input first. The rows of layers (6, L) "
+                "are kernel, stride, dilation, lo, size of the map that the layer reads (−1: "
+                "unbounded) and the index in taps of the first of its taps (−1: all equal); taps "
+                "count in proportion to their sum, which is not 0. out[c, j] is for pixel "
+                "starts[c] + j; the largest pixel of the whole image lies in [1, 2], and "
+                "2^exponents[c] makes shares of the unit's variance of it; lost[c] is the share "
+                "that fell outside of maps. What describes the chains are NumPy's arrays, of int64 "
+                "but for taps, on every device. `terms` is the sum over a chain's layers of "
+                "2·kernel + 1.",
+                formula="out[c]·2^exponents[c] = M_1ᵀ·…·M_nᵀ·δ(units[c]), where Mᵀ is "
+                "transposed_conv with taps/Σtaps on [0, size)",
+                dtypes=DTYPES,
+                rounding=_sum_of_two_products,
+            ),
+            Kernel(
+                name="walk",
+                arguments=("program", "entry", "seeds", "shares", "unit", "headroom"),
+                summary="A whole network on a small image: follows the program of "
+                "`fastrf.kernels.tables`, with taps of the images' dtype, from the instruction "
+                "`entry` on, with gradient variance `shares` at the pixel `unit` of the values "
+                "`seeds`, and returns the input's image, its scale and what was lost. `headroom` "
+                "is (top, limit, shift) of `fastrf.engine.scaled`. Results of taps below the "
+                "smallest normal number count as 0. `terms` is the sum over the layers of a path "
+                "of their taps, with 4 for scales. It saves the calls of small layers, which only "
+                "a CPU has cheap enough to save.",
+                formula="out = Σ shares[s]·M_1ᵀ·…·M_nᵀ·δ(unit) over all paths of maps M",
+                dtypes=DTYPES,
+                rounding=_sum_of_products,
+                devices=("cpu",),
             ),
         )
     }

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrf as rf
+from fastrf.engine import covariance
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402 - only where torch is installed
@@ -616,6 +617,15 @@ def random_spec(seed: int) -> Spec:
     return Spec(1, (9,), tuple(rows))
 
 
+@pytest.fixture(scope="module")
+def variances_only() -> Iterator[None]:
+    """The loops know variances alone: two ways that no weights part then add up as any others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(covariance, "needed", lambda *where: False)
+        yield
+
+
+@pytest.mark.usefixtures("variances_only")
 @settings(derandomize=True, max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_random_networks(seed: int) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import graphs
@@ -14,9 +18,15 @@ import pytest
 import fastrf as rf
 from fastrf import kernels
 from fastrf.cli import main
+from fastrf.device import Device
+from fastrf.engine import ENGINES
+from fastrf.engine.cost import CPU
+from fastrf.engine.direct import Propagated
 from fastrf.errors import InputError
 
 CASES = dict(graphs.cases())
+UNBOUNDED = "unbounded"
+CHECK = import_module("fastrf.check")
 
 # One network that runs every kernel: equal and unequal taps, both ways, a table and a merge.
 MIXED = rf.Sequential(
@@ -38,7 +48,19 @@ RUNS = rf.Sequential(
     *[rf.Conv(2, taps=[[1, 2], [3, 5]])] * 3,
     name="runs",
 )
-RUN_KERNELS = ("box_run", "conv_run")
+
+# The kernels that form images from factors: a sum of terms, and a product of two profiles.
+TERMS = rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1))] * 6, name="terms")
+PROFILES = rf.zoo.plain(6, 3)
+LINE = (-1, 4, -1)
+SHARPEN = [[a * b for a in LINE] for b in LINE]
+# What the engines that carry covariances serve: a chain, of which there is a formula.
+POOLED = {
+    "correlated": rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)] * 3),
+    "cancelling": rf.Sequential(
+        *[rf.Filter(3, padding=1, weights=SHARPEN), rf.Conv(3, padding=1)] * 3
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -86,8 +108,14 @@ def test_more_networks_agree(net: rf.Network) -> None:
 
 def test_what_is_compared() -> None:
     report = rf.check(rf.zoo.plain(5, 3), input_size=20)
-    engines = {row.engine for row in report.rows}
-    assert engines >= {"direct", "factored", "both"}
+    ways = {"direct, by layers", "direct, at once"}
+    engines = {row.engine for row in report.rows if row.grid == "unbounded"}
+    assert engines == ways | ENGINES.keys() - {"direct", *POOLED}
+    for engine, dtype in product(engines, ("float64", "float32")):
+        mine = [r for r in report.rows if (r.engine, r.dtype, r.grid) == (engine, dtype, UNBOUNDED)]
+        pixels = [row for row in mine if "against direct, by layers, float64" in row.quantity]
+        assert len(pixels) == ((engine, dtype) != ("direct, by layers", "float64"))
+        assert len(mine) - len(pixels) >= 5
     words = {row.quantity.split(",")[0].split("/")[0].strip() for row in report.rows}
     assert {"log_gain", "mean", "covariance", "kurtosis", "profiles", "lost_mass"} <= words
     exact = [row for row in report.rows if "exact integers" in row.quantity]
@@ -122,6 +150,12 @@ def test_global_layers() -> None:
 def test_bad_size(value: Any) -> None:
     with pytest.raises(InputError, match="input_size"):
         rf.check(rf.Sequential(rf.Conv(3), ndim=1), input_size=value)
+
+
+@pytest.mark.parametrize("option", [{"workers": 0}, {"memory_limit": "lots"}])
+def test_bad_options(option: Any) -> None:
+    with pytest.raises(InputError, match=next(iter(option))):
+        rf.check(rf.Sequential(rf.Conv(3), ndim=1), **option)
 
 
 # --- planted faults -------------------------------------------------------------------------
@@ -182,6 +216,31 @@ def _halved(kernel: Callable[..., None]) -> Callable[..., None]:
     return lambda y, factor, out: kernel(y, factor / 2, out)
 
 
+def _result(**changed: Callable[[Any], Any]) -> Callable[..., Callable[..., Any]]:
+    """A fault of the kernel that returns its result: attributes that come out changed."""
+
+    def fault(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def faulty(*arguments: Any) -> Any:
+            found = kernel(*arguments)
+            return replace(found, **{k: change(getattr(found, k)) for k, change in changed.items()})
+
+        return faulty
+
+    return fault
+
+
+def _one_pixel_inexact(image: Any) -> Any:
+    image = image.copy()
+    image.flat[image.argmax()] *= 1.001
+    return image
+
+
+IN_ANOTHER_PLACE = _result(origin=lambda origin: (*origin[:-1], origin[-1] + 1))
+LAST_DROPPED = _result(image=lambda image: image[..., :-1])
+ONE_PIXEL_INEXACT = _result(image=_one_pixel_inexact)
+MASS_HALVED = _result(mass=lambda mass: (mass[0] / 2, mass[1]))
+LOSS_HALVED = _result(lost=lambda lost: (lost[0] / 2, lost[1]))
+
 FAULTS = [
     ("transposed_box", _shifted),
     ("transposed_box", _last_dropped),
@@ -209,12 +268,40 @@ FAULTS = [
     ("conv_run", _last_dropped),
     ("conv_run", _tap_dropped),
     ("conv_run", _inexact),
+    ("box_power", _inexact),
+    ("outer_product", _shifted),
+    ("outer_product", _inexact),
+    ("sum_of_terms", _shifted),
+    ("sum_of_terms", _inexact),
+    ("walk", IN_ANOTHER_PLACE),
+    ("walk", LAST_DROPPED),
+    ("walk", ONE_PIXEL_INEXACT),
+    ("walk", MASS_HALVED),
+    ("walk", LOSS_HALVED),
 ]
 
+# The network that runs a kernel; MIXED runs all others.
+RUNS_IT = {
+    "box_run": RUNS,
+    "conv_run": RUNS,
+    "box_power": PROFILES,
+    "outer_product": PROFILES,
+    "sum_of_terms": TERMS,
+    "walk": PROFILES,
+}
 
-def test_the_network_is_sound() -> None:
-    assert rf.check(MIXED)
-    assert rf.check(RUNS)
+# Whose rows show a fault of a kernel; "direct, by layers" for all others.
+SHOWN_BY = {
+    "box_power": "factored",
+    "outer_product": "factored",
+    "sum_of_terms": "factored",
+    "walk": "direct, at once",
+}
+
+
+@pytest.mark.parametrize("net", [MIXED, RUNS, TERMS, PROFILES], ids=lambda net: net.name)
+def test_the_networks_are_sound(net: rf.Network) -> None:
+    assert rf.check(net, input_size=8)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
@@ -223,28 +310,96 @@ def test_planted_fault(
 ) -> None:
     loaded = kernels.load("cpu")
     monkeypatch.setattr(loaded, name, fault(getattr(loaded, name)))
-    report = rf.check(RUNS if name in RUN_KERNELS else MIXED)
+    report = rf.check(RUNS_IT.get(name, MIXED), input_size=8)
     assert not report
+    assert SHOWN_BY.get(name, "direct, by layers") in {r.engine for r in report.rows if not r.ok}
     assert "FAIL" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["ok"] is False
 
 
-def test_every_kernel_of_the_direct_engine_has_a_fault() -> None:
-    known = {name for name, _ in FAULTS}
+def test_every_kernel_of_the_engines_has_a_fault() -> None:
     used: set[str] = set()
     loaded = kernels.load("cpu")
     with pytest.MonkeyPatch.context() as patch:
         for name in kernels.KERNELS:
             kernel = getattr(loaded, name)
 
-            def watched(*arguments: Any, name: str = name, kernel: Any = kernel) -> None:
+            def watched(*arguments: Any, name: str = name, kernel: Any = kernel) -> Any:
                 used.add(name)
-                kernel(*arguments)
+                return kernel(*arguments)
 
             patch.setattr(loaded, name, watched)
-        rf.erf(MIXED, method="direct")
-        rf.erf(RUNS, method="direct")
-    assert used == known
+        for net in (MIXED, RUNS, TERMS, PROFILES):
+            assert rf.check(net)
+    # No engine computes one field by the kernel of sweeps.
+    assert used == {name for name, _ in FAULTS} == kernels.KERNELS.keys() - {"chain_profiles"}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_is_held_to_its_accuracy(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pixel that is wrong by more than the engine's bound is found, in its rows alone.
+
+    What is right pixel by pixel is so in the corner, too: there a factor of 2 is wrong, at 1e-5 of
+    the peak. Of an engine that is right to a share of the peak, the peak itself is a tenth off.
+    """
+    engine = ENGINES[name]
+
+    def wrong(*arguments: Any, **options: Any) -> Propagated:
+        found = engine.run(*arguments, **options)
+        image = found.pixels().copy()
+        if options["dtype"] == dtype:
+            if engine.accuracy == "relative":
+                image[0, 0] *= 2
+            else:
+                image.flat[image.argmax()] *= 1.1
+        return replace(found, image=image)
+
+    monkeypatch.setattr(CHECK, "ENGINES", {**ENGINES, name: replace(engine, run=wrong)})
+    report = rf.check(POOLED.get(name, TERMS))
+    assert not report
+    failed = {(row.engine.partition(",")[0], row.dtype) for row in report.rows if not row.ok}
+    first = dtype == "float64" and name in ("direct", *POOLED)
+    if first:
+        assert (name, dtype) in failed  # and all that are compared with it
+    else:
+        assert failed == {(name, dtype)}
+
+
+def test_every_device_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second device, played by the CPU with one wrong kernel: its rows fail, and only they."""
+    right = kernels.load("cpu")
+    wrong = SimpleNamespace(**{**vars(right), "box_run": _inexact(right.box_run)})
+    monkeypatch.setattr(CHECK, "devices", lambda: ("cpu", "cuda:0"))
+    monkeypatch.setattr(CHECK, "resolve", lambda name: Device(name, np, "asked for"))
+    monkeypatch.setattr(CHECK, "costs_of", lambda device: CPU)
+    monkeypatch.setattr(CHECK, "load_kernels", {"cpu": right, "cuda:0": wrong}.get)
+    report = rf.check(RUNS)
+    assert {row.device for row in report.rows} == {"cpu", "cuda:0"}
+    assert {row.device for row in report.rows if not row.ok} == {"cuda:0"}
+
+
+def test_what_would_take_too_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ENGINES["spectral"]
+
+    def slow(*arguments: Any) -> Any:
+        return replace(engine.forecast(*arguments), fixed=CHECK.PATIENCE + 1)
+
+    monkeypatch.setattr(CHECK, "ENGINES", {**ENGINES, "spectral": replace(engine, forecast=slow)})
+    report = rf.check(PROFILES)
+    assert report
+    assert "spectral" not in {row.engine for row in report.rows}
+    said = [reason for reason in report.skipped if "expected to take 21 s" in reason]
+    assert [reason.split(", ")[:2] for reason in said] == [["cpu", "spectral"]] * 2
+
+
+def test_what_does_not_fit_is_said() -> None:
+    report = rf.check(rf.zoo.plain(400, 3), memory_limit=2**24)
+    assert report
+    assert any("memory_limit" in reason for reason in report.skipped)
+    assert not rf.check(rf.zoo.plain(400, 3), memory_limit=1)
 
 
 def test_fault_through_the_command_line(

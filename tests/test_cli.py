@@ -364,7 +364,7 @@ def test_version_and_help(capsys):
     code, out, err = run(capsys, "--help")
     assert (code, err) == (0, "")
     assert "fastrf check resnet50" in out
-    for command in ("rf", "erf", "check", "info"):
+    for command in ("rf", "erf", "check", "bench", "info"):
         code, out, err = run(capsys, command, "--help")
         assert (code, err) == (0, "")
         assert "--json" in out
@@ -383,6 +383,8 @@ def test_every_example_of_the_help_runs(capsys, tmp_path, monkeypatch):
     for example in examples:
         name, *arguments = shlex.split(example)
         assert name == "fastrf"
+        if "bench" in arguments:
+            continue  # tests/test_benchmark.py runs it, with less work
         if "plain(1000, 3)" in arguments:  # the same with less work
             arguments[arguments.index("plain(1000, 3)")] = "plain(10, 3)"
         assert run(capsys, *arguments)[0] == 0, example
@@ -448,7 +450,7 @@ BAD = [
     ("rf text.onnx", "text.onnx"),
     ("rf cut.onnx", "cut.onnx"),
     ("rf notes.txt", ".toml"),
-    ("rf package.module:callable", "torch.onnx.export"),
+    ("rf package.module:callable", "no module 'package'"),
     ("rf resnet50 --convention third", "third"),
     ("rf resnet50 extra", "extra"),
     ("rf resnet50 --nonsense", "--nonsense"),

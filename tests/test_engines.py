@@ -16,13 +16,15 @@ import graphs
 import naive
 import numpy as np
 import pytest
+from fastrf.kernels import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrf as rf
 from fastrf.analytic.polynomial import exact_profile, profile_float
-from fastrf.engine import ENGINES, threads
+from fastrf.engine import ENGINES, covariance, threads
 from fastrf.engine.factored import obstacle
+from fastrf.errors import ToleranceError
 from fastrf.lowering import lower
 
 U = {"float64": 2.0**-53, "float32": 2.0**-24}
@@ -32,8 +34,17 @@ U = {"float64": 2.0**-53, "float32": 2.0**-24}
 # many in the loops: 900 of them together are 1e-13 in float64.
 ROUNDINGS = 900
 
-RELATIVE = [name for name in ENGINES if name != "spectral"]
-"""The engines that add nonnegative numbers only; the spectral one is right relative to the peak."""
+RELATIVE = ["direct", "factored"]
+"""The methods whose first engines add nonnegative numbers only; others are right to a tolerance."""
+
+BY_VARIANCES = [name for name in ENGINES if name not in ("correlated", "cancelling")]
+
+
+@pytest.fixture(autouse=True)
+def variances_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops know variances alone: here no field asks for covariances (see test_correlated)."""
+    monkeypatch.setattr(covariance, "needed", lambda *where: False)
+
 
 CASES: dict[str, graphs.Graph] = dict(graphs.cases())
 
@@ -211,6 +222,46 @@ def assert_engines(graph: graphs.Graph, size: Any, **options: Any) -> None:
 def test_against_loops(name: str, grid: str) -> None:
     graph = CASES[name]
     assert_engines(graph, None if grid == "unbounded" else graph.size)
+
+
+@pytest.mark.parametrize("engine", BY_VARIANCES)
+@pytest.mark.parametrize("grid", ["unbounded", "clipped"])
+def test_every_engine(engine: str, grid: str) -> None:
+    """By name, on every graph that it serves, as right as it says that it is."""
+    served = 0
+    for graph in CASES.values():
+        size = None if grid == "unbounded" else graph.size
+        lowered = lower(graph.network(), size)
+        for unit in units(graph, size)[:2]:
+            where = (lowered, lowered.output_node(None), unit, "input")
+            tol = 1e-10
+            image, origin = expected(graph, unit, size)
+            if ENGINES[engine].refuses(*where, tol) is not None or not image.size:
+                continue
+            served += 1
+            try:
+                assert_as_right_as_said(engine, where, tol, image / image.sum(), origin)
+            except ToleranceError:
+                assert ENGINES[engine].accuracy == "absolute"  # nor does it claim to be right
+    # What needs a transfer function finds none where borders clip the image.
+    assert (served > 0) == (ENGINES[engine].method != "spectral" or grid == "unbounded")
+
+
+def assert_as_right_as_said(
+    name: str, where: Any, tol: float, image: np.ndarray, origin: tuple[int, ...]
+) -> None:
+    engine = ENGINES[name]
+    options = {} if engine.finest is None else {"tol": tol}
+    found = engine.run(*where, kernels=load("cpu"), **options)
+    pixels = np.zeros_like(image)
+    window = tuple(
+        slice(f - o, f - o + n)
+        for f, o, n in zip(found.origin, origin, found.image.shape, strict=True)
+    )
+    pixels[window] = found.pixels()
+    allowed = ROUNDINGS * U["float64"] + (0.0 if engine.finest is None else tol)
+    scale = image if engine.accuracy == "relative" else image.max()
+    assert (np.abs(pixels - image) <= allowed * scale).all()
 
 
 @pytest.mark.parametrize("name", CASES)

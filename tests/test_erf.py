@@ -160,9 +160,11 @@ def test_the_unit_itself() -> None:
 def test_warnings() -> None:
     full = rf.erf(rf.Sequential(*[rf.Conv(3, padding=1)] * 60, ndim=1), input_size=8)
     assert any("fills the image" in w for w in full.warnings)
-    pooled = rf.erf(rf.Sequential(*[rf.AvgPool(3, 1)] * 2, ndim=1))
-    assert not pooled.exact
-    assert any(w.startswith("approximate: avgpool1") for w in pooled.warnings)
+    pool = rf.AvgPool(3, 1)
+    assert rf.erf(rf.Sequential(pool, pool, ndim=1)).exact
+    chosen = rf.erf(rf.Sequential(pool, rf.Activation("relu"), pool, ndim=1))
+    assert not chosen.exact
+    assert any(w.startswith("approximate: relu1") for w in chosen.warnings)
 
 
 # --- files and dictionaries -----------------------------------------------------------------
@@ -273,8 +275,11 @@ def test_all_layers(size: Any) -> None:
     assert list(fields) == ["conv1", "residual1.conv1", "residual1.add1", "conv2"]
     for name, field in fields.items():
         single = rf.erf(net, name, input_size=size)
-        np.testing.assert_array_equal(field.image, single.image)
-        assert field.to_dict() == single.to_dict()
+        # Sums in another order; test_layers_all derives how much that is.
+        np.testing.assert_allclose(field.image, single.image, rtol=1e-13)
+        assert field.to_dict().keys() == single.to_dict().keys()
+        for attribute in ("node", "unit", "shape", "origin", "trf_size", "exact", "assumptions"):
+            assert field.to_dict()[attribute] == single.to_dict()[attribute]
         assert field.node == name
 
 

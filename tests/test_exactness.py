@@ -1,9 +1,8 @@
-"""`ERF.exact` is never wrongly true: against the true E[g²] of networks with random weights.
+"""What counts as exact is exact: against the true E[g²] of networks with random weights.
 
 `torch_oracle.exact_variance` runs real layers and averages over sign patterns with exactly the
-moments of independent weights, so that every correlation is in it and no statistical error.
-Variances that are not exact may agree by chance for some unit, so that nothing can be concluded
-from agreement; where they differ, `exact` must be false, and say where.
+moments of independent weights, so that every correlation is in it and no statistical error. Where
+no reason is given why a field should be approximate, it has to agree.
 """
 
 from __future__ import annotations
@@ -14,9 +13,13 @@ from typing import Any
 import graphs
 import numpy as np
 import pytest
+from fastrf.kernels import load
 
 import fastrf as rf
-from fastrf.engine.covariance import inexact_reasons
+from fastrf.engine import direct
+from fastrf.engine.correlated import propagate_correlated
+from fastrf.engine.covariance import inexact_reasons, needed
+from fastrf.engine.direct import Propagated
 from fastrf.lowering import lower
 
 torch_oracle = pytest.importorskip("torch_oracle")
@@ -114,60 +117,46 @@ EXACT = {
     ),
 }
 
-INEXACT = {
-    "two average pools": (chain(12, CONV3, AVG3, CONV3, AVG3_2, CONV3), "avgpool2"),
-    "averages in sequence": (chain(9, AVG3, AVG3), "avgpool1"),
-    "overlapping below, none above": (chain(12, AVG3, CONV3, AVG2), "avgpool1"),
-    "nearest below an average": (chain(6, NEAREST, CONV3, AVG3), "upsample_nearest1"),
-    "nearest below linear": (chain(5, NEAREST, LINEAR, CONV3), "upsample_nearest1"),
-    "linear twice": (chain(4, LINEAR, CONV3, LINEAR), "upsample_linear1"),
-    "circular border below an average": (chain(4, CIRCULAR, AVG5), "pad1"),
-    "2-D": (
-        chain(
-            (4, 4),
-            ("avgpool", {"kernel": 2, "stride": 1}),
-            ("avgpool", {"kernel": 2, "stride": 2}),
-            ndim=2,
-        ),
-        "avgpool1",
+CORRELATED = {
+    "two average pools": chain(12, CONV3, AVG3, CONV3, AVG3_2, CONV3),
+    "averages in sequence": chain(9, AVG3, AVG3),
+    "overlapping below, none above": chain(12, AVG3, CONV3, AVG2),
+    "nearest below an average": chain(6, NEAREST, CONV3, AVG3),
+    "nearest below linear": chain(5, NEAREST, LINEAR, CONV3),
+    "linear twice": chain(4, LINEAR, CONV3, LINEAR),
+    "circular border below an average": chain(4, CIRCULAR, AVG5),
+    "2-D": chain(
+        (4, 4),
+        ("avgpool", {"kernel": 2, "stride": 1}),
+        ("avgpool", {"kernel": 2, "stride": 2}),
+        ndim=2,
     ),
-    "x + x": (graph(node("add", "add", "input", "input"), node("o", CONV3, "add")), "input"),
-    "identity beside an average": (
-        graph(node("p", AVG3, "input"), node("add", "add", "input", "p"), node("o", CONV3, "add")),
-        "input",
+    "x + x": graph(node("add", "add", "input", "input"), node("o", CONV3, "add")),
+    "identity beside an average": graph(
+        node("p", AVG3, "input"), node("add", "add", "input", "p"), node("o", CONV3, "add")
     ),
-    "identity beside an average, met at the output": (
-        graph(node("p", AVG3, "input"), node("add", "add", "input", "p")),
-        "input",
+    "identity beside an average, met at the output": graph(
+        node("p", AVG3, "input"), node("add", "add", "input", "p")
     ),
-    "three paths, two of them deterministic": (
-        graph(
-            node("a", CONV3, "input"),
-            node("p", AVG3, "input"),
-            node("add", "add", "input", "a", "p"),
-            node("o", CONV3, "add"),
-        ),
-        "input",
+    "three paths, two of them deterministic": graph(
+        node("a", CONV3, "input"),
+        node("p", AVG3, "input"),
+        node("add", "add", "input", "a", "p"),
+        node("o", CONV3, "add"),
     ),
-    "nearest beside linear": (
-        graph(
-            node("n", NEAREST, "input"),
-            node("l", LINEAR, "input"),
-            node("add", "add", "n", "l"),
-            node("o", CONV3, "add"),
-            size=5,
-        ),
-        "input",
+    "nearest beside linear": graph(
+        node("n", NEAREST, "input"),
+        node("l", LINEAR, "input"),
+        node("add", "add", "n", "l"),
+        node("o", CONV3, "add"),
+        size=5,
     ),
-    "pooled after a concatenation of pooled": (
-        graph(
-            node("a", AVG3, "input"),
-            node("b", CONV3, "input"),
-            node("c", "concat", "a", "b"),
-            node("p", AVG3, "c"),
-            node("o", CONV3, "p"),
-        ),
-        "a",
+    "pooled after a concatenation of pooled": graph(
+        node("a", AVG3, "input"),
+        node("b", CONV3, "input"),
+        node("c", "concat", "a", "b"),
+        node("p", AVG3, "c"),
+        node("o", CONV3, "p"),
     ),
 }
 
@@ -177,38 +166,42 @@ def all_units(case: graphs.Graph) -> list[tuple[int, ...]]:
     return sorted({(0,) * case.ndim, tuple(n // 2 for n in shape), tuple(n - 1 for n in shape)})
 
 
-def deviation(case: graphs.Graph, unit: tuple[int, ...]) -> tuple[rf.ERF, float]:
-    """fastrf's result, and its largest deviation from the truth, relative to the peak."""
+def deviation(case: graphs.Graph, unit: tuple[int, ...], run: Any = propagate_correlated) -> float:
+    """Largest deviation of an engine from the truth, relative to the peak."""
     truth = torch_oracle.exact_variance(case.naive(), case.output, unit, case.size)
-    result = rf.erf(case.network(), unit=unit, input_size=case.size)
+    graph_ = lower(case.network(), case.size)
+    found: Propagated = run(graph_, case.output, unit, "input", kernels=load())
     image = np.zeros(case.size)
-    image[tuple(slice(a, b + 1) for a, b in result.box)] = result.image
-    image *= math.exp(result.log_gain)
-    return result, float(np.abs(image - truth).max() / truth.max())
+    shape = found.pixels().shape
+    image[tuple(slice(o, o + n) for o, n in zip(found.origin, shape, strict=True))] = found.pixels()
+    image *= math.exp(found.mass.log())
+    return float(np.abs(image - truth).max() / truth.max())
+
+
+def said(case: graphs.Graph) -> list[str]:
+    """Why fields of a network's output would be approximate."""
+    return inexact_reasons(lower(case.network(), case.size), case.output)
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_exact(name: str) -> None:
-    for unit in all_units(EXACT[name]):
-        result, error = deviation(EXACT[name], unit)
-        assert result.exact
-        assert result.inexact == ()
-        assert error < TOLERANCE
+def test_variances_alone(name: str) -> None:
+    case = EXACT[name]
+    assert not needed(lower(case.network(), case.size), case.output, "input")
+    assert said(case) == []
+    for unit in all_units(case):
+        assert deviation(case, unit, direct.propagate) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", INEXACT)
-def test_not_exact(name: str) -> None:
-    """Wrong for at least one unit; flagged for all, with the layer's name and a warning."""
-    case, culprit = INEXACT[name]
+@pytest.mark.parametrize("name", CORRELATED)
+def test_covariances(name: str) -> None:
+    """Exact with covariances, and for at least one unit wrong without."""
+    case = CORRELATED[name]
+    assert needed(lower(case.network(), case.size), case.output, "input")
+    assert said(case) == []
     errors = []
     for unit in all_units(case):
-        result, error = deviation(case, unit)
-        errors.append(error)
-        assert not result.exact
-        assert any(reason.startswith(f"{culprit}: ") for reason in result.inexact)
-        assert all("\n" not in reason for reason in result.inexact)
-        for reason in result.inexact:
-            assert f"approximate: {reason}" in result.warnings
+        assert deviation(case, unit) < TOLERANCE
+        errors.append(deviation(case, unit, direct.propagate))
     assert max(errors) > 0.01
 
 
@@ -227,8 +220,7 @@ def test_every_case(name: str) -> None:
     for unit in all_units(case)[:2]:
         if not torch_oracle.region(case.naive(), case.output, unit, case.size):
             continue  # the unit sees padding alone
-        result, error = deviation(case, unit)
-        assert error < TOLERANCE or not result.exact
+        assert said(case) or deviation(case, unit) < TOLERANCE
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -256,8 +248,7 @@ def test_random_chains(seed: int) -> None:
         at = name
     case = graph(*nodes, size=size)
     shape = case.map_size()
-    result, error = deviation(case, (shape[0] // 2,))
-    assert error < TOLERANCE or not result.exact
+    assert said(case) or deviation(case, (shape[0] // 2,)) < TOLERANCE
 
 
 # --- what the oracle does not hold ----------------------------------------------------------
@@ -292,12 +283,17 @@ def test_max_pooling_does_add_up() -> None:
     for window in range(3):
         np.add.at(gradient, (np.arange(len(routes)), window + routes[:, window]), 1 / 3)
     truth = (gradient**2).mean(0)
-    net = rf.Sequential(rf.MaxPool(3, 1), rf.AvgPool(3, 1), ndim=1)
-    result = rf.erf(net, unit=0, input_size=5)
-    image = result.image * math.exp(result.log_gain)
-    # Standard errors are below 1e-3; the middle pixel lacks 2·3·(1/3)²·(1/3)² = 2/27.
-    assert truth[2] - image[2] == pytest.approx(2 / 27, abs=4e-3)
-    assert not result.exact
+    graph_ = lower(rf.Sequential(rf.MaxPool(3, 1), rf.AvgPool(3, 1), ndim=1), 5)
+    images = []
+    for run in (direct.propagate, propagate_correlated):
+        found = run(graph_, "avgpool1", (0,), "input", kernels=load())
+        images.append(found.pixels() * math.exp(found.mass.log()))
+    # Standard errors are below 1e-3; squares lack 2·3·(1/3)²·(1/3)² = 2/27 in the middle.
+    assert truth[2] - images[0][2] == pytest.approx(2 / 27, abs=4e-3)
+    np.testing.assert_allclose(images[1], truth, atol=4e-3)
+    # Real windows that overlap do not choose independently.
+    (reason,) = inexact_reasons(graph_, "avgpool1")
+    assert reason.startswith("maxpool1: ")
 
 
 @pytest.mark.parametrize(
@@ -360,32 +356,10 @@ def channels_network(*, apart: bool) -> rf.Network:
 
 def test_channels_that_meet_again() -> None:
     """Slices lead the two parts of a concatenation back to one gradient."""
-    assert rf.erf(channels_network(apart=True), input_size=9).exact
-    met = rf.erf(channels_network(apart=False), input_size=9)
-    assert any(reason.startswith("input: ") for reason in met.inexact)
-
-
-@pytest.mark.parametrize(
-    ("layers", "culprit"),
-    [
-        # A shuffle hands phases of correlated pixels to channels, an unshuffle to pixels again.
-        (
-            (
-                rf.Input(2),
-                rf.AvgPool(3, 1),
-                rf.PixelUnshuffle(2),
-                rf.PixelShuffle(2),
-                rf.AvgPool(3, 1),
-            ),
-            "avgpool1",
-        ),
-        ((rf.Input(2), rf.AvgPool(3, 1), rf.PixelShuffle(2), rf.AvgPool(3, 1)), "avgpool1"),
-        ((rf.Input(2), rf.AvgPool(3, 1), rf.ChannelShuffle(2), rf.AvgPool(2)), "avgpool1"),
-    ],
-)
-def test_shuffles_pass_correlation_on(layers: tuple[Any, ...], culprit: str) -> None:
-    result = rf.erf(rf.Sequential(*layers, ndim=1), input_size=16)
-    assert any(reason.startswith(f"{culprit}: ") for reason in result.inexact)
+    for apart in (True, False):
+        graph_ = lower(channels_network(apart=apart), 9)
+        assert inexact_reasons(graph_, "o") == []
+        assert needed(graph_, "o", "input") != apart
 
 
 def test_pixel_shuffles_alone_are_exact() -> None:
@@ -398,7 +372,7 @@ def test_pixel_shuffles_alone_are_exact() -> None:
 def test_shortcuts_side_by_side_are_searched_block_by_block() -> None:
     """Each of 3,000 blocks has two deterministic edges; from each to the end would be 9·10^6 steps.
 
-    The order of the cost is seen in the number of edges looked at.
+    The order of the cost is seen in the number of nodes looked at.
     """
     blocks = [rf.Residual(rf.Norm(), rf.Conv(3, padding=1)) for _ in range(3000)]
     graph_ = lower(rf.Sequential(*blocks, ndim=1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from typing import Any, NamedTuple
@@ -118,7 +119,16 @@ CASES = {
 CALLS = [(name, case) for name, cases in CASES.items() for case in cases]
 # Kernels that change `out` instead of filling it, or that take no 3-D image; they have tests of
 # their own.
-OTHERS = {"accumulate", "box_power", "outer_product", "sum_of_terms", "box_run", "conv_run"}
+OTHERS = {
+    "accumulate",
+    "box_power",
+    "outer_product",
+    "sum_of_terms",
+    "box_run",
+    "conv_run",
+    "chain_profiles",
+    "walk",
+}
 
 
 def fill(shape, dtype, seed=0):
@@ -500,7 +510,8 @@ def test_load_refuses_unknown_devices():
 
 
 def test_load_refuses_a_missing_kernel(monkeypatch):
-    monkeypatch.setattr(kernels, "KERNELS", {**KERNELS, "no_such_kernel": None})
+    missing = replace(KERNELS["accumulate"], name="no_such_kernel")
+    monkeypatch.setattr(kernels, "KERNELS", {**KERNELS, "no_such_kernel": missing})
     with pytest.raises(ModuleNotFoundError, match="no_such_kernel"):
         kernels._load.__wrapped__("cpu")
 

@@ -27,6 +27,7 @@ from fastrf.layers import (
     ConvTranspose,
     Crop,
     Dropout,
+    Filter,
     FullyConnected,
     GlobalPool,
     Identity,
@@ -37,6 +38,7 @@ from fastrf.layers import (
     Pad,
     PixelShuffle,
     PixelUnshuffle,
+    Scale,
     SqueezeExcite,
     Upsample,
 )
@@ -65,6 +67,10 @@ BUILT = {
     ),
     "fractions": Sequential(
         Upsample(Fraction(3, 2)), Upsample((2, Fraction(7, 3)), "linear"), Upsample(0.3)
+    ),
+    "filters": Sequential(
+        Filter(3, 2, padding=1, padding_mode="reflect"), Filter(2, weights=((1, -1), (1, 0.5))),
+        Filter(1, weights=np.array([[0.5]])), Scale(-1.0), Upsample(2, "cubic"),
     ),
     "resized": Sequential(Upsample(size=(7, 7), mode="linear", coordinates="align_corners")),
     "numpy scalars": Sequential(Conv(np.int64(3), gain=float(np.float32(0.1)))),

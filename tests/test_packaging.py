@@ -250,7 +250,11 @@ WALLS = [
     # The planner reads moments and bounds; an engine may choose its window by a bound, and no more.
     (("fastrf/engine",), ("fastrf/engine/plan.py",), ANALYTIC_BUT_BOUNDS),
     (("fastrf/engine/plan.py",), (), ("fastrf.analytic.geometry", *OUTER)),
-    (("fastrf/metrics.py",), (), ("fastrf.analytic", *COMPUTING)),
+    (
+        ("fastrf/metrics.py", "fastrf/images.py", "fastrf/arrays.py"),
+        (),
+        ("fastrf.analytic", *COMPUTING),
+    ),
     (("fastrf", "kernels"), ("fastrf/device.py", "kernels/cuda"), ("cupy",)),
 ]
 

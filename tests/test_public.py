@@ -115,6 +115,7 @@ def test_errors_are_what_python_expects_too() -> None:
         errors.UnsupportedOperator: errors.InputError,
         errors.UnboundedError: errors.InputError,
         errors.EmptyFieldError: errors.InputError,
+        errors.ToleranceError: errors.InputError,
         errors.DeviceError: RuntimeError,
         errors.PlanError: MemoryError,
         errors.MissingExtra: ImportError,

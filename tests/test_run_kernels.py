@@ -58,13 +58,20 @@ CASES = [
     # Larger than a tile along each axis in turn.
     whole((1, 1050, 9), (1, 3, 3), 2),
     whole((1, 9, 1250), (1, 3, 3), 2),
+    whole((1, 9, 2550), (1, 3, 3), 2),
+    whole((1, 75, 1300), (1, 3, 2), 5),
     whole((70, 3, 9), (3, 2, 2), 2),
     whole((3, 70, 9), (3, 3, 1), 2),
     # A part of the result; one beyond it on all sides; several sweeps of a part.
     Case((1, 20, 20), (1, 3, 3), 3, (0, 5, 9), (1, 11, 13)),
     Case((2, 5, 6), (2, 3, 4), 2, (-1, -4, -3), (5, 17, 21)),
     Case((1, 9, 30), (1, 3, 2), 40, (0, 30, 33), (1, 9, 20)),
+    # Lines in pieces: all of the result, a part of it, and more.
+    whole((1, 1, 3000), (1, 1, 5), 7),
+    Case((1, 1, 3000), (1, 1, 6), 2, (0, 0, 1001), (1, 1, 703)),
+    Case((1, 1, 500), (1, 1, 3), 9, (0, 0, -300), (1, 1, 1201)),
     # Nothing reached, and nothing at all.
+    Case((1, 1, 500), (1, 1, 3), 9, (0, 0, 600), (1, 1, 300)),
     Case((1, 5, 5), (1, 3, 3), 2, (0, 100, 0), (1, 4, 9)),
     Case((1, 5, 5), (1, 3, 3), 70, (0, 0, -1000), (1, 4, 9)),
     Case((1, 0, 5), (1, 3, 3), 2, (0, 0, 0), (1, 4, 9)),
@@ -215,6 +222,40 @@ def test_layers_drop_what_would_have_subnormal_products(dtype):
         out = np.full((1, 1, len(expected)), np.nan, dtype)
         load().conv_run(y, taps, layers, (0, 0, 0), out)
         np.testing.assert_array_equal(out[0, 0], np.array(expected, dtype) * tiny)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layers", [1, 3, 7])
+@pytest.mark.parametrize("bits", range(-2, 4))
+def test_the_limit_holds_where_results_are_compared_and_where_they_need_not_be(bits, layers, dtype):
+    """Layers keep 2^3 times the smallest normal number; the last corner of the result is a pixel
+    times 2^(−3·layers), from that limit times 2^bits on. One bit above, nothing is compared."""
+    least = 8 * np.finfo(dtype).smallest_normal
+    taps = np.array([[[0.5, 0.25], [0.125, 0.125]]], dtype)
+    y = np.zeros((1, 30, 40), dtype)
+    y[0, 20, 30] = np.ldexp(least, 3 * layers + bits)
+    out = np.full((1, 30 + layers, 40 + layers), np.nan, dtype)
+    load().conv_run(y, taps, layers, (0, 0, 0), out)
+    assert out[0, 20 + layers, 30 + layers] == (np.ldexp(least, bits) if bits >= 0 else 0)
+    assert ((out == 0) | (out >= least)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bands_of_rows_are_compared_where_only_some_are_tiny(dtype):
+    """A row of the least that a layer keeps, far from rows of 1 and among them."""
+    least = 9 * np.finfo(dtype).smallest_normal
+    taps = np.full((1, 3, 3), 1 / 9, dtype)
+    y = np.ones((1, 150, 40), dtype)
+    y[0, 60:90] = 0
+    y[0, 75], y[0, 20] = least, least
+    whole_out = np.full((1, 158, 48), np.nan, dtype)
+    load().conv_run(y, taps, 4, (0, 0, 0), whole_out)
+    assert ((whole_out == 0) | (whole_out >= least / 2)).all()
+    assert (whole_out[0, 79] == 0).all()
+    rows = np.full((1, 1, 48), np.nan, dtype)
+    for r in range(158):
+        load().conv_run(y, taps, 4, (0, r, 0), rows)
+        np.testing.assert_array_equal(rows[0, 0], whole_out[0, r])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -43,6 +43,12 @@ DTYPES = ("float64", "float32")
 HUGE = 2.0**900
 
 
+@pytest.fixture(autouse=True)
+def _layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images, too, go layer by layer here; tests/test_program.py has them in one call."""
+    monkeypatch.setattr(direct, "TILES_IN_ONE_CALL", 0)
+
+
 def taps(*shape: int) -> np.ndarray:
     """Unequal variances, no product of vectors."""
     values = np.random.default_rng(3).uniform(0.1, 1, shape)
@@ -658,7 +664,6 @@ def test_auto_takes_the_spectral_engine_where_that_is_accurate_enough() -> None:
     "options",
     [
         {"accuracy": "relative"},
-        {"accuracy": "relative", "tol": 0.1},
         {"accuracy": "relative", "tail": 1e-3},
         {"tol": spectral.FINEST * (1 - 2.0**-52)},
         {"tol": spectral.FINEST / 2, "accuracy": "absolute"},
@@ -668,6 +673,11 @@ def test_auto_takes_the_spectral_engine_where_that_is_accurate_enough() -> None:
 def test_auto_stays_where_it_is_not(options: dict[str, Any]) -> None:
     plan = choice(DEEP, **options)
     assert (plan.method, plan.accuracy) == ("direct", "relative")
+
+
+def test_auto_tilts_windows_where_a_tolerance_allows() -> None:
+    plan = choice(DEEP, accuracy="relative", tol=1e-9)
+    assert (plan.engine, plan.accuracy, plan.tol) == ("tilted", "relative", 1e-9)
 
 
 def test_auto_does_not_trade_accuracy_for_what_nobody_notices() -> None:

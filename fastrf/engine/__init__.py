@@ -6,9 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastrf.engine import direct, factored, spectral
+from fastrf.engine import (
+    correlated,
+    covariance,
+    direct,
+    factored,
+    forecast,
+    recompressed,
+    spectral,
+    tilted,
+)
+from fastrf.engine.cost import CPU, Costs
 from fastrf.engine.direct import Propagated
+from fastrf.engine.forecast import Forecast
 from fastrf.lowering import PlaneGraph
+
+Obstacle = Callable[[PlaneGraph, str, str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,28 +29,156 @@ class Engine:
     """One way to compute an image.
 
     Attributes:
-        run: computes it; all engines have the arguments of `direct.propagate`, and `tol`.
+        method: what `method=` calls it; several engines may be ways of one method.
+        run: computes it; all engines have the arguments of `direct.propagate`, and those with a
+            `finest` tolerance `tol` too.
         obstacle: ``obstacle(graph, node, input)`` says why the engine does not serve a field, or
             None where it does.
-        accuracy: "relative": right pixel by pixel, to a few ulp per layer; "absolute": right to
-            `tol` of the peak.
+        forecast: ``forecast(graph, node, unit, input, dtype, tail, tol)`` of a field that it
+            serves, on one core of a CPU.
+        accuracy: what an error is measured by. "relative": the pixel itself; "absolute": the
+            image's peak.
+        finest: ``finest(graph, node, unit, input)`` is the smallest `tol` that the engine can
+            keep. None: it is right to a few ulp per layer, whatever `tol` is.
+        trial: seconds; what its forecast itself may take. Where another engine is expected to be
+            done by then, it need not be asked.
+        ways: ``ways(kernels, largest)`` has the ways among which `run` chooses for images of up to
+            so many pixels, by name, with the options that make it take each; one without a name
+            and options where it has no choice.
+        unseen: as `forecast`, of the same work as a GPU does it; None: where that does no more.
     """
 
+    method: str
     run: Callable[..., Propagated]
-    obstacle: Callable[[PlaneGraph, str, str], str | None]
+    obstacle: Obstacle
+    forecast: Callable[..., Forecast]
     accuracy: Literal["relative", "absolute"]
+    finest: Callable[..., float] | None = None
+    trial: float = 0.0
+    ways: Callable[[Any, int], Mapping[str, Mapping[str, Any]]] = lambda *_: {"": {}}
+    unseen: Callable[..., Forecast] | None = None
 
-    def __call__(self, *arguments: Any, **options: Any) -> Propagated:
-        return self.run(*arguments, **options)
+    def foretold(self, *field: Any, costs: Costs) -> Forecast:
+        """The forecast of a field, with the arguments of `forecast`, on a device of these costs."""
+        forecast = self.forecast if costs is CPU else self.unseen or self.forecast
+        return forecast(*field).on(costs)
+
+    def refuses(
+        self, graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, tol: float
+    ) -> str | None:
+        """Why the engine does not serve a field to this tolerance; None where it does."""
+        why_not = self.obstacle(graph, node, input_node)
+        if why_not is None and self.finest is not None:
+            finest = self.finest(graph, node, unit, input_node)
+            if tol < finest:
+                return f"it keeps tol={finest:.1g} at best, and {tol:g} was asked for"
+        return why_not
 
 
-def _serves_all(graph: PlaneGraph, node: str, input_node: str) -> None:
-    return None
+def _by_variances(obstacle: Obstacle | None = None) -> Obstacle:
+    """The obstacle of an engine that carries variances alone."""
 
+    def found(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+        if covariance.needed(graph, node, input_node):
+            return "fixed layers correlate its gradients, of which variances alone do not tell"
+        return None if obstacle is None else obstacle(graph, node, input_node)
+
+    return found
+
+
+def _by_covariances(cancelling: bool) -> Obstacle:
+    """The obstacle of the engine that carries covariances, with coefficients of either sign, which
+    may cancel each other, or without."""
+
+    def found(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+        if not covariance.needed(graph, node, input_node):
+            return "no fixed layer correlates its gradients"
+        if covariance.is_relative(graph, node, input_node) == cancelling:
+            return f"it has {'no ' if cancelling else ''}coefficients that cancel each other"
+        return None
+
+    return found
+
+
+def _not_powers(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+    found = recompressed.obstacle(graph, node, input_node)
+    if found is None and not recompressed.is_relative(graph, node, (0,) * graph.ndim, input_node):
+        return "its terms have to be reduced on the way"
+    return found
+
+
+CANCELLED = 1e-13
+"""What differences of numbers that round a few hundred times leave, relative to the peak."""
 
 ENGINES: Mapping[str, Engine] = {
-    "direct": Engine(direct.propagate, _serves_all, "relative"),
-    "factored": Engine(factored.propagate_factored, factored.obstacle, "relative"),
-    "spectral": Engine(spectral.propagate_spectral, spectral.obstacle, "absolute"),
+    "direct": Engine(
+        "direct",
+        direct.propagate,
+        _by_variances(),
+        forecast.of_direct,
+        "relative",
+        ways=direct.ways,
+        unseen=forecast.of_direct_unseen,
+    ),
+    "correlated": Engine(
+        "direct",
+        correlated.propagate_correlated,
+        _by_covariances(cancelling=False),
+        forecast.of_correlated,
+        "relative",
+    ),
+    "cancelling": Engine(
+        "direct",
+        correlated.propagate_correlated,
+        _by_covariances(cancelling=True),
+        forecast.of_correlated,
+        "absolute",
+        lambda *_: CANCELLED,
+    ),
+    "factored": Engine(
+        "factored",
+        factored.propagate_factored,
+        _by_variances(factored.obstacle),
+        forecast.of_factored,
+        "relative",
+    ),
+    "powers": Engine(
+        "factored",
+        recompressed.propagate_recompressed,
+        _by_variances(_not_powers),
+        recompressed.of_recompressed,
+        "relative",
+        recompressed.finest,
+        trial=1e-3,
+    ),
+    "recompressed": Engine(
+        "factored",
+        recompressed.propagate_recompressed,
+        _by_variances(recompressed.obstacle),
+        recompressed.of_recompressed,
+        "absolute",
+        recompressed.finest,
+        trial=1e-3,
+    ),
+    "spectral": Engine(
+        "spectral",
+        spectral.propagate_spectral,
+        _by_variances(spectral.obstacle),
+        forecast.of_spectral,
+        "absolute",
+        lambda *_: spectral.FINEST,
+    ),
+    "tilted": Engine(
+        "spectral",
+        tilted.propagate_tilted,
+        _by_variances(tilted.obstacle),
+        tilted.of_tilted,
+        "relative",
+        lambda *_: tilted.FINEST,
+        trial=50e-3,
+    ),
 }
-"""Every engine by the name that `method=` takes."""
+"""Every engine by name, those of one method in the order in which they are tried."""
+
+METHODS = tuple(dict.fromkeys(engine.method for engine in ENGINES.values()))
+"""What `method=` takes besides "auto"."""

@@ -28,6 +28,17 @@ REACH, REACH_3D = 64, 32
 """Pixels by which an image grows in one sweep of a run kernel (bench_runs: deeper sweeps cost more
 arithmetic than they save in memory traffic)."""
 
+REACH_LINE = 256
+"""The same along a line, where the calls cost more than the pixels: four times as many layers a
+call take 0.5 to 0.8 of the time (lines of about 2000 pixels, 3 to 45 taps), and the kernel shares
+them out over its own sweeps."""
+
+LONG_LINE, WIDEST_LONG_LINE = 1 << 15, 9
+"""Pixels of a line from which on its pixels cost more than its calls, and most equal taps that a
+run then serves. One layer after the other costs the same for any number of taps, 0.7 to 1.5 ns a
+pixel; in runs it costs 0.4 ns for 3, up to 1.1 for 9, and 2 or more for 11 and beyond (bench_runs,
+test_line; float64, Sapphire Rapids Xeon, 2 cores)."""
+
 
 def chains(operations: Sequence[Operation]) -> Iterator[tuple[Operation, ...]]:
     """The operations in reverse order, in pieces that one image passes from end to end."""
@@ -75,7 +86,7 @@ class Layer:
     @property
     def depth(self) -> int:
         """Layers of one sweep: a power of two, so that sweeps divide evenly among each other."""
-        reach = REACH if len(self.kernel) < 3 else REACH_3D
+        reach = (REACH_LINE, REACH, REACH_3D)[len(self.kernel) - 1]
         most = max(1, reach // max(1, max(self.kernel) - 1))
         return 1 << (most.bit_length() - 1)
 
@@ -130,12 +141,15 @@ def run_from(
     origin: tuple[int, ...],
     shape: tuple[int, ...],
 ) -> Run:
-    """Up to `most` layers equal to `first` from chain[at] on, as far as no border cuts them off.
+    """Up to `most` layers equal to `first` from chain[at] on, as far as no border cuts them off;
+    none where they are quicker one by one.
 
     Args:
         origin, shape: window of the image before them.
     """
     layers, used, gain = 0, 0, ONE
+    if shape[0] > LONG_LINE and len(shape) == 1 and max(first.kernel) > WIDEST_LONG_LINE:
+        most = 0
     for number in range(at, len(chain)):
         op = chain[number]
         step = op.gain

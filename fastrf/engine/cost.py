@@ -1,16 +1,31 @@
 """What the engines' work costs: the planner's constants, each with where it was measured.
 
-All were measured with `python -m bench.cost` on one core of an Intel Xeon (Sapphire Rapids,
+The constants are those of one core of a CPU; `Costs` says how another device differs. All constants
+were measured with `python -m bench.cost` on one core of an Intel Xeon (Sapphire Rapids,
 2.6 GHz) with 2 cores. They predict to within a factor of about 3, enough to choose and to warn.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 OPERATION_SECONDS = 95e-6
 """Python's share of one kernel call of the direct engine: windows, buffers, bookkeeping."""
 
 POINTWISE_SECONDS = 8e-6
 """An operation of the direct engine that moves nothing (normalisation, activation, addition)."""
+
+CALL_SECONDS = 25e-6
+"""The direct engine where images are so small that all layers go in one call: the call itself,"""
+
+INSTRUCTION_SECONDS = 0.8e-6
+"""an operation,"""
+
+PASS_NANOSECONDS = 0.7
+"""one pixel of such a layer without stride or dilation,"""
+
+ALONE_TAP_NANOSECONDS = 0.08
+"""and each of its taps (of its axes' taps together, where they are equal)."""
 
 BOX_NANOSECONDS = 2.0
 """One pixel of one axis pass with equal taps, in float64."""
@@ -24,14 +39,17 @@ TABLE_NANOSECONDS = 0.7
 WRITE_NANOSECONDS = 1.6
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
+PROFILES_SECONDS = 80e-6
+"""The factored engine's fixed share: the polynomial, profiles, the image's window."""
+
 FLOAT32_FACTOR = 0.57
 """float32 moves half the bytes; calls and index arithmetic stay."""
 
 WALK_SECONDS = 0.25e-6
 """One operation of a transfer function, whose graph has been taken apart for the plan."""
 
-TERM_SECONDS = 10e-6
-"""Making the profiles of one more term."""
+TERM_SECONDS = 20e-6
+"""Making the profiles of one more term of several kernels; of a single kernel, half of it."""
 
 ROW_NANOSECONDS = 2.0
 """One pixel of one term's profile."""
@@ -53,3 +71,47 @@ SWEEP_NANOSECONDS = 0.55
 
 RUN_TAP_NANOSECONDS = 0.043
 """and each tap of the sweep's layers together, per axis."""
+
+LAUNCHES, LAUNCH_SECONDS = 3, 10e-6
+"""Launches of kernels and array functions in an operation on a GPU, and what the host needs for
+each. By count and by CuPy's reputation, not measured."""
+
+BANDWIDTH_SHARE = 0.6
+"""Share of its data sheet's memory bandwidth at which a GPU updates pixels. Assumed, not
+measured: a pass that reads and writes each pixel once reaches more, one with strides less."""
+
+LEAST_BANDWIDTH = 200e9
+"""Bytes per second of a GPU that does not say: a laptop's."""
+
+LINK_BANDWIDTH = 20e9
+"""Bytes per second from a GPU to the host: PCI Express 4, 16 lanes, by its data sheet 31.5e9, of
+which pageable memory sees less. Not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a device makes of a forecast in one CPU core's time.
+
+    Attributes:
+        measured: whether the device's forecasts have been held against a clock.
+        fixed: time of what does not depend on pixels over the CPU's.
+        shared: time per pixel over the CPU's.
+        result: seconds for a byte of a result to reach the host.
+    """
+
+    measured: bool
+    fixed: float
+    shared: float
+    result: float
+
+
+CPU = Costs(True, 1.0, 1.0, 0.0)
+
+
+def of_gpu(bandwidth: float | None) -> Costs:
+    """Those of a GPU of this memory bandwidth, in bytes per second by its data sheet: pixels as
+    fast as memory hands them over, where a core of the CPU moves 16 bytes in `BOX_NANOSECONDS`."""
+    core = 16 / (1e-9 * BOX_NANOSECONDS)
+    reached = BANDWIDTH_SHARE * (bandwidth or LEAST_BANDWIDTH)
+    fixed = 1 + LAUNCHES * LAUNCH_SECONDS / OPERATION_SECONDS
+    return Costs(False, fixed, core / reached, 1 / LINK_BANDWIDTH)

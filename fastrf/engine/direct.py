@@ -4,22 +4,29 @@ Luo et al. 2016, eq. 8, on any graph: each operation's transposed maps applied t
 what it writes, added up over everything that reads a map. Only nonnegative numbers are added, so
 every pixel keeps its relative accuracy, far out in the tails too; the factored and the spectral
 engine are measured against this one.
+
+There are two ways to do it. Large images go layer by layer (`Walk`), each layer or run of layers
+over all threads. Small ones, of which Python would take more time than the pixels, go through all
+layers in one call of a kernel, which follows the graph's `program`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.engine import threads
 from fastrf.engine.chains import Run, chains, layer_of, run_from
 from fastrf.engine.memory import Lease, Pool
-from fastrf.engine.scaled import ONE, ZERO, Headroom, Scaled
+from fastrf.engine.program import gain_below, mean_gain, mean_gains, program_of
+from fastrf.engine.scaled import ZERO, Headroom, Scaled
+from fastrf.engine.sight import log2_of_sum, profile, sight_of, slab
 from fastrf.engine.threads import Threads
 from fastrf.engine.windows import Span, reached, united
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
@@ -31,6 +38,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+TILES_IN_ONE_CALL = 4
+"""Images of up to so many tiles (of `threads.TILE_CELLS`; 512² pixels) go through all layers in one
+call of a kernel, on one thread, where the plan finds that quicker: many equal layers without a
+border go in sweeps, which save more. So do threads, of larger images (bench/bench_small.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -41,6 +53,7 @@ class Image:
         origin: index of array[0, …] on the plane's map, per axis.
         scale: factor of all values.
         peak: upper bound of log2(array.max()).
+        mass: lower bound of log2(array.sum()), −∞ where nobody asks for it.
         lease: keeps the memory of `array`.
     """
 
@@ -48,14 +61,12 @@ class Image:
     origin: tuple[int, ...]
     scale: Scaled
     peak: float
+    mass: float
     lease: Lease | None = None
 
     @property
     def spans(self) -> list[Span]:
         return list(zip(self.origin, self.array.shape, strict=True))
-
-    def total(self) -> Scaled:
-        return Scaled.of(float(self.array.sum(dtype=np.float64))) * self.scale
 
     def times(self, factor: float | Scaled) -> Image:
         return replace(self, scale=self.scale * factor)
@@ -83,7 +94,10 @@ class Propagated:
 
     def pixels(self, workers: int = 1) -> Array:
         """The image as an array."""
-        return self.image if isinstance(self.image, np.ndarray) else self.image.form(None, workers)
+        formed: Array = (
+            self.image.form(None, workers) if hasattr(self.image, "form") else self.image
+        )
+        return formed
 
 
 def propagate(
@@ -97,6 +111,8 @@ def propagate(
     workers: int = 1,
     tail: float | None = None,
     progress: Callable[[float], None] | None = None,
+    at_once: bool | None = None,
+    xp: Any = np,
 ) -> Propagated:
     """The effective receptive field of one unit.
 
@@ -109,18 +125,106 @@ def propagate(
         dtype: float32 or float64, in which all images are held.
         workers: threads that share the tiles of a large layer.
         tail: share of the mass that may be dropped from the outside of images.
-        progress: called with the share of operations done.
+        progress: called with the share of operations done. On a GPU the work has been queued by
+            then, and may go on.
+        at_once: one of the `ways`: all layers in one call, or layer by layer. None: the one that
+            the plan finds quicker.
+        xp: array namespace of the images, NumPy or CuPy; it goes with `kernels`.
 
     Raises:
         UnboundedError: a global operator is on the way and the grid is unbounded.
+        EmptyFieldError: all that the unit reads is padding.
         InputError: no path leads from the unit to the input.
     """
-    with Threads(workers) as threads:
-        walk = _Walk(graph, node, input_node, kernels, np.dtype(dtype), threads, tail)
-        return walk.run(unit, progress or (lambda share: None))
+    dtype, progress = np.dtype(dtype), progress or (lambda share: None)
+    if at_once is None:
+        where = (graph, node, unit, input_node)
+        at_once = hasattr(kernels, "walk") and _had_better_go_at_once(*where, dtype, tail)
+    if at_once:
+        found = propagate_at_once(graph, node, unit, input_node, kernels, dtype)
+        progress(1.0)
+        return found
+    # A launch takes all of a GPU: its tiles are no threads'.
+    with Threads(workers if xp is np else 1) as pool:
+        walk = Walk(graph, node, input_node, kernels, dtype, pool, tail, xp)
+        return walk.run(unit, progress)
 
 
-class _Walk:
+def fits_one_call(largest: int, tail: float | None) -> bool:
+    """Whether images of up to so many pixels may go through all layers in one call, on a device
+    that has the kernel for it. That drops no tails."""
+    return tail is None and largest <= TILES_IN_ONE_CALL * threads.TILE_CELLS
+
+
+def ways(kernels: Any, largest: int) -> dict[str, dict[str, bool]]:
+    """The ways to compute images of up to so many pixels with a device's kernels, by name: the
+    options of `propagate` that take each."""
+    found = {"by layers": {"at_once": False}}
+    if hasattr(kernels, "walk") and fits_one_call(largest, None):
+        found["at once"] = {"at_once": True}
+    return found
+
+
+def _had_better_go_at_once(*where: Any) -> bool:
+    """What the plan foretells."""
+    from fastrf.engine.forecast import of_direct  # it needs this module
+
+    forecast = of_direct(*where)
+    return forecast.at_once and fits_one_call(forecast.largest, None)
+
+
+def propagate_at_once(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    kernels: Any,
+    dtype: np.dtype[Any],
+) -> Propagated:
+    """As `propagate`, all layers in one call: by the graph's program, whatever the image's size."""
+    program, room = program_of(graph, input_node), Headroom.of(dtype)
+    entry = program.entries.get(node)
+    if entry is None:
+        raise nothing_read(graph, node, unit, input_node)
+    place = np.array((0,) * (3 - graph.ndim) + unit, np.int64)
+    headroom = (room.top, room.limit, room.shift)
+    walked = kernels.walk(
+        program.of_dtype(dtype), entry.instruction, entry.seeds, entry.shares, place, headroom
+    )
+    if walked.stopped >= 0:
+        raise _unbounded(program.stops[walked.stopped])
+    if not walked.image.size:
+        raise nothing_read(graph, node, unit, input_node)
+    mass, lost = Scaled.of(*walked.mass), Scaled.of(*walked.lost)
+    return Propagated(
+        walked.image.reshape(walked.image.shape[3 - graph.ndim :]),
+        walked.origin[3 - graph.ndim :],
+        mass,
+        lost.over(mass + lost),
+        0.0,
+    )
+
+
+def _unbounded(node: str) -> UnboundedError:
+    return UnboundedError(
+        f"{node}: each of its outputs reads the whole map, so the effective field is "
+        f"unbounded; give input_size, or ignore_global=True to leave such paths out"
+    )
+
+
+def nothing_read(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> InputError:
+    if not graph.between(node, input_node):
+        return InputError(
+            f"no path leads from {node!r} to the input {input_node!r}; "
+            f"choose another output or input"
+        )
+    return EmptyFieldError(
+        f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
+        f"or the gaps of transposed convolutions; choose another unit"
+    )
+
+
+class Walk:
     """One pass backwards over the operations between a unit and an input."""
 
     def __init__(
@@ -132,13 +236,15 @@ class _Walk:
         dtype: np.dtype[Any],
         threads: Threads,
         tail: float | None,
+        xp: Any,
     ) -> None:
         self.graph, self.node, self.input_node = graph, node, input_node
         self.kernels, self.dtype, self.threads = kernels, dtype, threads
+        self.xp, self.sight = xp, sight_of(xp)
         self.room = Headroom.of(dtype)
-        self.pool = Pool(dtype)
+        self.pool = Pool(dtype, xp)
         self.images: dict[int, Image] = {}
-        self.lost = ZERO
+        self.lost: list[tuple[Any, Scaled]] = []  # sums, which nobody has read yet, and factors
         self.dropped = ZERO
         self.gains = mean_gains(graph, input_node)
         self.operations = graph.between(node, input_node)
@@ -147,13 +253,13 @@ class _Walk:
     def run(self, unit: tuple[int, ...], progress: Callable[[float], None]) -> Propagated:
         graph = self.graph
         for p in graph.planes_of[self.node]:
-            seed = np.full((1,) * graph.ndim, 2.0**self.room.top, dtype=self.dtype)
+            seed = self.xp.full((1,) * graph.ndim, 2.0**self.room.top, dtype=self.dtype)
             scale = Scaled.of(graph.planes[p].share, -self.room.top)
-            self.images[p] = Image(seed, unit, scale, self.room.top)
+            self.images[p] = Image(seed, unit, scale, self.room.top, self.room.top)
         done = 0
         pending = Counter(p for op in self.operations for p, _ in op.targets)
         for chain in chains(self.operations):
-            for at in self._steps(chain):
+            for at in self.steps(chain):
                 progress((done + at) / len(self.operations))
             for p in (p for op in chain for p, _ in op.targets):
                 pending[p] -= 1
@@ -164,26 +270,18 @@ class _Walk:
         final = None
         for p in graph.planes_of[self.input_node]:
             if p in self.images:
-                final = self._sum(final, self.images.pop(p))
-        if final is None and not self.operations:
-            raise InputError(
-                f"no path leads from {self.node!r} to the input {self.input_node!r}; "
-                f"choose another output or input"
-            )
+                final = self.sum(final, self.images.pop(p))
         if final is None:
-            raise EmptyFieldError(
-                f"unit={unit} of {self.node!r} reads nothing of {self.input_node!r}, only padding "
-                f"or the gaps of transposed convolutions; choose another unit"
-            )
-        return self._finish(final)
+            raise nothing_read(self.graph, self.node, unit, self.input_node)
+        return self.finish(final, unit)
 
-    def _steps(self, chain: tuple[Operation, ...]) -> Iterator[int]:
+    def steps(self, chain: tuple[Operation, ...]) -> Iterator[int]:
         """Follows the gradient through a chain, from what it writes to what it reads; yields how
         many operations are done, all but the last time."""
         image = None
         for p, share in chain[0].targets:
             if p in self.images:
-                image = self._sum(image, self.images[p].times(share))
+                image = self.sum(image, self.images[p].times(share))
         at = 0
         while image is not None and at < len(chain):
             image, at = self._advance(chain, at, image)
@@ -195,7 +293,7 @@ class _Walk:
             return
         for q, share in chain[-1].sources:
             if self.gains[q].mantissa:
-                self.images[q] = self._sum(self.images.get(q), image.times(share))
+                self.images[q] = self.sum(self.images.get(q), image.times(share))
 
     def _advance(
         self, chain: tuple[Operation, ...], at: int, image: Image
@@ -210,15 +308,11 @@ class _Walk:
             moved = self._sweep(run, image)
         last = chain[stop - 1]
         if moved is not None and self.drop_share and (run is not None or last.maps):
-            moved = self._drop_tails(moved, self._below(last), stop - at)
+            moved = self._drop_tails(moved, gain_below(self.gains, last), stop - at)
         return moved, stop
 
-    def _below(self, op: Operation) -> Scaled:
-        """Mean gain from what an operation hands back to the input."""
-        return _total(self.gains[q] * share for q, share in op.sources)
-
     def _single(self, op: Operation, image: Image) -> Image | None:
-        below = self._below(op)
+        below = gain_below(self.gains, op)
         for i in range(len(op.maps) - 1, -1, -1):
             rest = below
             for m in op.maps[:i]:
@@ -254,6 +348,8 @@ class _Walk:
         pad = (1,) * (3 - ndim)
         y3, out3 = image.array.reshape(*pad, *image.array.shape), out.reshape(*pad, *run.shape)
         axis = len(pad)  # tiles along the first true axis
+        if layer.taps is not None:
+            taps = self._constant(layer.taps.reshape(*pad, *layer.kernel))
 
         def sweep(a: int, b: int) -> None:
             lo = tuple(a if i == axis else 0 for i in range(3))
@@ -261,14 +357,13 @@ class _Walk:
             if layer.taps is None:
                 self.kernels.box_run(y3, (*pad, *layer.kernel), run.layers, lo, tile)
             else:
-                taps = layer.taps.astype(self.dtype).reshape(*pad, *layer.kernel)
                 self.kernels.conv_run(y3, taps, run.layers, lo, tile)
 
         self.threads.cut(run.shape[0], out.size, sweep)
-        scale = image.scale * run.gain
+        scale, growth = image.scale * run.gain, run.layers * layer.bits
         for _ in range(run.layers if layer.taps is None else 0):
             scale = scale / math.prod(layer.kernel)
-        moved = Image(out, run.origin, scale, image.peak + run.layers * layer.bits, lease)
+        moved = Image(out, run.origin, scale, image.peak + growth, image.mass + growth, lease)
         return self._trim(moved, sunk=layer.taps is not None)
 
     # --- one map ----------------------------------------------------------------------------
@@ -278,14 +373,12 @@ class _Walk:
     ) -> Image | None:
         """The transposed map applied to an image; None where all of it fell into padding."""
         if move.is_global and move.size_in is None:
-            raise UnboundedError(
-                f"{op.node}: each of its outputs reads the whole map, so the effective field is "
-                f"unbounded; give input_size, or ignore_global=True to leave such paths out"
-            )
+            raise _unbounded(op.node)
         image = image.times(move.gain)
+        before = image.spans
         if isinstance(move.taps, np.ndarray):
             image = self._dense(move, image)
-            return self._clip(move, image, rest, sunk=True)
+            return self._clip(move, before, image, rest, sunk=True)
         # Sums of a Window with equal taps are never below their largest addend; all else can be.
         sunk = move.taps is not None or any(isinstance(a, Spread | Table) for a in move.axes)
         for axis, axis_map in enumerate(move.axes):
@@ -297,7 +390,7 @@ class _Walk:
             image = self._along(axis, axis_map, taps, image, move.size_in)
             if 0 in image.array.shape:
                 return None
-        return self._clip(move, image, rest, sunk)
+        return self._clip(move, before, image, rest, sunk)
 
     def _along(
         self,
@@ -314,11 +407,13 @@ class _Walk:
         shape = _replaced(image.array.shape, axis, max(count, 0))
         origin = _replaced(image.origin, axis, start)
         if isinstance(axis_map, Everything):
-            image = self._lowered(image, math.log2(span[1]))
-            out = np.empty(shape, dtype=self.dtype)
+            growth = math.log2(span[1])
+            image = self._lowered(image, growth)
+            out, lease = self.pool.take(shape)
             out[...] = image.array.sum(axis=axis, keepdims=True)
-            return Image(out, origin, image.scale / count, image.peak + math.log2(span[1]))
-        growth = _growth(axis_map, taps, span[1])
+            mass = image.mass + math.log2(count)
+            return Image(out, origin, image.scale / count, image.peak + growth, mass, lease)
+        growth = _growth(axis_map, taps, span)
         image = self._lowered(image, growth)
         out, lease = self.pool.take(shape)
         y, flat = _around(image.array, axis), _around(out, axis)
@@ -328,14 +423,17 @@ class _Walk:
             starts = starts - start
             rows = rows.astype(self.dtype)
             self._tiled(flat, lambda tile, a: k.transposed_table(y, starts - a, rows, tile))
-            return Image(out, origin, image.scale, image.peak + growth, lease)
+            mass = image.mass + self.sight.least(axis_map, taps, span)
+            return Image(out, origin, image.scale, image.peak + growth, mass, lease)
         stride, dilation = axis_map.stride, axis_map.dilation
         if isinstance(axis_map, Window):
             lo = axis_map.lo + start - span[0] * stride
             box, general = k.transposed_box, k.transposed_conv
+            mass = image.mass + growth
         else:
             lo = axis_map.lo + span[0] - start * stride
             box, general = k.gather_box, k.strided_gather
+            mass = image.mass + self.sight.least(axis_map, taps, span)
         # A tile that begins a pixels into x: there y's index is a strides further on.
         step = 1 if isinstance(axis_map, Window) else -stride
         scale = image.scale
@@ -345,14 +443,14 @@ class _Walk:
                 flat, lambda tile, a: box(y, axis_map.kernel, stride, dilation, lo + step * a, tile)
             )
         else:
-            weights = taps.astype(self.dtype)[None, :, None]
+            weights = self._constant(taps[None, :, None])
             self._tiled(
                 flat,
                 lambda tile, a: general(
                     y, weights, (1, stride, 1), (1, dilation, 1), (0, lo + step * a, 0), tile
                 ),
             )
-        return Image(out, origin, scale, image.peak + growth, lease)
+        return Image(out, origin, scale, image.peak + growth, mass, lease)
 
     def _dense(self, move: SpatialMap, image: Image) -> Image:
         """Taps that are no product of one vector per axis."""
@@ -374,7 +472,7 @@ class _Walk:
         ]
         los = (*(0 for _ in pad), *lo)
         y3, out3 = image.array.reshape(*pad, *image.array.shape), out.reshape(*pad, *shape)
-        taps = move.taps.astype(self.dtype).reshape(*pad, *move.taps.shape)
+        taps = self._constant(move.taps.reshape(*pad, *move.taps.shape))
         kernel = self.kernels.strided_gather if gather else self.kernels.transposed_conv
         first = len(pad)  # tiles along the first true axis
 
@@ -385,13 +483,17 @@ class _Walk:
             kernel(y3, taps, strides, dilations, tuple(shifted), tile)
 
         self.threads.cut(shape[0], out.size, run)
-        return Image(out, origin, image.scale, image.peak, lease)  # taps of sum 1
+        mass = -math.inf if gather else image.mass  # taps of sum 1, of which phases meet a part
+        return Image(out, origin, image.scale, image.peak, mass, lease)
 
-    def _clip(self, move: SpatialMap, image: Image, rest: Scaled, sunk: bool) -> Image | None:
+    def _clip(
+        self, move: SpatialMap, before: list[Span], image: Image, rest: Scaled, sunk: bool
+    ) -> Image | None:
         """Cuts off what fell into padding and books it; trims zero borders.
 
         Where the largest value may have sunk, by small taps or because it was cut off, the scale
-        follows it, so that what is left keeps its headroom.
+        follows it, so that what is left keeps its headroom. The image `before` the map says how
+        much may have been.
         """
         sizes = move.size_in or ()
         if any(
@@ -399,6 +501,7 @@ class _Walk:
             for (start, count), size in zip(image.spans, sizes, strict=False)
         ):
             image, sunk = self._summable(image), True
+            image = replace(image, mass=image.mass + self.sight.kept(move, before))
         array, origin = image.array, image.origin
         for axis, size in enumerate(sizes):
             start, count = origin[axis], array.shape[axis]
@@ -408,15 +511,15 @@ class _Walk:
             if last <= first:
                 self._book(array, image.scale, rest)
                 return None
-            self._book(array[_slab(axis, 0, first)], image.scale, rest)
-            self._book(array[_slab(axis, last, count)], image.scale, rest)
-            array = array[_slab(axis, first, last)]
+            self._book(array[slab(axis, 0, first)], image.scale, rest)
+            self._book(array[slab(axis, last, count)], image.scale, rest)
+            array = array[slab(axis, first, last)]
             origin = _replaced(origin, axis, start + first)
         return self._trim(replace(image, array=array, origin=origin), sunk)
 
     def _trim(self, image: Image, sunk: bool) -> Image | None:
         """The image without zero borders, and contiguous; None where nothing is left."""
-        array, origin = trimmed(image.array, image.origin)
+        array, origin = self.sight.trimmed(image.array, image.origin)
         if 0 in array.shape:
             return None
         lease = image.lease
@@ -425,39 +528,43 @@ class _Walk:
             copy[...] = array
             array = copy
         image = replace(image, array=array, origin=origin, lease=lease)
-        return self._rescaled(image, 0.0) if sunk else image
+        if sunk and self.sight.has_sunk(image.array, image.mass, self.room):
+            image = self._rescaled(image, 0.0)
+        return image if image.peak > -math.inf else None
 
-    def _book(self, slab: Array, scale: Scaled, rest: Scaled) -> None:
-        if slab.size:
-            self.lost += Scaled.of(float(slab.sum(dtype=np.float64))) * scale * rest
+    def _book(self, part: Array, scale: Scaled, rest: Scaled) -> None:
+        if part.size:
+            self.lost.append((part.sum(dtype=np.float64), scale * rest))
 
     def _drop_tails(self, image: Image, below: Scaled, operations: int) -> Image:
         """Drops outer slabs that hold at most these operations' part of the allowed tail."""
         image = self._summable(image)
-        array, origin = image.array, image.origin
+        array, origin, mass = image.array, image.origin, image.mass
         for axis in range(array.ndim):
-            others = tuple(a for a in range(array.ndim) if a != axis)
-            profile = array.sum(axis=others, dtype=np.float64)
-            budget = profile.sum() * self.drop_share * operations / (2 * array.ndim)
-            first = int(np.searchsorted(np.cumsum(profile), budget, side="right"))
-            last = len(profile) - int(
-                np.searchsorted(np.cumsum(profile[::-1]), budget, side="right")
-            )
-            if last <= first or (first == 0 and last == len(profile)):
+            # What the next window is depends on it: here a GPU is waited for.
+            (along,) = self.sight.read(profile(array, axis))
+            budget = along.sum() * self.drop_share * operations / (2 * array.ndim)
+            first = int(np.searchsorted(np.cumsum(along), budget, side="right"))
+            last = len(along) - int(np.searchsorted(np.cumsum(along[::-1]), budget, side="right"))
+            if last <= first:
+                first, last = 0, len(along)
+            held = float(along[first:last].sum())
+            mass = math.log2(held) if held > 0 else -math.inf
+            if last - first == len(along):
                 continue
-            cut = profile[:first].sum() + profile[last:].sum()
+            cut = along[:first].sum() + along[last:].sum()
             self.dropped += Scaled.of(float(cut)) * image.scale * below
-            array = array[_slab(axis, first, last)]
+            array = array[slab(axis, first, last)]
             origin = _replaced(origin, axis, origin[axis] + first)
         if array is image.array:
-            return image
+            return replace(image, mass=mass)
         copy, lease = self.pool.take(array.shape)
         copy[...] = array
-        return replace(image, array=copy, origin=origin, lease=lease)
+        return replace(image, array=copy, origin=origin, mass=mass, lease=lease)
 
     # --- sums and scales --------------------------------------------------------------------
 
-    def _sum(self, a: Image | None, b: Image) -> Image:
+    def sum(self, a: Image | None, b: Image) -> Image:
         """The sum of two images of one plane, on the smallest window that holds both."""
         if a is None:
             return b
@@ -483,9 +590,9 @@ class _Walk:
         )
         self._accumulate(b.array, ratio, out[part])
         origin = tuple(start for start, _ in spans)
-        top = b.peak + (math.log2(ratio) if ratio > 0 else -math.inf)
-        peak = max(a.peak, top) + 1.0
-        return Image(out, origin, a.scale, peak, lease)
+        bits = math.log2(ratio) if ratio > 0 else -math.inf
+        peak, mass = log2_of_sum(a.peak, b.peak + bits), log2_of_sum(a.mass, b.mass + bits)
+        return Image(out, origin, a.scale, peak, mass, lease)
 
     def _accumulate(self, y: Array, factor: float, out: Array) -> None:
         pad = (1,) * (3 - y.ndim)
@@ -499,12 +606,13 @@ class _Walk:
     def _rescaled(self, image: Image, growth: float) -> Image:
         """The image with its largest value near the top of the headroom, or as far below it as
         room for growth asks."""
-        largest = float(image.array.max())
-        if not largest:
+        peak, mass = self.sight.bounds(image.array, image.peak, image.mass, self.room)
+        image = replace(image, peak=peak, mass=mass)
+        if peak == -math.inf:
             return image  # all of it lay in the gaps of a transposed convolution
-        image = replace(image, peak=math.log2(largest))
-        shift = math.floor(min(self.room.top, self.room.limit - growth) - image.peak)
-        return image if 0 <= shift <= 32 else self._shifted(image, min(shift, self.room.shift))
+        shift = math.floor(min(self.room.top, self.room.limit - growth) - peak)
+        enough = 0 <= shift <= self.sight.patience
+        return image if enough else self._shifted(image, min(shift, self.room.shift))
 
     def _summable(self, image: Image) -> Image:
         """The image with room for the sum of its values; those of float32 are added in float64."""
@@ -518,69 +626,45 @@ class _Walk:
         out[...] = 0
         self._accumulate(image.array, 2.0**shift, out)
         scale = image.scale * Scaled.of(1.0, -shift)
-        return Image(out, image.origin, scale, image.peak + shift, lease)
+        return Image(out, image.origin, scale, image.peak + shift, image.mass + shift, lease)
 
-    def _finish(self, image: Image) -> Propagated:
+    def finish(self, image: Image, unit: tuple[int, ...]) -> Propagated:
         image = self._summable(image)
         total = image.array.sum(dtype=np.float64)
-        array = (image.array / total).astype(self.dtype, copy=False)
+        # In float64, for the sum may lie beyond float32. Where all is zero, which is not known yet,
+        # there is nothing to divide.
+        quotient = self.xp.divide(image.array, total + (total == 0), dtype=np.float64)
+        array = quotient.astype(self.dtype, copy=False)
         array[array < np.finfo(self.dtype).tiny] = 0
-        array, origin = trimmed(array, image.origin)
-        mass = Scaled.of(float(total)) * image.scale
-        all_ = mass + self.lost + self.dropped
-        return Propagated(
-            np.ascontiguousarray(array), origin, mass, self.lost.over(all_), self.dropped.over(all_)
-        )
+        sums = [total, *(part for part, _ in self.lost)]
+        array, origin, (arrived, *fallen) = self.sight.finished(array, image.origin, sums)
+        if not array.size:
+            raise nothing_read(self.graph, self.node, unit, self.input_node)
+        mass = Scaled.of(arrived) * image.scale
+        factors = (factor for _, factor in self.lost)
+        lost = sum((Scaled.of(n) * f for n, f in zip(fallen, factors, strict=True)), ZERO)
+        all_ = mass + lost + self.dropped
+        return Propagated(array, origin, mass, lost.over(all_), self.dropped.over(all_))
+
+    def _constant(self, weights: Array) -> Array:
+        """Weights of a map in the dtype of the images."""
+        return self.sight.constant(weights.astype(self.dtype))
 
     def _tiled(self, out: Array, run: Callable[[Array, int], None]) -> None:
         """Runs a kernel over tiles of the middle axis of `out`."""
         self.threads.cut(out.shape[1], out.size, lambda a, b: run(out[:, a:b], a))
 
 
-# --- gains ----------------------------------------------------------------------------------
-
-
-def mean_gain(move: SpatialMap) -> float:
-    """Gain of a map for gradient far from every border, averaged over the phases of a stride."""
-    gain = move.gain
-    for axis in move.axes:
-        if isinstance(axis, Spread):
-            gain /= axis.stride
-        elif isinstance(axis, Table):
-            gain *= float(axis.taps.sum()) / axis.period
-    return gain
-
-
-def mean_gains(graph: PlaneGraph, input_node: str) -> list[Scaled]:
-    """Per plane, the mean gain of all paths from it to the input together; 0 where none leads."""
-    return graph.once(("mean gains", input_node), lambda: _gains(graph, input_node))
-
-
-def _gains(graph: PlaneGraph, input_node: str) -> list[Scaled]:
-    gains = [ZERO] * len(graph.planes)
-    for p in graph.planes_of[input_node]:
-        gains[p] = ONE
-    for op in graph.operations:
-        gain = _total(gains[q] * share for q, share in op.sources)
-        if gain.mantissa:
-            gain = gain * (op.gain * math.prod(mean_gain(m) for m in op.maps))
-            for p, share in op.targets:
-                gains[p] = gains[p] + gain * share
-    return gains
-
-
-def _total(values: Iterable[Scaled]) -> Scaled:
-    return sum(values, ZERO)
-
-
-def _growth(axis: AxisMap, taps: Array | None, count: int) -> float:
-    """log2 of the factor by which the largest value can grow: the number of weights of one sum."""
-    if isinstance(axis, Table):
-        return math.log2(count)
-    return 0.0 if taps is not None or isinstance(axis, Everything) else math.log2(axis.kernel)
-
-
 # --- arrays ---------------------------------------------------------------------------------
+
+
+def _growth(axis: AxisMap, taps: Array | None, span: Span) -> float:
+    """log2 of the factor by which the largest value can grow: the sum of the weights of one sum."""
+    if isinstance(axis, Table):
+        starts, rows = axis.rows(*span)
+        pixels = starts[:, None] - starts.min() + np.arange(rows.shape[1])
+        return math.log2(np.bincount(pixels.ravel(), rows.ravel()).max())
+    return 0.0 if taps is not None or isinstance(axis, Everything) else math.log2(axis.kernel)
 
 
 def _around(array: Array, axis: int) -> Array:
@@ -589,23 +673,5 @@ def _around(array: Array, axis: int) -> Array:
     return array.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
 
 
-def _slab(axis: int, start: int, stop: int) -> tuple[slice, ...]:
-    return (slice(None),) * axis + (slice(start, stop),)
-
-
 def _replaced(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
     return (*values[:axis], value, *values[axis + 1 :])
-
-
-def trimmed(array: Array, origin: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
-    """The array without border slabs that are all zero."""
-    for axis in range(array.ndim):
-        count = array.shape[axis]
-        if count and array[_slab(axis, 0, 1)].any() and array[_slab(axis, count - 1, count)].any():
-            continue
-        others = tuple(a for a in range(array.ndim) if a != axis)
-        used = np.flatnonzero(array.any(axis=others))
-        first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
-        array = array[_slab(axis, first, last)]
-        origin = _replaced(origin, axis, origin[axis] + first)
-    return array, origin

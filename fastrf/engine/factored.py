@@ -6,7 +6,8 @@ On the unbounded grid, whatever has a transfer function: that is a polynomial in
 transfer functions, and layers that are alike are one variable of it. A chain is one monomial; n
 residual blocks over one branch B are Σ_j e_j·B^j with the Poisson-binomial weights of the branches
 taken, e_j ← (1 − q)·e_j + q·e_{j−1}. A monomial is an outer product of profiles (`profiles`), a
-polynomial is a `terms.FactoredImage`.
+polynomial is a `terms.FactoredImage`. Profiles are made on the host: recurrences from one pixel to
+the next, short against the image that is made of them.
 
 On maps of known size, and through transposed convolutions and resizing, chains: the image is the
 outer product of what the direct engine computes on the network's projection onto each axis.
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import mul
 from typing import Any, NamedTuple
 
@@ -28,9 +29,10 @@ from numpy.typing import NDArray
 from fastrf.engine import profiles, terms
 from fastrf.engine.direct import Propagated, propagate
 from fastrf.engine.scaled import ONE, ZERO, Scaled
-from fastrf.engine.terms import FactoredImage
+from fastrf.engine.terms import FactoredImage, held
 from fastrf.engine.threads import Threads
-from fastrf.engine.transfer import Jump, squared_up, transfer_function
+from fastrf.engine.transfer import Jump, TransferFunction, squared_up, transfer_function
+from fastrf.kernels import load
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import SpatialMap, Window
 
@@ -67,18 +69,37 @@ def _expanded(
     graph: PlaneGraph, node: str, input_node: str
 ) -> tuple[Polynomials, Polynomial] | str:
     function = transfer_function(graph, node, input_node)
+    algebra = Polynomials(graph.ndim)
+    try:
+        return _no_polynomial(function) or (algebra, function(algebra).without_traces())
+    except _TooManyTerms:
+        return f"its image has more than {MOST_TERMS} separable terms"
+
+
+def _no_polynomial(function: TransferFunction) -> str | None:
+    """Why the image is no polynomial in the transfer functions of separable layers."""
     if function.obstacle is not None:
         return function.obstacle
     if not function.operations:
-        return f"no layer lies between {input_node} and {node}"
+        return f"no layer lies between {function.input_node} and {function.node}"
     for op in function.operations:
         if any(not m.separable for m in op.maps):
             return f"the taps of {op.node} are no product of one vector per axis"
-    algebra = Polynomials(graph.ndim)
+    return None
+
+
+def expanded_all(function: TransferFunction) -> tuple[Polynomials, dict[str, Polynomial]] | str:
+    """The images of all nodes as polynomials, in one walk; or why one of them is none."""
+    algebra = Polynomials(function.graph.ndim)
+    why_not, found = _no_polynomial(function), {}
+    if why_not is not None:
+        return why_not
     try:
-        return algebra, function(algebra).without_traces()
+        for node, value in function.each(algebra):
+            found[node] = value.without_traces()
     except _TooManyTerms:
-        return f"its image has more than {MOST_TERMS} separable terms"
+        return f"a layer's image has more than {MOST_TERMS} separable terms"
+    return algebra, found
 
 
 def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
@@ -136,12 +157,14 @@ def factor(
     dtype: Any = np.float64,
     workers: int = 1,
     tail: float | None = None,
+    xp: Any = np,
 ) -> Factored | None:
     """The effective receptive field in factors; None where it has no transfer function.
 
     Args:
-        graph, node, unit, input_node, kernels, dtype, workers, tail: as of `direct.propagate`,
-            for networks without an `obstacle`.
+        graph, node, unit, input_node, dtype, workers, tail: as of `direct.propagate`, for networks
+            without an `obstacle`.
+        kernels, xp: what forms the pixels, and array namespace that these are of.
     """
     found = _polynomial(graph, node, input_node)
     function = transfer_function(graph, node, input_node)
@@ -149,26 +172,88 @@ def factor(
         return None
     algebra, value = found
     top = terms.shift_of(len(value.weights), graph.ndim)
-    place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
     factors: dict[Hashable, terms.Factor] = {}
     with Threads(workers) as threads:
-        lines = [
-            algebra.lines(value, axis, kernels, top, threads, factors) for axis in range(graph.ndim)
-        ]
-    weights = value.weights * (2.0**top / value.weights.sum())
+        lines = [algebra.lines(value, axis, top, threads, factors) for axis in range(graph.ndim)]
+    place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
+    return _weighted(value, lines, place, kernels, dtype, tail, xp)
+
+
+def factor_all(
+    function: TransferFunction,
+    expanded: tuple[Polynomials, dict[str, Polynomial]],
+    unit: tuple[int, ...],
+    *,
+    kernels: Any,
+    dtype: Any = np.float64,
+    tail: float | None = None,
+    xp: Any = np,
+) -> dict[str, Propagated]:
+    """The fields of `unit` on every node between the input and a node above, in one walk.
+
+    A map's terms are those of the maps below with a layer more, so that each profile is made in
+    one step from another (`profiles.Ladder`), and maps that differ by no pixel share one image.
+
+    Args:
+        function: a node's, without an obstacle.
+        expanded: what `expanded_all` makes of it.
+        unit, dtype, tail: as of `direct.propagate`; `unit` is the same on every map.
+        kernels, xp: as of `factor`.
+
+    Returns:
+        Fields by node, in topological order.
+    """
+    algebra, values = expanded
+    variables = [algebra.variables(axis) for axis in range(len(unit))]
+    tables = {kinds: _Tables(kinds) for kinds, _ in variables}
+    images: dict[Hashable, Factored] = {}
+    found: dict[str, Propagated] = {}
+    # From the largest down: the terms of the others are pieces of its own.
+    for node in reversed(values):
+        value, place = values[node], [u * j for u, j in zip(unit, function.jump(node), strict=True)]
+        key = (value.weights.tobytes(), value.exponents.tobytes(), *place)
+        if key not in images:
+            top = terms.shift_of(len(value.weights), len(unit))
+            (exponents,) = algebra.wide([value.exponents])
+            lines: list[tuple[terms.Factor, int]] = []
+            along = [exponents[:, [axis, *columns]] for axis, (_, columns) in enumerate(variables)]
+            for own, (kinds, _) in zip(along, variables, strict=True):
+                if lines and kinds == variables[0][0] and np.array_equal(own, along[0]):
+                    lines.append(lines[0])
+                    continue
+                bundle = _Bundle.of(own[:, 1:], own[:, 0], kinds)
+                lines.append((tables[kinds].factor(bundle, top), bundle.first))
+            one = value._replace(mass=ONE)
+            images[key] = _weighted(one, lines, place, kernels, dtype, tail, xp)
+        image, mass = images[key].image, images[key].mass * value.mass
+        found[node] = Propagated(image, image.origin, mass, 0.0, images[key].dropped)
+    return {node: found[node] for node in values}
+
+
+def _weighted(
+    value: Polynomial,
+    lines: Sequence[tuple[terms.Factor, int]],
+    place: Sequence[int],
+    kernels: Any,
+    dtype: Any,
+    tail: float | None,
+    xp: Any,
+) -> Factored:
+    """The image of a polynomial, from its terms' profiles and their first pixels per axis."""
+    top = terms.shift_of(len(value.weights), len(lines))
     image = FactoredImage(
-        weights,
+        value.weights * (2.0**top / value.weights.sum()),
         tuple(f for f, _ in lines),
         tuple(start + p for (_, start), p in zip(lines, place, strict=True)),
         np.dtype(dtype),
         kernels,
+        xp,
     )
     dropped = 0.0
     if tail:
         whole = image.total
-        image = image.cropped(
-            [_held(image.profile(axis), tail / graph.ndim) for axis in range(graph.ndim)]
-        )
+        box = [held(image.profile(axis), tail / image.ndim) for axis in range(image.ndim)]
+        image = image.cropped(box)
         dropped = max(0.0, 1 - image.total / whole)
         image = image.normalised()
     return Factored(_visible(image), value.mass * (1 - dropped), dropped)
@@ -178,15 +263,30 @@ def _visible(image: FactoredImage) -> FactoredImage:
     """The image without rows and columns in which all pixels are below the smallest normal number,
     and so 0."""
     tiny = float(np.finfo(image.dtype).smallest_normal)
-    seen = [np.flatnonzero(image.bounds(axis) >= tiny) for axis in range(image.ndim)]
-    return image.cropped([(int(s[0]), int(s[-1]) + 1) for s in seen])
+    alike = all(f is image.factors[0] for f in image.factors)
+    box: list[tuple[int, int]] = []
+    for axis in range(image.ndim):
+        if axis and alike:
+            box.append(box[0])
+            continue
+        box.append(_seen(image, axis, tiny))
+    whole = all(ends == (0, n) for ends, n in zip(box, image.shape, strict=True))
+    return image if whole else image.cropped(box)
 
 
-def _held(profile: NDArray[np.float64], tail: float) -> tuple[int, int]:
-    """Start and stop of the pixels that are left when at most tail/2 is cut off at either end."""
-    first = int(np.searchsorted(np.cumsum(profile), tail / 2, side="right"))
-    last = int(np.searchsorted(np.cumsum(profile[::-1]), tail / 2, side="right"))
-    return first, len(profile) - last
+def _seen(image: FactoredImage, axis: int, tiny: float) -> tuple[int, int]:
+    """Start and stop of the indices along an axis beside which a pixel may be `tiny` or more."""
+    if image.rank > 1:
+        seen = np.flatnonzero(image.bounds(axis) >= tiny)
+        return int(seen[0]), int(seen[-1]) + 1
+    # A single term's largest pixel is a product of maxima.
+    most = float(image.weights[0])
+    for number, f in enumerate(image.factors):
+        if number != axis:
+            most *= float(f.rows.max())
+    f = image.factors[axis]
+    seen = np.flatnonzero(f.rows[0] * most >= tiny)
+    return int(seen[0]), f.length - int(seen[0]) if f.mirrored else int(seen[-1]) + 1
 
 
 def propagate_factored(
@@ -200,12 +300,17 @@ def propagate_factored(
     workers: int = 1,
     tail: float | None = None,
     progress: Callable[[float], None] | None = None,
+    xp: Any = np,
 ) -> Propagated:
-    """As `direct.propagate`, for networks without an `obstacle`."""
-    options: dict[str, Any] = {"kernels": kernels, "dtype": dtype, "workers": workers, "tail": tail}
-    found = factor(graph, node, unit, input_node, **options)
+    """As `direct.propagate`, for networks without an `obstacle`.
+
+    `kernels` and `xp` form the pixels of the image, when they are asked for.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "workers": workers, "tail": tail}
+    found = factor(graph, node, unit, input_node, kernels=kernels, xp=xp, **options)
     if found is None:
-        return _propagate_projections(graph, node, unit, input_node, progress=progress, **options)
+        options["progress"] = progress
+        return _propagate_projections(graph, node, unit, input_node, kernels, xp, **options)
     if progress is not None:
         progress(1.0)
     return Propagated(found.image, found.image.origin, found.mass, 0.0, found.dropped)
@@ -256,9 +361,10 @@ class Polynomials:
     def __init__(self, ndim: int) -> None:
         self.ndim = ndim
         self.columns: dict[tuple[int, profiles.Factor], int] = {}
+        self._one = self._monomial(np.zeros(ndim, np.int64), ONE)
 
     def one(self) -> Polynomial:
-        return self._monomial(np.zeros(self.ndim, np.int64), ONE)
+        return self._one
 
     def of(self, move: SpatialMap, jump: Jump) -> Polynomial:
         powers = Counter[int]()
@@ -283,12 +389,14 @@ class Polynomials:
         masses = [p.mass * share for share, p in terms]
         mass = sum(masses, ZERO)
         weights = [p.weights * m.over(mass) for m, (_, p) in zip(masses, terms, strict=True)]
-        exponents = self._wide([p.exponents for _, p in terms])
+        exponents = self.wide([p.exponents for _, p in terms])
         return _joined(np.concatenate(weights), np.concatenate(exponents), mass)
 
     def times(self, a: Polynomial, b: Polynomial) -> Polynomial:
+        if a is self._one or b is self._one:
+            return b if a is self._one else a
         mass = a.mass * b.mass
-        x, y = self._wide([a.exponents, b.exponents])
+        x, y = self.wide([a.exponents, b.exponents])
         if len(x) == 1 or len(y) == 1:
             weights = a.weights if len(y) == 1 else b.weights
             return Polynomial(weights, x + y, mass)
@@ -323,7 +431,6 @@ class Polynomials:
         self,
         value: Polynomial,
         axis: int,
-        kernels: Any,
         top: int,
         threads: Threads,
         known: dict[Hashable, terms.Factor],
@@ -333,43 +440,144 @@ class Polynomials:
         Args:
             value: the polynomial.
             axis: the axis.
-            kernels: namespace of the kernels of `fastrf.kernels.spec`.
             top: log2 of each profile's sum.
             threads: make the profiles.
             known: factors made so far, which axes that are alike share; added to.
         """
-        (exponents,) = self._wide([value.exponents])
-        used = [(c, f) for (a, f), c in self.columns.items() if a == axis and exponents[:, c].any()]
-        used.sort(key=lambda pair: pair[1][:2])
-        counts = exponents[:, [c for c, _ in used]]
-        kinds = [f for _, f in used]
-        spans = counts @ np.array([f.spacing * (f.kernel - 1) for f in kinds], np.int64)
-        starts = exponents[:, axis]
-        first = int(starts.min())
-        length = int((starts + spans).max()) - first + 1
-        key = (tuple(kinds), counts.tobytes(), (starts - first).tobytes())
+        every, columns = self.variables(axis)
+        (exponents,) = self.wide([value.exponents])
+        used = [i for i, c in enumerate(columns) if exponents[:, c].any()]
+        kinds = tuple(every[i] for i in used)
+        counts = exponents[:, [columns[i] for i in used]]
+        bundle = _Bundle.of(counts, exponents[:, axis], kinds)
+        key = (kinds, *bundle.key)
         if key not in known:
-            middles = 2 * starts + spans
-            mirrored = bool(np.all(middles == middles[0])) and all(f.symmetric for f in kinds)
-            rows = np.zeros((len(counts), (length + 1) // 2 if mirrored else length))
-            outs = [
-                row[a : a + n + 1]
-                for row, a, n in zip(rows, (starts - first).tolist(), spans.tolist(), strict=True)
-            ]
-            _fill(outs, kinds, counts, kernels, top, threads)
-            known[key] = terms.Factor(rows, length, mirrored)
-        return known[key], first
+            known[key] = bundle.factor()
+            _fill(bundle.outs(known[key]), kinds, bundle.counts, top, threads)
+        return known[key], bundle.first
+
+    def variables(self, axis: int) -> tuple[tuple[profiles.Factor, ...], list[int]]:
+        """The factors along one axis, from the finest to the coarsest, and their columns."""
+        own = [
+            (f.spacing, f.kernel, f.taps or b"", c)
+            for (a, f), c in self.columns.items()
+            if a == axis
+        ]
+        columns = [c for *_, c in sorted(own)]
+        kinds = {c: f for (_, f), c in self.columns.items()}
+        return tuple(kinds[c] for c in columns), columns
 
     def _monomial(self, exponents: NDArray[np.int64], mass: Scaled) -> Polynomial:
         return Polynomial(np.array([2.0**profiles.TOP]), exponents[None], mass)
 
-    def _wide(self, tables: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    def wide(self, tables: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Tables of exponents with a column for every variable."""
         width = self.ndim + len(self.columns)
         return [
             np.pad(t, ((0, 0), (0, width - t.shape[1]))) if t.shape[1] < width else t
             for t in tables
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """A polynomial's terms along one axis.
+
+    Attributes:
+        counts: how often each term has each factor, shape (terms, factors).
+        starts, spans: each term's first pixel, counted from `first`, and how far its last one is.
+        first: the first pixel of all.
+        length: number of pixels.
+        mirrored: whether all terms are symmetric about the middle.
+    """
+
+    counts: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    spans: NDArray[np.int64]
+    first: int
+    length: int
+    mirrored: bool
+
+    @staticmethod
+    def of(
+        counts: NDArray[np.int64], starts: NDArray[np.int64], kinds: tuple[profiles.Factor, ...]
+    ) -> _Bundle:
+        sizes, symmetric = _traits(kinds)
+        counts = np.ascontiguousarray(counts)
+        spans = counts @ sizes
+        first = int(starts.min())
+        starts = starts - first
+        ends = starts + spans
+        last = int(ends.max())
+        mirrored = not counts[:, ~symmetric].any() and bool((starts + ends == last).all())
+        return _Bundle(counts, starts, spans, first, last + 1, mirrored)
+
+    @property
+    def key(self) -> tuple[bytes, bytes]:
+        """Equal for bundles of the same profiles at the same places."""
+        return self.counts.tobytes(), self.starts.tobytes()
+
+    def factor(self) -> terms.Factor:
+        """Room for the terms' profiles, all 0."""
+        pixels = (self.length + 1) // 2 if self.mirrored else self.length
+        return terms.Factor(np.zeros((len(self.counts), pixels)), self.length, self.mirrored)
+
+    def outs(self, room: terms.Factor) -> list[NDArray[np.float64]]:
+        """The part of each row that its term's profile occupies."""
+        ends = zip(room.rows, self.starts.tolist(), self.spans.tolist(), strict=True)
+        return [row[start : start + span + 1] for row, start, span in ends]
+
+
+@lru_cache(maxsize=64)
+def _traits(
+    kinds: tuple[profiles.Factor, ...],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """How much each factor makes a profile longer, and whether it is symmetric."""
+    sizes = np.array([f.spacing * (f.kernel - 1) for f in kinds], np.int64)
+    return sizes, np.array([f.symmetric for f in kinds], bool)
+
+
+class _Tables:
+    """The factors of many polynomials along axes of the same kinds of layers.
+
+    A term's profile is made once, and where the terms of one image are a piece of another's, as
+    those of any block of a residual stack are of the last one's, its factor is a view.
+    """
+
+    def __init__(self, kinds: Sequence[profiles.Factor]) -> None:
+        self.kinds = kinds
+        self.ladder = profiles.Ladder(kinds, load("cpu"))
+        self.known: dict[Hashable, terms.Factor] = {}
+        self.tables: dict[Hashable, list[tuple[_Bundle, terms.Factor, int]]] = {}
+
+    def factor(self, bundle: _Bundle, top: int) -> terms.Factor:
+        """The factor of a bundle whose counts are of all `kinds`, each term of sum 2^top."""
+        key = (top, bundle.key)
+        if key not in self.known:
+            self.known[key] = self._piece(bundle, top) or self._made(bundle, top)
+        return self.known[key]
+
+    def _piece(self, bundle: _Bundle, top: int) -> terms.Factor | None:
+        """The factor as a view of one that is there."""
+        count = len(bundle.counts)
+        for other, factor, at in self.tables.get((top, bundle.counts[0].tobytes()), ()):
+            rows = slice(at, at + count)
+            moves = other.starts[rows] - bundle.starts[: len(other.starts[rows])]
+            if np.array_equal(other.counts[rows], bundle.counts) and (moves == moves[0]).all():
+                start = int(moves[0])
+                own = terms.Factor(factor.rows[rows], factor.length, factor.mirrored)
+                return own.cut(start, start + bundle.length)
+        return None
+
+    def _made(self, bundle: _Bundle, top: int) -> terms.Factor:
+        factor = bundle.factor()
+        counts = bundle.counts.tolist()
+        for out, row in zip(bundle.outs(factor), counts, strict=True):
+            profiles.lowered(self.ladder[tuple(row)][: len(out)], top, out)
+        if len(counts) > 1:
+            for at, row in enumerate(bundle.counts):
+                self.tables.setdefault((top, row.tobytes()), []).append((bundle, factor, at))
+        return factor
 
 
 def _raised(value: Scaled, n: int) -> Scaled:
@@ -393,15 +601,15 @@ def _joined(weights: NDArray[np.float64], exponents: NDArray[np.int64], mass: Sc
 
 def _fill(
     outs: list[NDArray[np.float64]],
-    kinds: list[profiles.Factor],
+    kinds: Sequence[profiles.Factor],
     counts: NDArray[np.int64],
-    kernels: Any,
     top: int,
     threads: Threads,
 ) -> None:
     """Writes each term's profile, from its first coefficient on, into its vector of zeros."""
+    kernels = load("cpu")
 
-    if len(kinds) == 1 and kinds[0].taps is None and kinds[0].kernel <= profiles.MILLER_KERNEL:
+    if len(kinds) == 1 and kinds[0].miller:
         (kind,) = kinds
 
         def direct(first: int, last: int) -> None:
@@ -436,18 +644,25 @@ def _fill(
 
 
 def _propagate_projections(
-    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, **options: Any
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    kernels: Any,
+    xp: Any,
+    **options: Any,
 ) -> Propagated:
     """The outer product of what the direct engine computes on each axis."""
+    host = load("cpu")
     profiles = [
-        propagate(projected(graph, axis), node, (unit[axis],), input_node, **options)
+        propagate(projected(graph, axis), node, (unit[axis],), input_node, kernels=host, **options)
         for axis in range(graph.ndim)
     ]
     lines = [np.asarray(p.pixels(), np.float64) for p in profiles]
     factors = tuple(terms.Factor(line[None], line.size, False) for line in lines)
     origin = tuple(p.origin[0] for p in profiles)
     dtype = np.dtype(options.get("dtype", np.float64))
-    image = FactoredImage(np.ones(1), factors, origin, dtype, options["kernels"])
+    image = FactoredImage(np.ones(1), factors, origin, dtype, kernels, xp)
     image = _visible(image)
     mass = reduce(mul, (p.mass for p in profiles))
     # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
@@ -457,15 +672,25 @@ def _propagate_projections(
 
 
 def projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
-    """The network along one axis; gains and shares go with the first axis."""
-    operations = [_projected_operation(op, axis) for op in graph.operations]
+    """The network's separable layers along one axis; gains and shares go with the first axis."""
+    return graph.once(("projected", axis), lambda: _projected(graph, axis))
+
+
+def _projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
+    separable = [op for op in graph.operations if all(m.separable for m in op.maps)]
+    # Equal layers of a network share their maps, which a line along one axis keeps so.
+    distinct = {id(m): m for op in separable for m in op.maps}
+    moves = {key: _projected_map(m, axis) for key, m in distinct.items()}
+    operations = [_projected_operation(op, axis, moves) for op in separable]
     planes = [p if axis == 0 else replace(p, share=1.0) for p in graph.planes]
     size = None if graph.input_size is None else (graph.input_size[axis],)
-    return replace(graph, ndim=1, input_size=size, planes=planes, operations=operations, derived={})
+    return replace(
+        graph, ndim=1, input_size=size, planes=planes, operations=operations, derived={}, recent={}
+    )
 
 
-def _projected_operation(op: Operation, axis: int) -> Operation:
-    maps = tuple(_projected_map(m, axis) for m in op.maps)
+def _projected_operation(op: Operation, axis: int, moves: Mapping[int, SpatialMap]) -> Operation:
+    maps = tuple(moves[id(m)] for m in op.maps)
     if axis == 0:
         return replace(op, maps=maps)
     sources = tuple((q, 1.0) for q, _ in op.sources)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -17,6 +17,9 @@ import numpy as np
 
 from fastrf.engine import cost, factored, spectral
 from fastrf.engine.chains import run_lengths
+from fastrf.engine.coherence import coherence_of
+from fastrf.engine.cost import Costs
+from fastrf.engine.direct import fits_one_call
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.transfer import Jump, transfer_function
@@ -37,6 +40,7 @@ class Forecast:
         shared: seconds of one worker, which several share.
         memory: peak memory in bytes.
         largest: pixels of the largest image.
+        at_once: whether the direct engine had better take all layers in one call.
     """
 
     operations: int
@@ -46,6 +50,11 @@ class Forecast:
     shared: float
     memory: int
     largest: int
+    at_once: bool = False
+
+    def on(self, costs: Costs) -> Forecast:
+        """The same work on a device of these costs."""
+        return replace(self, fixed=costs.fixed * self.fixed, shared=costs.shared * self.shared)
 
     def workers(self, cores: int) -> int:
         """Workers that pay."""
@@ -62,11 +71,50 @@ def of_direct(
     input_node: str,
     dtype: np.dtype[Any],
     tail: float | None,
+    tol: float = 0.0,
 ) -> Forecast:
-    """What `direct.propagate` will do."""
-    key = ("direct", node, unit, input_node, dtype, tail)
-    return graph.once(
-        key, lambda: _of_surveys([_survey(graph, node, unit, input_node, dtype, tail)], dtype)
+    """What `direct.propagate` will do, whatever `tol` is."""
+    return _of_surveys([_survey(graph, node, unit, input_node, dtype, tail)], dtype)
+
+
+def of_direct_unseen(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float = 0.0,
+) -> Forecast:
+    """As `of_direct`, on a device whose values nobody looks at (`sight.DeviceSight`): windows are
+    whole, and no call takes all layers. In the time of the CPU, as all forecasts."""
+    survey = _survey(graph, node, unit, input_node, dtype, tail, seen=False)
+    forecast = _of_surveys([survey], dtype)
+    # The result is divided by its sum, in float64, before it is trimmed.
+    return replace(forecast, memory=forecast.memory + survey.largest * (8 + dtype.itemsize))
+
+
+def of_correlated(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float = 0.0,
+) -> Forecast:
+    """What `correlated.propagate_correlated` will do: as the direct engine layer by layer, with as
+    many images as there are lags; upper bounds, since few layers have all of them."""
+    survey = _survey(graph, node, unit, input_node, dtype, tail)
+    lags = coherence_of(graph, node, input_node).widest
+    forecast = _of_surveys([survey], dtype)
+    calls = survey.operations * cost.OPERATION_SECONDS
+    return replace(
+        forecast,
+        cells=lags * forecast.cells,
+        fixed=forecast.fixed + calls + forecast.shared * (lags - 1),
+        memory=(lags + 1) * forecast.memory,
+        at_once=False,
     )
 
 
@@ -77,13 +125,16 @@ def of_factored(
     input_node: str,
     dtype: np.dtype[Any],
     tail: float | None,
+    tol: float = 0.0,
 ) -> Forecast:
-    """What `factored.propagate_factored` will do, for a field without an obstacle."""
+    """What `factored.propagate_factored` will do, for a field without an obstacle, whatever `tol`
+    is."""
     function = transfer_function(graph, node, input_node)
     if function.obstacle is not None or not function.operations:
+        lines = [factored.projected(graph, axis) for axis in range(graph.ndim)]
         surveys = [
-            _survey(factored.projected(graph, axis), node, (unit[axis],), input_node, dtype, tail)
-            for axis in range(graph.ndim)
+            _survey(line, node, (u,), input_node, dtype, tail)
+            for line, u in zip(lines, unit, strict=True)
         ]
         return _of_surveys(surveys, dtype)
     rank = factored.rank(graph, node, input_node)
@@ -101,7 +152,9 @@ def of_factored(
         len(function.operations),
         support,
         pixels + rows,
-        len(function.operations) * cost.WALK_SECONDS + (rank - 1) * cost.TERM_SECONDS,
+        cost.PROFILES_SECONDS
+        + len(function.operations) * cost.WALK_SECONDS
+        + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
         pixels * dtype.itemsize + 3 * rows * 8,
         pixels,
@@ -156,6 +209,7 @@ def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
         1e-9 * factor * (sum(s.nanoseconds for s in surveys) + pixels * cost.WRITE_NANOSECONDS),
         (2 * pixels + pooled) * dtype.itemsize,
         max(pixels if len(surveys) > 1 else 1, *(s.largest for s in surveys)),
+        all(s.at_once for s in surveys),
     )
 
 
@@ -183,7 +237,7 @@ class Reach:
 
     def within(self, nats: float) -> Span:
         """The part of the window outside which every value is below e^−nats of the mass."""
-        if math.isinf(self.proxy):
+        if math.isinf(self.proxy) or math.isinf(nats):
             return self.span
         radius = math.sqrt(2 * self.proxy * nats) + 1
         start = max(self.span[0], math.floor(self.centre[0] - radius))
@@ -252,6 +306,7 @@ class _Survey:
     largest: int
     held: int
     support: tuple[Span, ...]
+    at_once: bool
 
 
 def _tail_nats(tail: float | None, parts: int) -> float:
@@ -266,19 +321,34 @@ def _survey(
     input_node: str,
     dtype: np.dtype[Any],
     tail: float | None,
+    seen: bool = True,
 ) -> _Survey:
-    """Walks the windows backwards as the direct engine will walk the images."""
+    """Walks the windows backwards as the direct engine will walk the images, which it trims where
+    their values are `seen`."""
+    key = ("survey", node, unit, input_node, dtype, tail, seen)
+    return graph.lately(key, lambda: _walked(graph, node, unit, input_node, dtype, tail, seen))
+
+
+def _walked(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    seen: bool,
+) -> _Survey:
     room = Headroom.of(dtype)
     operations = graph.between(node, input_node)
     dropped = _tail_nats(tail, graph.ndim * max(len(operations), 1))
-    trimmed = min((room.top - room.low) * math.log(2), dropped)
+    trimmed = min((room.top - room.low) * math.log(2) if seen else math.inf, dropped)
     final = min(-room.low * math.log(2), dropped)
     runs = run_lengths(operations)
     reaches: dict[int, tuple[Reach, ...]] = {
         p: tuple(Reach((u, 1), (u, u), 0.0) for u in unit) for p in graph.planes_of[node]
     }
     live = dict.fromkeys(reaches, 1)
-    calls, cells, nanoseconds, largest, held = 0.0, 0, 0.0, 1, 1
+    calls, cells, nanoseconds, alone, largest, held = 0.0, 0, 0.0, 0.0, 1, 1
     done: str | None = None
     for op in reversed(operations):
         if done not in (None, op.node):
@@ -301,11 +371,13 @@ def _survey(
                 reaches[q] = _merged(reaches[q], reach)
                 cells += count
                 nanoseconds += count * cost.BOX_NANOSECONDS
+                alone += count * cost.BOX_NANOSECONDS
             else:
                 reaches[q] = reach
             live[q] = _pixels(reaches[q], trimmed)
         cells += work.cells
         nanoseconds += work.nanoseconds
+        alone += work.alone
         largest = max(largest, work.largest, count)
         held = max(held, sum(live.values()) + 2 * work.largest)
     ends = [reaches[p] for p in graph.planes_of[input_node] if p in reaches]
@@ -313,7 +385,14 @@ def _survey(
     if graph.ndim == 3:
         # A sweep over a volume keeps what it has summed along two axes, padded to whole vectors.
         held += largest + 2 * TILE_CELLS
-    return _Survey(len(operations), calls, cells, nanoseconds, largest, held, spans)
+    # In one call there are no threads and no sweeps.
+    at_once = cost.CALL_SECONDS + len(operations) * cost.INSTRUCTION_SECONDS + 1e-9 * alone
+    quicker = seen and fits_one_call(largest, tail) and at_once < calls + 1e-9 * nanoseconds
+    if quicker:
+        calls, nanoseconds = at_once, 0.0
+    return _Survey(
+        len(operations), calls, cells, nanoseconds, largest, held, spans, at_once=quicker
+    )
 
 
 def _pixels(reach: tuple[Reach, ...], nats: float) -> int:
@@ -321,11 +400,12 @@ def _pixels(reach: tuple[Reach, ...], nats: float) -> int:
 
 
 class _Work:
-    """Counts the pixels and the time of one operation's passes."""
+    """Counts the pixels and the time of one operation's passes; `alone` is without sweeps."""
 
     def __init__(self, nats: float, run: int) -> None:
         self.nats, self.run = nats, run
-        self.calls, self.cells, self.nanoseconds, self.largest = 1.0, 0, 0.0, 1
+        self.calls, self.cells, self.largest = 1.0, 0, 1
+        self.nanoseconds, self.alone = 0.0, 0.0
 
     def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
         """What the transposed map reaches; None where that is padding alone."""
@@ -341,7 +421,7 @@ class _Work:
             for a, n, r in zip(move.axes, new, reach, strict=True)
         )
         if grown and (self.run > 1 or (self.run and move.taps is None and len(new) > 1)):
-            self._count(_pixels(new, self.nats), _run_cost(move, self.run))
+            self._count(_pixels(new, self.nats), _run_cost(move, self.run), _alone_cost(move))
             self.calls = 1 / self.run
             return new
         if isinstance(move.taps, np.ndarray):
@@ -353,9 +433,10 @@ class _Work:
                 self._count(pixels, _pass_cost(axis, move.axis_taps(i)))
         return new
 
-    def _count(self, pixels: int, nanoseconds: float) -> None:
+    def _count(self, pixels: int, nanoseconds: float, alone: float | None = None) -> None:
         self.cells += pixels
         self.nanoseconds += pixels * nanoseconds
+        self.alone += pixels * (nanoseconds if alone is None else alone)
         self.largest = max(self.largest, pixels)
 
 
@@ -367,6 +448,14 @@ def _run_cost(move: SpatialMap, layers: int) -> float:
     windows = [a for a in move.axes if isinstance(a, Window) and a.kernel > 1]
     taps = sum(layers * (a.kernel - 1) + 1 for a in windows)
     return (cost.SWEEP_NANOSECONDS + taps * cost.RUN_TAP_NANOSECONDS) / layers
+
+
+def _alone_cost(move: SpatialMap) -> float:
+    """One pixel of such a layer where all layers go in one call."""
+    if isinstance(move.taps, np.ndarray):
+        return cost.PASS_NANOSECONDS + move.taps.size * cost.ALONE_TAP_NANOSECONDS
+    taps = sum(a.kernel for a in move.axes if isinstance(a, Window) and a.kernel > 1)
+    return cost.PASS_NANOSECONDS + taps * cost.ALONE_TAP_NANOSECONDS
 
 
 def _pass_cost(axis: AxisMap, taps: Any) -> float:

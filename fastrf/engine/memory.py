@@ -28,10 +28,10 @@ class Lease:
 
 
 class Pool:
-    """Flat buffers of one dtype."""
+    """Flat buffers of one dtype, in the memory of one array namespace."""
 
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = np.dtype(dtype)
+    def __init__(self, dtype: Any, xp: Any = np) -> None:
+        self.dtype, self._xp = np.dtype(dtype), xp
         self._free: list[NDArray[Any]] = []
 
     def take(self, shape: tuple[int, ...]) -> tuple[NDArray[Any], Lease]:
@@ -43,7 +43,7 @@ class Pool:
             self._free = [b for b in self._free if b is not best]
         else:
             # Images grow layer by layer: room for a few layers saves most allocations.
-            best = np.empty(count + count // 4, dtype=self.dtype)
+            best = self._xp.empty(count + count // 4, dtype=self.dtype)
         return best[:count].reshape(shape), Lease(self, best)
 
     def put_back(self, buffer: NDArray[Any]) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastrf.device import Device
-from fastrf.engine import ENGINES, cost, factored, spectral
-from fastrf.engine.forecast import Forecast, of_direct, of_factored, of_spectral
+from fastrf.device import HOST, Device
+from fastrf.engine import ENGINES, METHODS, cost, covariance, factored, spectral
+from fastrf.engine.cost import Costs
+from fastrf.engine.forecast import Forecast
+from fastrf.engine.outlook import Outlook
 from fastrf.engine.windows import Span
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import PlaneGraph
-
-METHODS = tuple(ENGINES)
 
 CLEARLY_SLOWER = 10.0
 """An engine that is right pixel by pixel may cost this much more than one that is right to the
@@ -24,6 +26,15 @@ tolerance before `accuracy="auto"` prefers the latter,"""
 NOTICEABLE = 0.1
 """and must take this long, in seconds, so that it matters."""
 
+FEW_PIXELS = 1 << 14
+"""An outer product of profiles with more pixels than this writes each of them once, which no other
+engine can better; with fewer, calls count, and others are asked too."""
+
+
+_ASKED_FOR = "asked for"
+
+Planned = TypeVar("Planned")
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -31,10 +42,12 @@ class Plan:
 
     Attributes:
         node, unit, input: where the gradient starts and which input it is followed to.
-        method: the engine, one of `METHODS`.
+        method: how, in the words of `method=`.
+        engine: the engine, one of `ENGINES`: a way of that method.
         reason: why this engine.
-        accuracy: "relative": every pixel to a few ulp per layer, relative to itself; "absolute":
-            every pixel to `tol` of the peak.
+        accuracy: what the error of a pixel is measured by. "relative": the pixel itself;
+            "absolute": the peak.
+        tol: that error, or None: a few ulp per layer.
         device, dtype, workers: what it runs on.
         operations: linear operations between the unit and the input.
         support: upper bound of the image's window on the input, (first, pixels) per axis.
@@ -48,9 +61,10 @@ class Plan:
     unit: tuple[int, ...]
     input: str
     method: str
+    engine: str
     reason: str
     accuracy: str
-    tol: float
+    tol: float | None
     device: str
     dtype: str
     workers: int
@@ -62,12 +76,24 @@ class Plan:
     tail: float | None
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def asked_for(self) -> bool:
+        """Whether `method=` named the method, so that no other will do."""
+        return self.reason == _ASKED_FOR
+
+    def instead(self, engine: str, reason: str) -> Plan:
+        """The plan with an engine that is right pixel by pixel, and why."""
+        method, accuracy = ENGINES[engine].method, ENGINES[engine].accuracy
+        return replace(
+            self, method=method, engine=engine, reason=reason, accuracy=accuracy, tol=None
+        )
+
     def __str__(self) -> str:
         window = " × ".join(str(count) for _, count in self.support)
         first = ", ".join(str(start) for start, _ in self.support)
         lines = [
             f"Plan: unit {self.unit} of {self.node!r} → {self.input!r}",
-            f"  engine   {self.method}: {self.reason}",
+            f"  engine   {self._name()}: {self.reason}",
             f"  accuracy {self.accuracy}: {self._right()}",
             f"  device   {self.device}, {self.dtype}, workers {self.workers}",
             f"  work     {self.operations} operations, at most {self.cells:.3g} pixel updates",
@@ -79,9 +105,13 @@ class Plan:
         lines.extend(f"  note     {note}" for note in self.notes)
         return "\n".join(lines)
 
+    def _name(self) -> str:
+        own = self.engine == self.method
+        return self.method if own else f"{self.engine} (method {self.method!r})"
+
     def _right(self) -> str:
-        relative = self.accuracy == "relative"
-        return "right pixel by pixel" if relative else f"right to {self.tol:g} of the peak"
+        whole = "of the peak" if self.accuracy == "absolute" else "of itself, pixel by pixel"
+        return "right pixel by pixel" if self.tol is None else f"right to {self.tol:g} {whole}"
 
 
 def make_plan(
@@ -105,23 +135,135 @@ def make_plan(
         InputError: an option has a value that does not exist or does not fit the network.
         PlanError: the computation would not fit into `memory_limit` bytes.
     """
-    dtype = _checked_dtype(dtype)
-    _check_options(method, accuracy, tol, tail, workers, memory_limit)
+    dtype = checked_dtype(dtype)
+    check_options(method, accuracy, tol, tail, workers, memory_limit)
     where = (graph, node, unit, input_node)
+
+    def on(place: Device) -> Plan:
+        costs = costs_of(place)
+        if method == "auto":
+            engine, reason, forecast = _chosen(where, dtype, accuracy, tail, tol, costs)
+        else:
+            engine, reason = _of_method(method, accuracy, where, tol), _ASKED_FOR
+            forecast = ENGINES[engine].foretold(*where, dtype, tail, tol, costs=costs)
+        count = _workers(workers, [forecast], place)
+        what = (node, unit, input_node)
+        return _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
+
+    plan, place = preferred(device, on, lambda found: load_of([found], dtype), memory_limit)
+    plan = replace(plan, notes=notes_of(place))
+    check_memory("the plan needs", plan.memory, memory_limit, place)
+    return plan
+
+
+def check_memory(what: str, size: int, memory_limit: int | None, device: Device = HOST) -> None:
+    """Raises PlanError where the bytes needed are more than the limit."""
+    limit = _limit(memory_limit, device)
+    if size > limit:
+        raise PlanError(
+            f"{what} about {size / 2**20:.3g} MiB, more than the limit of "
+            f"{limit / 2**20:.3g} MiB (memory_limit, by default half of what is free); "
+            f"raise memory_limit, or use tail=, dtype='float32' or an input_size"
+        )
+
+
+def make_plans(
+    outlook: Outlook,
+    input_node: str,
+    *,
+    device: Device,
+    method: str = "auto",
+    accuracy: str = "auto",
+    tol: float = 1e-12,
+    workers: int | None = None,
+    memory_limit: int | None = None,
+) -> dict[str, Plan]:
+    """The plans of all maps that one pass up from the input serves, by node: one engine for all.
+
+    Args: as of `make_plan`, which has checked them.
+
+    Raises:
+        InputError: the engine asked for does not serve all of the maps.
+    """
+    if method == "factored" and isinstance(outlook.expanded, str):
+        raise InputError(
+            f"method='factored' does not serve all layers: {outlook.expanded}; use "
+            f"method='direct' or 'auto'"
+        )
+    if method == "spectral" and accuracy == "relative":
+        raise InputError(
+            "method='spectral' is right to tol of the peak for all layers at once, not pixel by "
+            "pixel as accuracy='relative' asks; use another method or accuracy='absolute'"
+        )
+    costs = costs_of(device)
     if method == "auto":
-        method, reason, forecast = _chosen(where, dtype, accuracy, tail, tol)
+        limit = _limit(memory_limit, device)
+        method, reason, forecasts = _chosen_pass(outlook, accuracy, tol, limit, costs)
     else:
-        _refuse(method, accuracy, graph, node, input_node)
-        reason, forecast = "asked for", _forecast(method, where, dtype, tail, tol)
-    workers = workers or forecast.workers(_cores())
-    plan = Plan(
-        node,
-        unit,
-        input_node,
-        method,
+        reason, forecasts = _ASKED_FOR, _forecasts(method, outlook, tol, costs)
+    workers = _workers(workers, forecasts.values(), device)
+    options = (device, outlook.dtype, workers, outlook.tail, tol)
+    return {
+        node: _plan((node, outlook.unit, input_node), method, reason, forecast, *options)
+        for node, forecast in forecasts.items()
+    }
+
+
+def _chosen_pass(
+    outlook: Outlook, accuracy: str, tol: float, limit: int, costs: Costs
+) -> tuple[str, str, dict[str, Forecast]]:
+    """As `_chosen`, for all maps that one pass serves."""
+    reason = f"its part of one pass over {len(outlook.nodes)} maps"
+    if outlook.rank == 1:
+        return "factored", reason, _forecasts("factored", outlook, tol, costs)
+    best, forecasts = "direct", _forecasts("direct", outlook, tol, costs)
+    if outlook.rank is not None:
+        terms = _forecasts("factored", outlook, tol, costs)
+        fits = sum(f.memory for f in forecasts.values()) <= limit
+        if not fits or _seconds(terms) < _seconds(forecasts):
+            best, forecasts = "factored", terms
+    enough = 0.0 if accuracy == "absolute" else NOTICEABLE
+    if accuracy != "relative" and tol >= spectral.FINEST and _seconds(forecasts) > enough:
+        waves = _forecasts("spectral", outlook, tol, costs)
+        factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
+        if factor * _seconds(waves) < _seconds(forecasts):
+            reason += f"; right pixel by pixel, all take {_seconds(forecasts):.2g} s ({best})"
+            best, forecasts = "spectral", waves
+    return best, reason, forecasts
+
+
+def _forecasts(method: str, outlook: Outlook, tol: float, costs: Costs) -> dict[str, Forecast]:
+    if method == "spectral":
+        found = outlook.spectral(tol)
+    elif method == "factored":
+        found = outlook.factored
+    else:
+        found = outlook.direct if costs is cost.CPU else outlook.unseen
+    return {node: forecast.on(costs) for node, forecast in found.items()}
+
+
+def _seconds(forecasts: dict[str, Forecast]) -> float:
+    return sum(f.seconds(1) for f in forecasts.values())
+
+
+def _plan(
+    what: tuple[str, tuple[int, ...], str],
+    engine: str,
+    reason: str,
+    forecast: Forecast,
+    device: Device,
+    dtype: np.dtype[Any],
+    workers: int,
+    tail: float | None,
+    tol: float,
+) -> Plan:
+    return Plan(
+        *what,
+        ENGINES[engine].method,
+        engine,
         reason,
-        ENGINES[method].accuracy,
-        tol,
+        ENGINES[engine].accuracy,
+        None if ENGINES[engine].finest is None else tol,
         device.name,
         dtype.name,
         workers,
@@ -131,16 +273,100 @@ def make_plan(
         forecast.seconds(workers),
         forecast.memory,
         tail,
-        () if device.reason == "asked for" else (device.reason,),
+        notes_of(device),
     )
-    limit = memory_limit if memory_limit is not None else _free_memory() // 2
-    if plan.memory > limit:
-        raise PlanError(
-            f"the plan needs about {plan.memory / 2**20:.3g} MiB, more than the limit of "
-            f"{limit / 2**20:.3g} MiB (memory_limit, by default half of what is free); "
-            f"raise memory_limit, or use tail=, dtype='float32' or an input_size"
-        )
-    return plan
+
+
+def _workers(asked: int | None, forecasts: Iterable[Forecast], device: Device) -> int:
+    """Threads: those asked for, or as many as pay. A GPU needs but the one that feeds it."""
+    if not device.is_host:
+        return 1
+    return asked or max(f.workers(_cores()) for f in forecasts)
+
+
+# --- devices --------------------------------------------------------------------------------
+
+UNMEASURED = 3.0
+"""So many times less than the CPU a device has to promise whose forecasts nobody has held against
+a clock: what those of the CPU are right to."""
+
+
+class Load(NamedTuple):
+    """What a plan puts on its device: seconds, bytes at its fullest moment and of its results."""
+
+    seconds: float
+    memory: int
+    result: int
+
+
+def load_of(plans: Iterable[Plan], dtype: np.dtype[Any]) -> Load:
+    """That of plans one after the other, whose results stay."""
+    seconds, memory, result = 0.0, 0, 0
+    for plan in plans:
+        seconds += plan.seconds
+        memory += plan.memory
+        result += math.prod(count for _, count in plan.support) * dtype.itemsize
+    return Load(seconds, memory, result)
+
+
+def costs_of(device: Device) -> Costs:
+    return cost.CPU if device.is_host else cost.of_gpu(device.bandwidth())
+
+
+def notes_of(device: Device) -> tuple[str, ...]:
+    """Why this device, and what is not known of it."""
+    chosen = () if device.reason == "asked for" else (device.reason,)
+    if device.is_host:
+        return chosen
+    return (*chosen, f"the time on {device.name} follows from its data sheet; it is not measured")
+
+
+def preferred(
+    device: Device,
+    on: Callable[[Device], Planned],
+    load: Callable[[Planned], Load],
+    memory_limit: int | None,
+) -> tuple[Planned, Device]:
+    """What is planned on the device that was asked for, or, of "auto", on the one of the two that
+    had better take it; and that device, with the reason.
+
+    Args:
+        on: makes the plan for a device.
+        load: what that plan puts on it.
+    """
+    gpu = device.other
+    if gpu is None:
+        return on(device), device
+    host = replace(device, other=None)
+    planned = on(host)
+    here = load(planned)
+    fits = here.memory <= _limit(memory_limit, host)
+    if fits and here.seconds <= NOTICEABLE:
+        return planned, _because(host, f"{here.seconds:.2g} s of the CPU is not worth {gpu.name}")
+    elsewhere = on(gpu)
+    there, limit = load(elsewhere), _limit(memory_limit, gpu)
+    took = there.seconds + there.result * costs_of(gpu).result
+    both = f"{gpu.name} {took:.2g} s with the transfer, the CPU {here.seconds:.2g} s"
+    if there.memory > limit:
+        lacking = f"{there.memory / 2**20:.3g} MiB of {limit / 2**20:.3g} MiB"
+        return planned, _because(host, f"{gpu.name} would need {lacking}")
+    if fits and UNMEASURED * took >= here.seconds:
+        return planned, _because(host, f"{both}, which is not clearly less")
+    reason = both if fits else f"the CPU would need {here.memory / 2**20:.3g} MiB"
+    return elsewhere, _because(gpu, reason)
+
+
+def _because(device: Device, reason: str) -> Device:
+    return replace(device, reason=f"auto: {reason}")
+
+
+def _limit(memory_limit: int | None, device: Device) -> int:
+    """Bytes that a plan may take: what was asked for, by default half of what is free. Of a GPU's
+    memory no more than is free, since it does not swap."""
+    if memory_limit is not None and device.is_host:
+        return memory_limit
+    free = device.free_memory()
+    return free // 2 if memory_limit is None else min(memory_limit, free)
 
 
 Where = tuple[PlaneGraph, str, tuple[int, ...], str]
@@ -148,64 +374,87 @@ Where = tuple[PlaneGraph, str, tuple[int, ...], str]
 
 
 def _chosen(
-    where: Where, dtype: np.dtype[Any], accuracy: str, tail: float | None, tol: float
+    where: Where,
+    dtype: np.dtype[Any],
+    accuracy: str,
+    tail: float | None,
+    tol: float,
+    costs: Costs,
 ) -> tuple[str, str, Forecast]:
     """The engine with the shortest forecast among those that are right enough, and why."""
     graph, node, _, source = where
-    why_not = ENGINES["factored"].obstacle(graph, node, source)
-    best, reason, forecast = "direct", why_not or "", None
-    if why_not is None:
-        forecast = _forecast("factored", where, dtype, tail, tol)
-        best, reason = "factored", _terms(factored.rank(graph, node, source))
-    # Where factors are quicker than the direct engine's calls alone, its walk can be spared.
-    calls = len(graph.between(node, source)) * cost.POINTWISE_SECONDS
-    if forecast is None or forecast.seconds(1) > calls:
-        layers = _forecast("direct", where, dtype, tail, tol)
-        if forecast is None or layers.seconds(1) < forecast.seconds(1):
-            if forecast is not None:
-                took, other = layers.seconds(1), forecast.seconds(1)
-                reason = f"quicker here, {took:.2g} s against {other:.2g} s in factors"
-            best, forecast = "direct", layers
-    limit = 0.0 if accuracy == "absolute" else NOTICEABLE
-    worth = accuracy != "relative" and tol >= spectral.FINEST and forecast.seconds(1) > limit
-    if worth and ENGINES["spectral"].obstacle(graph, node, source) is None:
-        waves = _forecast("spectral", where, dtype, tail, tol)
-        factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
-        if factor * waves.seconds(1) < forecast.seconds(1):
-            reason = f"right pixel by pixel would take {forecast.seconds(1):.2g} s ({best})"
-            best, forecast = "spectral", waves
-    return best, reason, forecast
+    if covariance.needed(graph, node, source):
+        only = _of_method("direct", accuracy, where, tol)
+        reason = "fixed layers correlate gradients: covariances count too"
+        return only, reason, ENGINES[only].foretold(*where, dtype, tail, tol, costs=costs)
+    found: dict[str, Forecast] = {}
+
+    def ask(name: str, shortest: float) -> None:
+        """Adds an engine's forecast, unless one that is there is quicker than `shortest`."""
+        quick = found and min(f.seconds(1) for f in found.values()) <= shortest
+        if not quick and ENGINES[name].refuses(*where, tol) is None:
+            found[name] = ENGINES[name].foretold(*where, dtype, tail, tol, costs=costs)
+
+    ask("factored", 0.0)
+    profiles = "factored" in found and factored.rank(graph, node, source) == 1
+    if not profiles or _pixels(found["factored"]) < FEW_PIXELS:
+        ask("direct", 0.0)
+        if "factored" not in found:  # the same sums, with the borders' part in them
+            ask("powers", ENGINES["powers"].trial)
+        ask("tilted", ENGINES["tilted"].trial)
+    best = min(found, key=lambda name: found[name].seconds(1))
+    took = found[best].seconds(1)
+    reason = _reason(best, where, found)
+    if accuracy == "relative" or (accuracy == "auto" and took <= NOTICEABLE):
+        return best, reason, found[best]
+    ask("recompressed", ENGINES["recompressed"].trial)
+    ask("spectral", 0.0)
+    other = min(found, key=lambda name: found[name].seconds(1))
+    factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
+    if factor * found[other].seconds(1) < took:
+        return other, f"right pixel by pixel would take {took:.2g} s ({best})", found[other]
+    return best, reason, found[best]
 
 
-def _terms(rank: int) -> str:
-    if rank == 1:
-        return "a chain of separable layers is an outer product of profiles"
-    return f"the image is a sum of {rank} separable terms"
+def _pixels(forecast: Forecast) -> int:
+    return math.prod(count for _, count in forecast.support)
 
 
-def _forecast(
-    method: str, where: Where, dtype: np.dtype[Any], tail: float | None, tol: float
-) -> Forecast:
-    if method == "spectral":
-        return of_spectral(*where, dtype, tail, tol)
-    return (of_direct if method == "direct" else of_factored)(*where, dtype, tail)
+def _reason(best: str, where: Where, found: Mapping[str, Forecast]) -> str:
+    graph, node, _, source = where
+    if best == "factored":
+        rank = factored.rank(graph, node, source)
+        if rank == 1:
+            return "a chain of separable layers is an outer product of profiles"
+        return f"the image is a sum of {rank} separable terms"
+    if best == "direct" and "factored" not in found:
+        return ENGINES["factored"].obstacle(graph, node, source) or ""
+    others = {name: f for name, f in found.items() if name != best}
+    name = min(others, key=lambda name: others[name].seconds(1))
+    took, other = found[best].seconds(1), others[name].seconds(1)
+    return f"quicker here, {took:.2g} s against {other:.2g} s ({name})"
 
 
-def _refuse(method: str, accuracy: str, graph: PlaneGraph, node: str, source: str) -> None:
-    """Raises where the engine asked for does not serve the field, or not well enough."""
-    why_not = ENGINES[method].obstacle(graph, node, source)
-    if why_not is not None:
-        raise InputError(
-            f"method={method!r} does not serve this field: {why_not}; use method='direct' or 'auto'"
-        )
-    if accuracy == "relative" and ENGINES[method].accuracy != "relative":
-        raise InputError(
-            f"method={method!r} is right to tol of the peak, not pixel by pixel as "
-            f"accuracy='relative' asks; use another method or accuracy='absolute'"
-        )
+def _of_method(method: str, accuracy: str, where: Where, tol: float) -> str:
+    """The first engine of a method that serves a field as accurately as asked."""
+    reasons = []
+    for name, engine in ENGINES.items():
+        if engine.method != method:
+            continue
+        why_not = engine.refuses(*where, tol)
+        if accuracy == "relative" and engine.accuracy != "relative":
+            why_not = "right to tol of the peak, not pixel by pixel as accuracy='relative' asks"
+        if why_not is None:
+            return name
+        reasons.append(f"{name}: {why_not}")
+    raise InputError(
+        f"method={method!r} does not serve this field: {'; '.join(reasons)}; "
+        f"use method='direct' or 'auto'"
+    )
 
 
-def _checked_dtype(dtype: Any) -> np.dtype[Any]:
+def checked_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of that name; raises InputError for any but float32 and float64."""
     found: np.dtype[Any]
     try:
         found = np.dtype(dtype)
@@ -216,7 +465,7 @@ def _checked_dtype(dtype: Any) -> np.dtype[Any]:
     return found
 
 
-def _check_options(
+def check_options(
     method: str,
     accuracy: str,
     tol: float,
@@ -224,6 +473,7 @@ def _check_options(
     workers: int | None,
     memory_limit: int | None,
 ) -> None:
+    """Raises InputError for a value that does not exist."""
     if method not in ("auto", *METHODS):
         raise InputError(f"method={method!r} is unknown; choose one of auto, {', '.join(METHODS)}")
     if accuracy not in ("auto", "relative", "absolute"):
@@ -247,15 +497,3 @@ def _is_number(value: object) -> bool:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _free_memory() -> int:
-    """Memory that can be taken without swapping, in bytes; 4 GiB where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 4 << 30

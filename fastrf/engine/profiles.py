@@ -15,7 +15,7 @@ least 2^−1022 of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +55,11 @@ class Factor(NamedTuple):
         taps = np.frombuffer(self.taps)
         return bool(np.all(taps == taps[::-1]))
 
+    @property
+    def miller(self) -> bool:
+        """Whether its powers come from Miller's recurrence, at the same cost for any of them."""
+        return self.taps is None and self.kernel <= MILLER_KERNEL
+
 
 Runs = Mapping[Factor, int]
 """How often each factor occurs in a series."""
@@ -85,7 +90,7 @@ def profile(runs: Runs, kernels: Any, top: int = TOP, out: Floats | None = None)
         return out
     if len(runs) == 1:
         ((factor, count),) = runs.items()
-        if factor.taps is None and factor.spacing == 1 and factor.kernel <= MILLER_KERNEL:
+        if factor.miller and factor.spacing == 1:
             kernels.box_power(count, factor.kernel, top, out)
             return out
     # From the coarsest lattice to the finest: a common spacing is taken out until it is needed.
@@ -122,6 +127,54 @@ def power(factor: Factor, count: int, kernels: Any) -> Floats:
         whole = grown
         whole *= 1 / factor.kernel
     return _rescaled(whole.ravel())
+
+
+class Ladder:
+    """Profiles of many series over the same factors, each made from the one a layer below it.
+
+    A profile takes one step, of nonnegative sums, from the series that lacks one layer of its
+    coarsest factor. The maps of a network are such series of each other, so that the profiles of
+    all of them together cost a step each.
+
+    Args:
+        factors: from the finest to the coarsest spacing.
+        kernels: namespace of the kernels of `fastrf.kernels.spec`.
+    """
+
+    def __init__(self, factors: Sequence[Factor], kernels: Any) -> None:
+        self.factors, self.kernels = tuple(factors), kernels
+        self._made: dict[tuple[int, ...], Floats] = {}
+
+    def __getitem__(self, counts: tuple[int, ...]) -> Floats:
+        """Coefficients of Π factors[i]^counts[i], times 2^`TOP`; not to be written to."""
+        made = self._made
+        steps: list[tuple[tuple[int, ...], int]] = []
+        while counts not in made:
+            used = [i for i, n in enumerate(counts) if n]
+            if not used or (len(used) == 1 and self.factors[used[0]].miller):
+                made[counts] = profile({self.factors[i]: counts[i] for i in used}, self.kernels)
+                break
+            last = used[-1]
+            steps.append((counts, last))
+            counts = (*counts[:last], counts[last] - 1, *counts[last + 1 :])
+        found = made[counts]
+        for counts, last in reversed(steps):
+            found = made[counts] = extended(found, self.factors[last], self.kernels)
+        return found
+
+
+def extended(a: Floats, factor: Factor, kernels: Any) -> Floats:
+    """The profile of a series with one layer more."""
+    out = np.empty((1, len(a) + factor.spacing * (factor.kernel - 1), 1))
+    y, spacing = a.reshape(1, -1, 1), factor.spacing
+    if factor.taps is None:
+        kernels.transposed_box(y, factor.kernel, 1, spacing, 0, out)
+        out /= factor.kernel
+    else:
+        taps = np.frombuffer(factor.taps).reshape(1, -1, 1)
+        kernels.transposed_conv(y, taps, (1, 1, 1), (1, spacing, 1), (0, 0, 0), out)
+    out[out < _TINY] = 0
+    return out.reshape(-1)
 
 
 def tapped(taps: Floats, count: int) -> Floats:

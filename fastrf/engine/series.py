@@ -25,13 +25,13 @@ class Stage:
     Attributes:
         operations: from the plane `source` to the plane `target`.
         source, target: numbers of the two planes.
-        key: equal for stages that compute the same on grids of the same stride.
+        key: equal for stages of one series that compute the same on grids of the same stride.
     """
 
     operations: tuple[Operation, ...]
     source: int
     target: int
-    key: Hashable
+    key: int
 
 
 def stages(graph: PlaneGraph, node: str, input_node: str) -> list[Stage] | None:
@@ -49,6 +49,7 @@ def stages(graph: PlaneGraph, node: str, input_node: str) -> list[Stage] | None:
     writes = Counter(p for op in operations for p, _ in op.targets)
     found: list[Stage] = []
     piece: list[Operation] = []
+    keys = _Keys()
     for op in operations:
         piece.append(op)
         for q, _ in op.sources:
@@ -62,22 +63,39 @@ def stages(graph: PlaneGraph, node: str, input_node: str) -> list[Stage] | None:
         if len(alive) == 1 and not any(writes[p] for p in alive):
             (target,) = alive
             if target != source:
-                found.append(Stage(tuple(piece), source, target, _key(piece, source)))
+                found.append(Stage(tuple(piece), source, target, keys.of(piece, source)))
                 source, piece = target, []
     return found
 
 
-def _key(operations: list[Operation], source: int) -> Hashable:
-    """The operations with planes numbered in the order of their appearance."""
-    number = {source: 0}
+class _Keys:
+    """Numbers for pieces of a series, equal for those that compute the same."""
 
-    def named(shares: tuple[tuple[int, float], ...]) -> Hashable:
-        return tuple((number.setdefault(p, len(number)), share) for p, share in shares)
+    def __init__(self) -> None:
+        self.pieces: dict[Hashable, int] = {}
+        self.moves: dict[Hashable, int] = {}
+        # Equal layers of a network share their maps: each object is looked into once.
+        self.seen: dict[int, tuple[int, ...]] = {}
 
-    return tuple(
-        (named(op.sources), named(op.targets), tuple(map(signature, op.maps)), op.gain)
-        for op in operations
-    )
+    def of(self, operations: list[Operation], source: int) -> int:
+        # Planes are numbered in the order of their appearance.
+        number = {source: 0}
+        flat: list[Hashable] = []
+        for op in operations:
+            for shares in (op.sources, op.targets):
+                flat.append(len(shares))
+                for plane, share in shares:
+                    flat += number.setdefault(plane, len(number)), share
+            flat += self._maps(op.maps), op.gain
+        return self.pieces.setdefault(tuple(flat), len(self.pieces))
+
+    def _maps(self, moves: tuple[SpatialMap, ...]) -> tuple[int, ...]:
+        found = self.seen.get(id(moves))
+        if found is None:
+            signatures = map(signature, moves)
+            found = tuple(self.moves.setdefault(s, len(self.moves)) for s in signatures)
+            self.seen[id(moves)] = found
+        return found
 
 
 def signature(move: SpatialMap) -> Hashable:

@@ -1,7 +1,9 @@
 """Images as sums of separable terms: Σ_t w_t · a_t(x) · b_t(y) …, with nonnegative weights.
 
 An image of N^d pixels is held as d factors of N pixels a term. Profiles, moments and sums over
-boxes come from the factors; the pixels are formed once, when they are asked for.
+boxes and balls come from the factors, and sets of bright pixels from the few rows and columns that
+bounds leave. All pixels are formed once, when they are asked for: factors are the host's, pixels
+are made on the image's device.
 
 Everything is nonnegative and nothing is subtracted, so that the pixels formed have the relative
 accuracy of the factors. Range: weights and factors are held 2^`shift` above their values, and cut
@@ -12,17 +14,19 @@ multiplies others that are at most 1: nothing against a pixel of 2^−1022.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf import metrics
+from fastrf.arrays import namespace, spelled_out
 from fastrf.engine.threads import Threads
+from fastrf.images import Box, Image, Pixels, Stretch
+from fastrf.kernels import load
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -31,8 +35,23 @@ BLOCK = 128
 """Greatest side of the blocks that a sum of terms is formed in. The block and the rows at work fit
 the second-level cache, and the terms that matter differ little within one."""
 
+DEVICE_BLOCK = 1024
+"""The same on a GPU: a block has to fill all of its processors. By count, not by measurement."""
+
 FEW_TERMS = 96
 """Up to so many terms, choosing those that matter for a block costs more than adding all."""
+
+LARGEST_BLOCK = 1 << 20
+"""Pixels that are formed at once for a measure that has to see them."""
+
+CORE = 2.0**-51
+"""Share of the mass outside the core, and share that the terms left out of it hold."""
+
+FAINTER = 16.0
+"""Factor by which the search for the brightest pixels goes on to fainter ones."""
+
+FEW_PIXELS = 4
+"""Pixels per row and column that are sorted where searching on would cost more."""
 
 _TINY = float(np.finfo(np.float64).smallest_normal)
 # Terms that are together below 2^−58 of every pixel of a block, or below 2^−1090 of the image,
@@ -69,22 +88,46 @@ class Factor:
         """Rows of all pixels."""
         return _unfolded(self.rows, self.length) if self.mirrored else self.rows
 
-    def combined(self, values: Floats, kernels: Any) -> Floats:
+    def combined(self, values: Floats) -> Floats:
         """Σ_t values[t]·row_t, for nonnegative values."""
         out = np.empty((1, self.rows.shape[1]))
-        kernels.sum_of_terms(values, np.ones((len(values), 1)), self.rows, 0, out)
+        load("cpu").sum_of_terms(values, np.ones((len(values), 1)), self.rows, 0, out)
         line: Floats = _unfolded(out, self.length)[0] if self.mirrored else out[0]
         return line
 
-    def dot(self, vector: Array) -> Floats:
-        """Σ over the pixels of each row times `vector`."""
+    def sums(self) -> Floats:
+        """Σ over the pixels of each row."""
+        half = self.length // 2 if self.mirrored else 0
+        total: Floats = 2 * self.rows[:, :half].sum(axis=1) + self.rows[:, half:].sum(axis=1)
+        return total
+
+    def dot(self, first: int, weights: Floats) -> Floats:
+        """Σ over the pixels from `first` on of each row times `weights`."""
+        if not self.mirrored:
+            total: Floats = self.rows[:, first : first + len(weights)] @ weights
+            return total
+        # What lies beyond the middle reads the first half backwards.
+        turn = min(max(self.rows.shape[1] - first, 0), len(weights))
+        back = self.length - first - len(weights)
+        total = self.rows[:, first : first + turn] @ weights[:turn]
+        total += self.rows[:, back : back + len(weights) - turn] @ weights[turn:][::-1]
+        return total
+
+    def running(self) -> Floats:
+        """Sums of each row up to each pixel, from none to all."""
+        sums = np.zeros((len(self.rows), self.length + 1))
+        np.cumsum(self.whole(), axis=1, out=sums[:, 1:])
+        return sums
+
+    def at(self, places: NDArray[np.int64]) -> Floats:
+        """The rows' values at some pixels."""
         if self.mirrored:
-            half = self.length // 2
-            folded = np.array(vector[: self.rows.shape[1]], np.float64)
-            folded[:half] += vector[::-1][:half]
-            vector = folded
-        product: Floats = np.einsum("tx,x->t", self.rows, vector)
-        return product
+            places = np.minimum(places, self.length - 1 - places)
+        return self.rows[:, places]
+
+    def chosen(self, terms: NDArray[np.bool_]) -> Factor:
+        """The factor of some of the terms."""
+        return Factor(self.rows[terms], self.length, self.mirrored)
 
     def cut(self, start: int, stop: int) -> Factor:
         """The pixels start … stop−1."""
@@ -99,7 +142,7 @@ def _unfolded(rows: Floats, length: int) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class FactoredImage:
+class FactoredImage(Image):
     """A normalised image as a sum of separable terms.
 
     Attributes:
@@ -107,7 +150,8 @@ class FactoredImage:
         factors: one `Factor` an axis; axes that are alike share one object.
         origin: input index of the first pixel, per axis.
         dtype: of the image formed.
-        kernels: namespace of the kernels of `fastrf.kernels.spec`.
+        kernels: namespace of the kernels of `fastrf.kernels.spec` that form the pixels.
+        xp: array namespace of the pixels.
     """
 
     weights: Floats
@@ -115,6 +159,14 @@ class FactoredImage:
     origin: tuple[int, ...]
     dtype: np.dtype[Any]
     kernels: Any
+    xp: Any = np
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles name the module, which cannot be pickled.
+        return self.__dict__ | {"xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"xp": import_module(state["xp"])})
 
     @property
     def rank(self) -> int:
@@ -128,11 +180,6 @@ class FactoredImage:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(f.length for f in self.factors)
-
-    @property
-    def size(self) -> int:
-        """Number of pixels."""
-        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -150,31 +197,31 @@ class FactoredImage:
         """The pixels, as an array of `shape` and `dtype`; those below the smallest normal are 0.
 
         Args:
-            out: C-contiguous array to fill; a fresh one by default.
-            workers: threads that share the work.
+            out: C-contiguous array of `xp` to fill; a fresh one by default.
+            workers: threads that share the work, on the CPU.
         """
         if out is None:
-            out = np.empty(self.shape, self.dtype)
-        with Threads(workers) as threads:
+            out = self.xp.empty(self.shape, self.dtype)
+        with Threads(workers if self.xp is np else 1) as threads:
             if self.rank == 1:
                 self._form_product(out, threads)
             elif self.ndim == 1:
-                _settle(self.line(0, []), 0, out)
+                _settle(self.xp.asarray(self._line(0, [])), 0, out)
             else:
                 own = {id(f): f for f in self.factors[-2:]}
-                tables = {key: _Blocks(f, threads) for key, f in own.items()}
+                tables = {key: _Blocks(f, self.xp, threads) for key, f in own.items()}
                 _form(self.weights, self.factors, tables, self.kernels, out, threads)
         return out
 
     def _form_product(self, out: NDArray[Any], threads: Threads) -> None:
-        lines = [line.astype(self.dtype) for line in self.lines]
+        lines = [self.xp.asarray(line.astype(self.dtype)) for line in self.lines]
         if len(lines) == 1:
             _settle(lines[0], 0, out)
             return
         *rest, last = lines
         lead = rest[0]
         for line in rest[1:]:
-            grown = np.empty((len(lead), len(line)), self.dtype)
+            grown = self.xp.empty((len(lead), len(line)), self.dtype)
             self.kernels.outer_product(lead, line, grown)
             lead = grown.ravel()
         flat = out.reshape(len(lead), len(last))
@@ -190,16 +237,29 @@ class FactoredImage:
         first, *rest = (f.whole()[0] for f in self.factors)
         return (first * self.weights[0], *rest)
 
-    def bounds(self, axis: int) -> Floats:
-        """Along `axis`, an upper bound of the largest pixel beside each index."""
-        scale = 2.0**-self.shift
-        values = self.weights
-        for a, f in enumerate(self.factors):
-            if a != axis:
-                values = values * (f.rows.max(axis=1) * scale)
-        return _scaled(self.factors[axis].combined(values, self.kernels), -2 * self.shift)
+    def pixels(self, workers: int = 1) -> NDArray[Any]:
+        return self.form(workers=workers)
 
-    def cropped(self, box: Sequence[tuple[int, int]]) -> FactoredImage:
+    def blocks(self) -> Iterator[tuple[int, Floats]]:
+        height = self.shape[0]
+        step = max(1, LARGEST_BLOCK * height // self.size)
+        for first in range(0, height, step):
+            rows = (first, min(first + step, height))
+            yield first, self.cropped([rows, *((0, n) for n in self.shape[1:])])._formed()
+
+    def _formed(self) -> Floats:
+        """The pixels in double precision."""
+        return replace(self, dtype=np.dtype(np.float64)).form()
+
+    def at(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        lines = np.unravel_index(rows, self.shape[:-1]) if self.ndim > 1 else ()
+        pairs = zip(self.factors, (*lines, columns), strict=True)
+        pixels: Floats = self._weighed([f.at(places) for f, places in pairs]).sum(axis=0)
+        return pixels
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def cropped(self, box: Box) -> FactoredImage:
         """The part from start to stop−1 along each axis; no longer of sum 1 (see `normalised`)."""
         cut: dict[tuple[int, int, int], Factor] = {}
         factors = tuple(
@@ -213,128 +273,243 @@ class FactoredImage:
         """The image divided by its total."""
         return replace(self, weights=self.weights / self.total)
 
+    def bounds(self, axis: int) -> Floats:
+        """Along `axis`, an upper bound of the largest pixel beside each index."""
+        return self._bounds[axis]
+
+    @cached_property
+    def core(self) -> tuple[FactoredImage, tuple[int, ...]]:
+        box = [held(self.profile(axis), CORE / self.ndim) for axis in range(self.ndim)]
+        core = self.cropped(box)._without(self._masses, CORE * self.total)
+        return core, tuple(first for first, _ in box)
+
+    def _brighter(self, level: float) -> FactoredImage | None:
+        """The part that holds all pixels above `level`, of the terms that these show; None where
+        there are none."""
+        seen = [np.flatnonzero(self.bounds(axis) > level) for axis in range(self.ndim)]
+        if not all(s.size for s in seen):
+            return None
+        part = self.cropped([(int(s[0]), int(s[-1]) + 1) for s in seen])
+        return part._without(self._weighed(self._tops), level * 2.0**_RELATIVE)
+
+    def _without(self, values: Floats, limit: float) -> FactoredImage:
+        """Without the terms of the least values, which together stay below `limit`."""
+        keep = values * len(values) >= limit
+        # Two stay at least: a single term is held at another scale.
+        keep[np.argsort(values)[-2:]] = True
+        if keep.all():
+            return self
+        own = {id(f): f.chosen(keep) for f in self.factors}
+        factors = tuple(own[id(f)] for f in self.factors)
+        return replace(self, weights=self.weights[keep], factors=factors)
+
     # --- sums -------------------------------------------------------------------------------
 
-    def summed(self, vectors: Sequence[Array]) -> float:
-        """Σ over the pixels of image·Π vectors, one vector an axis."""
-        scale, values = 2.0**-self.shift, self.weights
-        for f, vector in zip(self.factors, vectors, strict=True):
-            values = values * (f.dot(vector) * scale)
-        return float(values.sum()) * scale
+    def _weighed(self, values: Sequence[Floats]) -> Floats:
+        """The weights times what each axis has for each term, in the first dimension."""
+        scale, product = 2.0**-self.shift, self.weights.reshape(-1, *(1,) * (values[0].ndim - 1))
+        for own in values:
+            product = product * (own * scale)
+        return product * scale
 
-    def line(self, axis: int, vectors: Sequence[Array]) -> Floats:
-        """As `summed`, along `axis`: the nonnegative vectors belong to the other axes in turn."""
-        scale, values = 2.0**-self.shift, self.weights
-        others = [f for a, f in enumerate(self.factors) if a != axis]
-        for f, vector in zip(others, vectors, strict=True):
-            values = values * (f.dot(vector) * scale)
-        return _scaled(self.factors[axis].combined(values, self.kernels), -2 * self.shift)
+    def _line(self, axis: int, values: Sequence[Floats]) -> Floats:
+        """Σ over the terms along `axis`, with what the other axes have for each in turn."""
+        scale, product = 2.0**-self.shift, self.weights
+        for own in values:
+            product = product * (own * scale)
+        return _scaled(self.factors[axis].combined(product), -2 * self.shift)
+
+    @cached_property
+    def _tops(self) -> tuple[Floats, ...]:
+        """Per axis the largest value of each term."""
+        own = {id(f): f.rows.max(axis=1) for f in self.factors}
+        return tuple(own[id(f)] for f in self.factors)
+
+    def _each_line(self, values: Sequence[Floats]) -> tuple[Floats, ...]:
+        """Per axis the `_line` where the others have these values; axes that are alike share it."""
+        found: dict[int, Floats] = {}
+        for axis, f in enumerate(self.factors):
+            if id(f) not in found:
+                found[id(f)] = self._line(axis, [v for a, v in enumerate(values) if a != axis])
+        return tuple(found[id(f)] for f in self.factors)
+
+    @cached_property
+    def _bounds(self) -> tuple[Floats, ...]:
+        return self._each_line(self._tops)
+
+    @cached_property
+    def _sums(self) -> tuple[Floats, ...]:
+        """Per axis the sum of each term's row."""
+        own = {id(f): f.sums() for f in self.factors}
+        return tuple(own[id(f)] for f in self.factors)
+
+    @cached_property
+    def _masses(self) -> Floats:
+        """The sum of the pixels of each term."""
+        return self._weighed(self._sums)
 
     @cached_property
     def total(self) -> float:
         """Sum of all pixels: 1 up to rounding, unless the image is cropped."""
-        return self.summed([np.ones(n) for n in self.shape])
+        return float(self._masses.sum())
 
     @cached_property
     def _profiles(self) -> tuple[Floats, ...]:
-        found: list[Floats] = []
-        for axis in range(self.ndim):
-            if self.ndim == 2 and axis == 1 and self.factors[0] is self.factors[1]:
-                found.append(found[0])
-                continue
-            marginal = self.line(axis, [np.ones(n) for a, n in enumerate(self.shape) if a != axis])
-            found.append(marginal / marginal.sum())
-        return tuple(found)
+        return tuple(marginal / marginal.sum() for marginal in self._each_line(self._sums))
 
-    def profile(self, axis: int = 0) -> Floats:
-        """The mass along one axis, summed over the others; as `metrics.profile`."""
+    def profile(self, axis: int) -> Floats:
         return self._profiles[axis]
 
-    @cached_property
-    def mean(self) -> tuple[float, ...]:
-        """Mean position per axis, in input pixel indices."""
-        ends = zip(self._profiles, self.origin, strict=True)
-        return tuple(metrics.mean(p, (o,))[0] for p, o in ends)
+    def joint_moment(self, a: int, b: int, x: Floats, y: Floats) -> float:
+        if self.rank == 1 or self.factors[a].mirrored or self.factors[b].mirrored:
+            return 0.0  # in every term, one of the two has the mean 0 wherever the other is
+        sums = list(self._sums)
+        sums[a], sums[b] = self.factors[a].dot(0, x), self.factors[b].dot(0, y)
+        return float(self._weighed(sums).sum()) / self.total
+
+    def contracted(self, weights: Sequence[Stretch | None]) -> Array:
+        pairs = zip(self.factors, weights, strict=True)
+        sums = [f.dot(*stretch) for f, stretch in pairs if stretch is not None]
+        if len(sums) < self.ndim:
+            return self._line(weights.index(None), sums)
+        return np.asarray(self._weighed(sums).sum())
 
     @cached_property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation per axis, in pixels."""
-        return tuple(metrics.std(p)[0] for p in self._profiles)
+    def _running(self) -> tuple[Floats, ...]:
+        """Per axis the running sums of each term's row.
 
-    @cached_property
-    def kurtosis(self) -> tuple[float, ...]:
-        """Excess kurtosis per axis."""
-        return tuple(metrics.kurtosis(p)[0] for p in self._profiles)
+        Their differences are right to N roundings of the total, as shares of it have to be, and
+        not relative to what little a box may hold.
+        """
+        own = {id(f): f.running() for f in self.factors}
+        return tuple(own[id(f)] for f in self.factors)
 
-    @cached_property
-    def covariance(self) -> Floats:
-        """Covariance matrix of the position, in pixels²."""
-        result = np.diag([float(metrics.covariance(p)[0, 0]) for p in self._profiles])
-        offsets = [np.arange(n) + o for n, o in zip(self.shape, self.origin, strict=True)]
-        centred = [x - m for x, m in zip(offsets, self.mean, strict=True)]
-        for a in range(self.ndim):
-            for b in range(a + 1, self.ndim):
-                vectors: list[Array] = [
-                    centred[c] if c in (a, b) else np.ones(n) for c, n in enumerate(self.shape)
-                ]
-                joint = 0.0 if self.rank == 1 else self.summed(vectors) / self.total
-                result[a, b] = result[b, a] = joint
-        return result
+    def mass(self, box: Box) -> float:
+        ends = zip(self._running, box, strict=True)
+        if self.rank == 1:  # numbers by themselves are quicker than arrays of one
+            sides = (float(running[0, stop] - running[0, first]) for running, (first, stop) in ends)
+            return float(self.weights[0]) * math.prod(sides)
+        sums = [running[:, stop] - running[:, first] for running, (first, stop) in ends]
+        return float(self._weighed(sums).sum())
 
-    # --- sizes ------------------------------------------------------------------------------
+    def on_lines(self, first: NDArray[np.int64], stop: NDArray[np.int64]) -> float:
+        shape = self.shape[:-1]
+        return self._on_lines(self.weights, 0, first.reshape(shape), stop.reshape(shape))
 
-    def cut(self, axis: int, center: Sequence[float]) -> Floats:
-        """Values on the line along `axis` through `center`; as `metrics.cut`."""
-        ends = enumerate(zip(self.shape, center, strict=True))
-        return self.line(axis, [metrics._interpolation(n, c) for a, (n, c) in ends if a != axis])
-
-    def fwhm(self, center: Sequence[float]) -> tuple[float, ...]:
-        """Full width at half maximum per axis, in pixels; as `metrics.fwhm`."""
-        return tuple(metrics._width(self.cut(axis, center), 0.5, axis) for axis in range(self.ndim))
-
-    def luo_size(
-        self,
-        kind: str = "amplitude",
-        threshold: float = metrics.LUO_THRESHOLD,
-        *,
-        center: Sequence[float],
+    def _on_lines(
+        self, values: Floats, axis: int, first: NDArray[np.int64], stop: NDArray[np.int64]
     ) -> float:
-        """Luo's size of a single term in O(n log n); as `metrics.luo_size`."""
-        lines = [np.sqrt(line) for line in self.lines] if kind == "amplitude" else self.lines
-        middle = math.prod(
-            float(metrics._interpolation(len(v), c) @ v) for v, c in zip(lines, center, strict=True)
-        )
-        limit = (threshold * middle) ** 2 if kind == "amplitude" else threshold * middle
-        return metrics._root(count_above(self.lines, limit), self.ndim)
+        """As `on_lines`, at one index on each axis before, where the terms have these values."""
+        scale = 2.0**-self.shift
+        if first.ndim > 1:
+            rows = self.factors[axis].whole().T
+            parts = zip(rows, first, stop, strict=True)
+            return sum(
+                self._on_lines(values * (row * scale), axis + 1, *ends) for row, *ends in parts
+            )
+        running = self._running[-1]
+        sums = (running[:, stop] - running[:, first]) * scale
+        if first.ndim == 1:
+            sums = np.einsum("tx,tx->t", self.factors[axis].whole() * scale, sums)
+        return float(values @ sums) * scale
 
-    def area_square(self, share: float, center: Sequence[float]) -> tuple[int, ...]:
-        """Sides of the smallest centred square that holds `share`; as `metrics.area_square`."""
-        goal = share * (1 - metrics._ROUNDING) * self.total
+    # --- bright pixels ----------------------------------------------------------------------
 
-        def mass(side: int) -> float:
-            ends = zip(self.shape, center, strict=True)
-            return self.summed([metrics._inside(n, c, side / 2) for n, c in ends])
+    def peak(self) -> tuple[int, ...]:
+        if self.rank == 1:
+            return tuple(int(line.argmax()) for line in self.lines)
+        likely = [int(self.bounds(axis).argmax()) for axis in range(self.ndim)]
+        value = self.cropped([(i, i + 1) for i in likely])._formed().item()
+        part = self._brighter(value * (1 - 2.0**-40))  # room for what rounds the bounds
+        assert part is not None, "the pixel itself is in it"
+        place = Pixels(part._formed()).peak()
+        corner = zip(part.origin, self.origin, strict=True)
+        return tuple(i + p - o for i, (p, o) in zip(place, corner, strict=True))
 
-        reach = max(max(c + 1, n - c) for n, c in zip(self.shape, center, strict=True))
-        side = bisect_left(range(2 * math.ceil(reach) + 1), goal, key=mass)
-        return tuple(
-            math.floor(c + (side - 1) / 2) - math.ceil(c - (side - 1) / 2) + 1 for c in center
-        )
+    def count_above(self, limit: float) -> int:
+        if self.rank == 1:
+            return count_above(self.lines, limit)
+        part = self._brighter(limit)
+        blocks = () if part is None else part.blocks()
+        return sum(int((block > limit).sum()) for _, block in blocks)
+
+    def brightest(self, goal: float) -> tuple[int, float, float]:
+        if self.rank == 1:
+            return brightest(self.lines, goal)
+        level = float(self.bounds(0).max())
+        while True:
+            level = level / FAINTER if level > FAINTER * _TINY else 0.0
+            part = self._brighter(level)
+            if part is not None and (level == 0 or part.total >= goal):
+                found = Pixels(part._formed()).brightest(goal)
+                if found[-1] >= level:  # no pixel outside the part is above the level
+                    return found
 
 
-def count_above(lines: Sequence[Floats], limit: float) -> int:
-    """How many elements of the outer product of `lines` are greater than `limit`."""
+def held(profile: Floats, tail: float) -> tuple[int, int]:
+    """Start and stop of the pixels that are left when at most tail/2 is cut off at either end."""
+    first = int(np.searchsorted(np.cumsum(profile), tail / 2, side="right"))
+    last = int(np.searchsorted(np.cumsum(profile[::-1]), tail / 2, side="right"))
+    return first, len(profile) - last
+
+
+# --- pixels of outer products ---------------------------------------------------------------
+
+
+def _split(lines: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """The positive elements of the product of all lines but the last, and the last in ascending
+    order."""
     lead = reduce(lambda a, b: np.multiply.outer(a, b).ravel(), lines[:-1], np.ones(1))
-    last = np.sort(lines[-1])
-    lead = lead[lead > 0]
+    return lead[lead > 0], np.sort(lines[-1])
+
+
+def _first_above(lead: Floats, last: Floats, limit: float) -> NDArray[np.int64]:
+    """For each element of `lead`, the first of `last` with which its product is above `limit`."""
     with np.errstate(over="ignore"):
         first = np.searchsorted(last, limit / lead, side="right")
     # The quotient is rounded: the products themselves decide about the element on either side.
     below = np.maximum(first - 1, 0)
     first = np.where((first > 0) & (lead * last[below] > limit), below, first)
     at = np.minimum(first, len(last) - 1)
-    first = np.where((first < len(last)) & (lead * last[at] <= limit), first + 1, first)
-    return int((len(last) - first).sum())
+    return np.where((first < len(last)) & (lead * last[at] <= limit), first + 1, first)
+
+
+def count_above(lines: Sequence[Floats], limit: float) -> int:
+    """How many elements of the outer product of `lines` are greater than `limit`."""
+    lead, last = _split(lines)
+    lead = lead[lead * last[-1] > limit]
+    return int((len(last) - _first_above(lead, last, limit)).sum())
+
+
+def brightest(lines: Sequence[Floats], goal: float) -> tuple[int, float, float]:
+    """As `Image.brightest`, of the outer product of `lines`.
+
+    Halves the range of values until few pixels are left in it, and sorts these.
+    """
+    lead, last = _split(lines)
+    # What the elements from each one on add up to.
+    above = np.append(np.cumsum(last[::-1])[::-1], 0)
+    # The pixels above `low` hold the goal, and those above `high` do not.
+    low, high = 0.0, float(lead.max() * last[-1])
+    first, stop = (_first_above(lead, last, limit) for limit in (low, high))
+    few = FEW_PIXELS * (len(lead) + len(last))
+    while (stop - first).sum() > few:
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        between = _first_above(lead, last, middle)
+        if lead @ above[between] >= goal:
+            low, first = middle, between
+        else:
+            high, stop = middle, between
+    count, mass = int((len(last) - stop).sum()), float(lead @ above[stop])
+    if (stop - first).sum() > few:
+        # Neighbouring numbers: all pixels between them are equal.
+        more = max(0, math.ceil((goal - mass) / high) - 1)
+        return count + more, mass + more * high, high
+    rows, columns = spelled_out(first, stop)
+    whole, part, value = Pixels(lead[rows] * last[columns]).brightest(goal - mass)
+    return count + whole, mass + part, value
 
 
 # --- forming sums of terms ------------------------------------------------------------------
@@ -344,6 +519,7 @@ class _Blocks:
     """A factor's pixels in blocks, and how its terms compare with each other within each.
 
     Attributes:
+        rows: the factor's, as an array of the namespace that the pixels are of.
         spans: first and last + 1 pixel of each block, of the half where mirrored.
         top: log2 of each term's largest value, per block.
         middle: log2 of each term's value at the middle of the block.
@@ -352,11 +528,11 @@ class _Blocks:
             quotient, within the block, of each term and the one before.
     """
 
-    def __init__(self, factor: Factor, threads: Threads) -> None:
+    def __init__(self, factor: Factor, xp: Any, threads: Threads) -> None:
         rows = factor.rows
         count = rows.shape[1]
-        self.factor = factor
-        parts = -(-count // BLOCK)
+        self.factor, self.rows = factor, xp.asarray(rows)
+        parts = -(-count // (BLOCK if xp is np else DEVICE_BLOCK))
         self.spans = [(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
         self.compared = len(rows) > FEW_TERMS
         if not self.compared:
@@ -445,6 +621,8 @@ def _form_plane(
     parts = threads.workers
     pieces = [piece for part in range(parts) for piece in pieces[part::parts]]
     halves = [out, out[::-1]] if y.mirrored else [out]
+    xp = namespace(out)
+    held = xp.asarray(weights)
 
     def put(block: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> None:
         (a, b), (c, d) = rows, columns
@@ -452,7 +630,7 @@ def _form_plane(
             half[a:b, c:d] = block
         if x.mirrored:
             # Turned once in the cache, and then copied row by row.
-            turned = np.ascontiguousarray(block[:, ::-1])
+            turned = xp.ascontiguousarray(block[:, ::-1])
             for half in halves:
                 half[a:b, x.length - d : x.length - c] = turned
 
@@ -461,14 +639,14 @@ def _form_plane(
             (a, b), (c, d) = rows.spans[i], columns.spans[j]
             start, stop = rows.span_of_terms(log_weights, i, columns, j, exponent)
             chosen = slice(start, stop)
-            sums = np.empty((b - a, d - c))
+            sums = xp.empty((b - a, d - c))
             kernels.sum_of_terms(
-                weights[chosen], y.rows[chosen, a:b], x.rows[chosen, c:d], -exponent, sums
+                held[chosen], rows.rows[chosen, a:b], columns.rows[chosen, c:d], -exponent, sums
             )
             block = sums if out.dtype == sums.dtype else _settled(sums, out.dtype)
             put(block, (a, b), (c, d))
             if alike and i < j:
-                put(np.ascontiguousarray(block.T), (c, d), (a, b))
+                put(xp.ascontiguousarray(block.T), (c, d), (a, b))
 
     threads.cut(len(pieces), out.size, run)
 
@@ -485,7 +663,7 @@ def _settle(values: Floats, exponent: int, out: NDArray[Any]) -> None:
 
 
 def _settled(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
-    out = np.empty(values.shape, dtype)
+    out: NDArray[Any] = namespace(values).empty(values.shape, dtype)
     _settle(values, 0, out)
     return out
 

@@ -20,6 +20,9 @@ One walk evaluates it in four algebras:
 kernels stay real; the mass is a logarithm, so that no gain over- or underflows; and the *defect* δ
 is built from nonnegative sums of sin², so that it is small where F is close to its mass. A power
 of a thousand then costs a few ulp, where powers of F itself lose three digits.
+
+What depends on one axis alone is a short vector, made on the host. What depends on all of them is
+an array of the namespace that `Waves` is given: on a GPU it never leaves it.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.arrays import along
 from fastrf.engine.series import Stage, stages
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import SpatialMap, Window
@@ -489,8 +493,8 @@ class Wave:
         log_mass: ln F at ω = 0.
         centre: in half pixels, per axis.
         parts: defects, each shaped to broadcast over the grid: one per axis for what is a
-            function of this axis' frequency alone, and last one for what is a function of all.
-            None is 0.
+            function of this axis' frequency alone, on the host, and last one for what is a function
+            of all, an array of the namespace of `Waves`. None is 0.
     """
 
     log_mass: float
@@ -504,10 +508,15 @@ class Wave:
 
 
 class Waves:
-    """F at z = e^{−iω} on a grid of frequencies, one `Frequencies` per axis."""
+    """F at z = e^{−iω} on a grid of frequencies.
 
-    def __init__(self, grid: Sequence[Frequencies]) -> None:
-        self.grid = tuple(grid)
+    Args:
+        grid: one `Frequencies` per axis.
+        xp: array namespace of what depends on all axes.
+    """
+
+    def __init__(self, grid: Sequence[Frequencies], xp: Any = np) -> None:
+        self.grid, self.xp = tuple(grid), xp
 
     def one(self) -> Wave:
         n = len(self.grid)
@@ -523,7 +532,8 @@ class Waves:
                 grid.defect(h * (2 * np.arange(w.kernel) - (w.kernel - 1))[:, None])
                 for grid, h, w in zip(self.grid, spacings, windows, strict=True)
             ]
-            parts[-1] = _dense_defect(move.taps, defects)
+            device = [self.xp.asarray(values) for values in (move.taps, *defects)]
+            parts[-1] = _dense_defect(device[0], device[1:], self.xp)
         else:
             for a, (w, h) in enumerate(zip(windows, spacings, strict=True)):
                 if w.kernel > 1:
@@ -535,17 +545,19 @@ class Waves:
         (share, first), *others = terms
         if not others:
             # Whoever reads this plane needs its parts together: once here, not once for each.
-            parts = first.parts if first.separable else (*(None for _ in self.grid), joined(first))
+            parts = first.parts
+            if not first.separable:
+                parts = (*(None for _ in self.grid), joined(first, self.xp))
             return Wave(first.log_mass + math.log(share), first.centre, parts)
         log_mass, weights = _weights([math.log(share) + wave.log_mass for share, wave in terms])
         defect: Array | None = None
         for weight, (_, wave) in zip(weights, terms, strict=True):
             moves = (e - f for e, f in zip(wave.centre, first.centre, strict=True))
             phases = (
-                along(self.grid[a].defect(e), a, len(self.grid)) if e else None
+                self.xp.asarray(along(self.grid[a].defect(e), a, len(self.grid))) if e else None
                 for a, e in enumerate(moves)
             )
-            own = reduce(_compose, phases, joined(wave))
+            own = reduce(compose, phases, joined(wave, self.xp))
             if own is not None:
                 own = weight * own
                 if defect is None:
@@ -558,7 +570,7 @@ class Waves:
 
     def times(self, a: Wave, b: Wave) -> Wave:
         centre = tuple(p + q for p, q in zip(a.centre, b.centre, strict=True))
-        parts = tuple(_compose(p, q) for p, q in zip(a.parts, b.parts, strict=True))
+        parts = tuple(compose(p, q) for p, q in zip(a.parts, b.parts, strict=True))
         return Wave(a.log_mass + b.log_mass, centre, parts)
 
     def power(self, a: Wave, n: int) -> Wave:
@@ -566,31 +578,27 @@ class Waves:
         return replace(powered, log_mass=n * a.log_mass)
 
 
-def along(values: Array, axis: int, ndim: int) -> Array:
-    """A vector as an array that broadcasts along one axis."""
-    return values.reshape([-1 if a == axis else 1 for a in range(ndim)])
-
-
-def _dense_defect(taps: Array, defects: Sequence[Array]) -> Array:
+def _dense_defect(taps: Array, defects: Sequence[Array], xp: Any) -> Array:
     """Σ_m taps[m]·(1 − Π_a (1 − defects[a][m_a])), axis by axis with 1 − (1−e)(1−f) = e + f − ef.
 
     Args:
         taps: shape (k_1, …, k_n).
         defects: per axis, shape (k_a, frequencies).
+        xp: namespace of these arrays.
     """
     own, *rest = defects
     if not rest:
         line: Array = taps @ own
         return line
-    inner = np.stack([_dense_defect(slab, rest) for slab in taps])
+    inner = xp.stack([_dense_defect(slab, rest, xp) for slab in taps])
     alone = taps.reshape(len(taps), -1).sum(axis=1) @ own
     result: Array = (
-        alone.reshape(-1, *(1 for _ in rest)) + inner.sum(axis=0) - np.tensordot(own.T, inner, 1)
+        alone.reshape(-1, *(1 for _ in rest)) + inner.sum(axis=0) - xp.tensordot(own.T, inner, 1)
     )
     return result
 
 
-def _compose(a: Array | None, b: Array | None) -> Array | None:
+def compose(a: Array | None, b: Array | None) -> Array | None:
     """The defect of a product: 1 − (1 − a)(1 − b) = a + b·(1 − a)."""
     if a is None or b is None:
         return b if a is None else a
@@ -601,6 +609,7 @@ def _compose(a: Array | None, b: Array | None) -> Array | None:
     return product
 
 
-def joined(wave: Wave) -> Array | None:
-    """The defect of all parts together."""
-    return reduce(_compose, wave.parts, None)
+def joined(wave: Wave, xp: Any = np) -> Array | None:
+    """The defect of all parts together, as an array of a namespace."""
+    parts = (None if part is None else xp.asarray(part) for part in wave.parts)
+    return reduce(compose, parts, None)

@@ -19,8 +19,9 @@ from __future__ import annotations
 from fastrf.layers.base import Identity, Input, Layer
 from fastrf.layers.borders import Crop, Pad
 from fastrf.layers.convolution import Conv, ConvTranspose, FullyConnected
+from fastrf.layers.filtering import Filter
 from fastrf.layers.merging import Add, ChannelShuffle, ChannelSlice, Concat, Multiply
-from fastrf.layers.pointwise import Activation, Attention, Dropout, Norm, SqueezeExcite
+from fastrf.layers.pointwise import Activation, Attention, Dropout, Norm, Scale, SqueezeExcite
 from fastrf.layers.pooling import AdaptivePool, AvgPool, GlobalPool, MaxPool
 from fastrf.layers.resizing import PixelShuffle, PixelUnshuffle, Upsample
 
@@ -31,6 +32,7 @@ LAYERS: dict[str, type[Layer]] = {
         Identity,
         Conv,
         ConvTranspose,
+        Filter,
         MaxPool,
         AvgPool,
         AdaptivePool,
@@ -45,6 +47,7 @@ LAYERS: dict[str, type[Layer]] = {
         Pad,
         Crop,
         Activation,
+        Scale,
         Dropout,
         Add,
         Multiply,
@@ -69,6 +72,7 @@ __all__ = [
     "ConvTranspose",
     "Crop",
     "Dropout",
+    "Filter",
     "FullyConnected",
     "GlobalPool",
     "Identity",
@@ -80,6 +84,7 @@ __all__ = [
     "Pad",
     "PixelShuffle",
     "PixelUnshuffle",
+    "Scale",
     "SqueezeExcite",
     "Upsample",
 ]

@@ -62,7 +62,16 @@ class Layer:
 
     @property
     def pointwise_gain(self) -> float:
-        """Gain of a layer that moves nothing."""
+        """Gain of a layer that moves nothing: the mean square of its factors."""
+        return 1.0
+
+    @property
+    def mean_factor(self) -> float | None:
+        """Mean of the factors whose mean square is `pointwise_gain`; None where it is not known.
+
+        What two pixels' gradients have in common passes with its square, as the factors of
+        different pixels count as independent.
+        """
         return 1.0
 
 

@@ -47,6 +47,17 @@ class Crop(Layer):
         return (_shift("Crop", size, tuple((-lo, -hi) for lo, hi in self.amount)),)
 
 
+def bordered(
+    mode: PaddingMode, pads: tuple[Pair, ...], size: Size | None, ndim: int
+) -> tuple[tuple[SpatialMap, ...], Size | None, tuple[Pair, ...]]:
+    """A window's padding as a map of its own, where it is not zeros: that map, the size of what
+    the window then reads, and the padding that is left to it."""
+    if size is None or mode == "zeros":
+        return (), size, pads
+    before = Pad(pads, mode=mode).maps(size, ndim)
+    return before, before[0].size_out, ((0, 0),) * ndim
+
+
 def _shift(owner: str, size: Size | None, pads: tuple[Pair, ...]) -> SpatialMap:
     out = None if size is None else _shifted(owner, size, pads)
     return SpatialMap(tuple(Window(lo=lo) for lo, _ in pads), "fixed", 1.0, None, size, out)

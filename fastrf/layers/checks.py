@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.arrays import library, on_host
 from fastrf.errors import InputError
 
 Pair = tuple[int, int]
@@ -157,6 +158,14 @@ def positive(owner: str, name: str, value: Any, ndim: int) -> float:
     return number
 
 
+def nonzero(owner: str, name: str, value: Any, ndim: int) -> float:
+    """A finite number other than 0, such as a factor."""
+    number = _finite(value)
+    if not number:
+        raise InputError(f"{owner}: {name}={short(value)} must be a finite number other than 0")
+    return number
+
+
 def probability_below_one(owner: str, name: str, value: Any, ndim: int) -> float:
     """A number p with 0 ≤ p < 1."""
     number = _finite(value)
@@ -211,8 +220,8 @@ def _fraction(owner: str, name: str, value: Any) -> Fraction:
 def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | None:
     """Relative variances of shape `kernel` with sum 1; None where all are equal."""
     try:
-        array: NDArray[np.float64] = np.asarray(taps, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        array = _numbers(taps)
+    except _NO_NUMBERS:
         raise InputError(f"{owner}: taps must be an array of numbers of shape {kernel}") from None
     if array.shape != kernel:
         raise InputError(
@@ -231,6 +240,44 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
         array = array / array.sum()
     nested: Taps = _as_tuples(array.tolist())
     return nested
+
+
+def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
+    """Fixed weights of shape `kernel`, of any sign."""
+    try:
+        array = _numbers(weights)
+    except _NO_NUMBERS:
+        raise InputError(
+            f"{owner}: weights must be an array of numbers of shape {kernel}"
+        ) from None
+    if array.shape != kernel:
+        raise InputError(
+            f"{owner}: weights of shape {array.shape} do not fit kernel={kernel}; "
+            f"give one number per tap"
+        )
+    if not np.all(np.isfinite(array)) or not array.any():
+        raise InputError(f"{owner}: weights must be finite numbers, not all 0")
+    nested: Taps = _as_tuples(array.tolist())
+    return nested
+
+
+_HOST = 1  # kDLCPU of DLPack
+
+_NO_NUMBERS = (TypeError, ValueError, OverflowError, BufferError, RuntimeError)
+"""What NumPy and DLPack raise for what cannot be had as numbers."""
+
+
+def _numbers(values: Any) -> NDArray[np.float64]:
+    """Numbers in the host's memory, from whatever library's array they come; those of a device are
+    copied."""
+    if library(values) == "cupy":
+        values = on_host(values)
+    elif not isinstance(values, np.ndarray) and hasattr(values, "__dlpack__"):
+        if values.__dlpack_device__()[0] == _HOST:
+            values = np.from_dlpack(values)
+        else:
+            values = np.from_dlpack(values, device="cpu")  # from NumPy 2.1 on
+    return np.asarray(values, dtype=np.float64)
 
 
 def _as_tuples(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrf.errors import InputError
 from fastrf.layers.base import Layer
-from fastrf.layers.borders import PADDING_MODES, Pad, PaddingMode
+from fastrf.layers.borders import PADDING_MODES, PaddingMode, bordered
 from fastrf.layers.checks import (
     channel_count,
     checked,
@@ -24,7 +24,7 @@ from fastrf.layers.checks import (
     whole_per_axis,
 )
 from fastrf.layers.windows import Windowed
-from fastrf.maps import Everything, Size, SpatialMap, SpatialTaps, Spread, Window, factor
+from fastrf.maps import Everything, Size, SpatialMap, SpatialTaps, Spread, factor
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,8 @@ class Conv(_Convolution):
         return replace(super()._bound(ndim), padding=padding, padding_mode=mode)
 
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
-        pads = self._pads(size)
-        before: tuple[SpatialMap, ...] = ()
-        inner = size
-        if size is not None and self.padding_mode != "zeros":
-            before = Pad(pads, mode=self.padding_mode).maps(size, ndim)
-            inner, pads = before[0].size_out, ((0, 0),) * ndim
-        axes = tuple(
-            Window(k, s, d, lo)
-            for k, s, d, (lo, _) in zip(self.kernel, self.stride, self.dilation, pads, strict=True)
-        )
+        before, inner, pads = bordered(self.padding_mode, self._pads(size), size, ndim)
+        axes = self._windows(pads)
         out = self._size_out(inner, pads)
         return (*before, SpatialMap(axes, "random", self.gain, self._spatial_taps(), inner, out))
 

@@ -34,6 +34,10 @@ class Add(Layer):
 class Multiply(Add):
     """Product of maps: the gradient of each factor passes with gain 1."""
 
+    @property
+    def mean_factor(self) -> float | None:
+        return None  # the other factors depend on the data
+
 
 @dataclass(frozen=True)
 class Concat(Layer):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from fastrf.layers.base import Layer
-from fastrf.layers.checks import checked, choice, positive, probability_below_one, text
+from fastrf.layers.checks import checked, choice, nonzero, positive, probability_below_one, text
 from fastrf.maps import Everything, Size, SpatialMap
 
 E_SIGMA_PRIME_SQUARED = {"relu": 0.5, "identity": 1.0}
 """E[σ′(z)²] for z symmetric about 0 (Luo et al. 2016 print 1/4 for ReLU, which is Var[σ′])."""
+
+MEAN_SLOPE_SQUARED = {"relu": 0.5, "identity": 1.0}
+"""E[σ′(z)]²/E[σ′(z)²] for z symmetric about 0, of activations that are scale-free."""
 
 Statistics = Literal["batch", "channel", "lrn", "batch_train", "layer", "group", "instance"]
 
@@ -39,6 +43,26 @@ class Activation(Layer):
         if self.gain is not None:
             return self.gain
         return E_SIGMA_PRIME_SQUARED.get(self.function, 1.0)
+
+    @property
+    def mean_factor(self) -> float | None:
+        share = MEAN_SLOPE_SQUARED.get(self.function)
+        return None if share is None else math.sqrt(self.pointwise_gain * share)
+
+
+@dataclass(frozen=True)
+class Scale(Layer):
+    """Multiplies the map by a constant: −1 to subtract it from another (`Add`)."""
+
+    factor: float = checked(nonzero, 1.0)
+
+    @property
+    def pointwise_gain(self) -> float:
+        return self.factor**2
+
+    @property
+    def mean_factor(self) -> float:
+        return self.factor
 
 
 @dataclass(frozen=True)
@@ -76,6 +100,10 @@ class Norm(Layer):
     @property
     def pointwise_gain(self) -> float:
         return self.gain
+
+    @property
+    def mean_factor(self) -> float:
+        return math.sqrt(self.gain)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastrf.errors import InputError
 from fastrf.layers.base import Layer
@@ -24,14 +25,15 @@ class Upsample(Layer):
         scale: number above 0 or one per axis: int, "p/q" or Fraction (floats are taken as the
             nearest fraction with a denominator up to 1024).
         size: output size instead of a scale; needs a known input size.
-        mode: "nearest" (⌊o/scale⌋, PyTorch), "nearest-exact" (pixel centres), "linear".
-        coordinates: for "linear": "half_pixel" (PyTorch's align_corners=False), "align_corners"
-            or "asymmetric" (o/scale).
+        mode: "nearest" (⌊o/scale⌋, PyTorch), "nearest-exact" (pixel centres), "linear", "cubic"
+            (Keys' kernel with a = −3/4, as in PyTorch).
+        coordinates: for "linear" and "cubic": "half_pixel" (PyTorch's align_corners=False),
+            "align_corners" or "asymmetric" (o/scale).
     """
 
     scale: Any = per_axis(scales, None)
-    mode: Literal["nearest", "nearest-exact", "linear"] = checked(
-        choice("nearest", "nearest-exact", "linear"), "nearest"
+    mode: Literal["nearest", "nearest-exact", "linear", "cubic"] = checked(
+        choice("nearest", "nearest-exact", "linear", "cubic"), "nearest"
     )
     size: Any = per_axis(whole_per_axis(1), None, kw_only=True)
     coordinates: Literal["half_pixel", "align_corners", "asymmetric"] = checked(
@@ -41,7 +43,11 @@ class Upsample(Layer):
     def _bound(self, ndim: int) -> Self:
         if (self.scale is None) == (self.size is None):
             raise InputError("Upsample: give either scale or size, and not both")
-        return self if self.mode == "linear" else replace(self, coordinates="half_pixel")
+        return self if self._interpolates else replace(self, coordinates="half_pixel")
+
+    @property
+    def _interpolates(self) -> bool:
+        return self.mode in ("linear", "cubic")
 
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         if size is None:
@@ -71,7 +77,7 @@ class Upsample(Layer):
     def _axis(self, scale: Fraction, n: int | None, rows: int) -> AxisMap:
         if scale == 1:
             return IDENTITY
-        if scale.denominator == 1 and self.mode != "linear":
+        if scale.denominator == 1 and not self._interpolates:
             return Spread(scale.numerator, scale.numerator)
         return self._table(scale, n, rows)
 
@@ -82,12 +88,14 @@ class Upsample(Layer):
         # The position that output o reads, as an exact fraction of whole numbers.
         if self.mode == "nearest-exact":
             above, below = (2 * o + 1) * q, 2 * p  # (o + 1/2)/scale
-        elif self.mode == "linear" and self.coordinates == "half_pixel":
+        elif self._interpolates and self.coordinates == "half_pixel":
             above, below = (2 * o + 1) * q - p, 2 * p  # (o + 1/2)/scale − 1/2
-        elif self.mode == "linear" and self.coordinates == "align_corners" and n is not None:
+        elif self._interpolates and self.coordinates == "align_corners" and n is not None:
             above, below = o * (n - 1), max(rows - 1, 1)
         else:
             above, below = o * q, p  # o/scale
+        if self.mode == "cubic":
+            return _cubic(above, below, n, q)
         if n is not None:
             above = above.clip(0, (n - 1) * below)
         starts = above // below
@@ -97,6 +105,24 @@ class Upsample(Layer):
         right = above - starts * below
         weights = np.stack([below - right, right], axis=1) / below
         return Table(starts, weights**2, 0 if n is not None else q)
+
+
+def _cubic(above: NDArray[np.int64], below: int, n: int | None, advance: int) -> Table:
+    """Keys' cubic convolution (1981) at the positions above/below, with a = −3/4: taps that fall
+    off the map are added to its edge pixels."""
+    starts = above // below - 1
+    t = (above - (starts + 1) * below) / below
+    a = -0.75
+    near, far = ([(a + 2) * d**3 - (a + 3) * d**2 + 1 for d in (t, 1 - t)]), (t + 1, 2 - t)
+    outer = [a * (d**3 - 5 * d**2 + 8 * d - 4) for d in far]
+    weights = np.stack([outer[0], *near, outer[1]], axis=1)
+    if n is None:
+        return Table(starts, weights**2, advance, weights)
+    taps = (starts[:, None] + np.arange(4)).clip(0, n - 1)
+    starts = np.ascontiguousarray(taps[:, 0])
+    folded = np.zeros_like(weights)
+    np.add.at(folded, (np.arange(len(taps))[:, None], taps - starts[:, None]), weights)
+    return Table(starts, folded**2, 0, folded)
 
 
 def _resize(axes: Sequence[AxisMap], size: Size | None, out: Size | None) -> SpatialMap:

@@ -15,7 +15,7 @@ from fastrf.layers.checks import (
     per_axis,
     whole_per_axis,
 )
-from fastrf.maps import Size
+from fastrf.maps import Size, Window
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Windowed(Layer):
         sizes = (None,) * len(self.kernel) if size is None else size
         window = (self.padding, self.kernel, self.stride, self.dilation, sizes)
         return tuple(_resolve(*axis) for axis in zip(*window, strict=True))
+
+    def _windows(self, pads: tuple[Pair, ...]) -> tuple[Window, ...]:
+        """The primitive map of each axis, on a map padded by `pads`."""
+        window = (self.kernel, self.stride, self.dilation, pads)
+        return tuple(Window(k, s, d, lo) for k, s, d, (lo, _) in zip(*window, strict=True))
 
     def _size_out(
         self, size: Size | None, pads: tuple[Pair, ...], ceil_mode: bool = False

@@ -1,4 +1,4 @@
-"""Views, strides and argument checks: what stands between a caller's arrays and compiled code.
+"""Views and strides: what stands, with the checks, between a caller's arrays and compiled code.
 
 Compiled code gets every array as one flat contiguous piece of memory and the element strides of its
 first two axes. A tile of an image and a whole image then share one compiled specialisation, and
@@ -7,15 +7,27 @@ every row is a contiguous slice that LLVM can vectorise over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
+from fastrf.kernels._checks import Floats, check_floats, check_positive, check_same, per_axis
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+__all__ = [
+    "SMALLEST_NORMAL",
+    "Floats",
+    "check_floats",
+    "check_positive",
+    "check_same",
+    "has_planes",
+    "has_rows",
+    "memory",
+    "per_axis",
+    "target",
+    "with_planes",
+    "with_rows",
+]
 
 
 def has_rows(array: Floats) -> bool:
@@ -67,35 +79,3 @@ def memory(array: Floats) -> tuple[Floats, int, int]:
 SMALLEST_NORMAL = {
     np.dtype(kind): np.finfo(kind).smallest_normal for kind in (np.float32, np.float64)
 }
-
-
-def per_axis(values: Sequence[int] | NDArray[np.int64]) -> tuple[int, int, int]:
-    """Three Python integers, whatever sequence of three integers they came as."""
-    first, second, third = values
-    return int(first), int(second), int(third)
-
-
-def check_floats(**arrays: Floats) -> None:
-    """Refuse dtypes that compiled code would silently widen."""
-    dtypes = {array.dtype for array in arrays.values()}
-    if len(dtypes) > 1 or not dtypes <= SMALLEST_NORMAL.keys():
-        found = {name: array.dtype.name for name, array in arrays.items()}
-        raise TypeError(
-            f"got dtypes {found}; all arrays of a kernel call are float32, or all are float64: "
-            "convert them with astype"
-        )
-
-
-def check_same(what: str, first: object, second: object) -> None:
-    """Refuse two shapes, or parts of shapes, that a kernel needs to be equal."""
-    if first != second:
-        raise ValueError(
-            f"{what} are {first} and {second}; a kernel needs them equal: allocate out to match"
-        )
-
-
-def check_positive(**values: int | tuple[int, ...]) -> None:
-    """Refuse a stride, dilation or number of taps below 1."""
-    for name, value in values.items():
-        if min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise ValueError(f"{name} is {value}; it has to be at least 1: check the layer")

@@ -11,7 +11,8 @@ Compiled code here reads sources at and after the position of the result,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.lib.stride_tricks import as_strided
 
 from ._compile import kernel
 from ._layout import Floats, has_rows, memory, target, with_rows
@@ -26,10 +28,14 @@ from ._layout import Floats, has_rows, memory, target, with_rows
 # Eight independent sums hide the latency (4 cycles) of two multiply-adds a cycle.
 BLOCK = 8
 VECTOR_BYTES = 64
-# Rows of a tile in memory; constants, so that distances between rows are, too. An odd number of
-# cache lines spreads rows over all sets of a cache, where many of them are read at a time.
+# Rows of a tile in memory; constants, so that distances between rows are, too (as a variable, the
+# distance takes a tenth of conv_run's speed). An odd number of cache lines spreads rows over all
+# sets of a cache, where many of them are read at a time; no difference of two rows of a block is
+# within three lines of a multiple of 4 KiB, where a load would wait for an earlier row's store.
+# Columns that fit go to the narrow rows, which touch fewer pages.
 BOX_ROW_BYTES = 1024
-CONV_ROW_BYTES = 71 * 64
+CONV_ROW_BYTES = 157 * 64
+CONV_NARROW_ROW_BYTES = 29 * 64
 # Lines of so many taps have code of their own; others are added in groups.
 _WHOLE_LINES = (3, 5, 7)
 _GROUP = 8
@@ -90,15 +96,55 @@ class _Vectors:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
 
-    def add_taps(self, totals: list[Any], rows: list[Any], taps: Any) -> None:
-        """Add Σ_g taps[g]·rows[r + g] to the r-th of the variables ``totals``."""
-        sums = self.values(totals)
-        for g in range(len(rows) - BLOCK + 1):
-            tap = self.builder.load(self.builder.gep(taps, [ir.Constant(_INT, g)]))
-            weight = self.broadcast(tap)
+    def tap(self, taps: Any, index: int) -> Any:
+        return self.broadcast(self.builder.load(self.builder.gep(taps, [_INT(index)])))
+
+    def with_taps(self, sums: list[Any], rows: list[Any], weights: list[Any]) -> list[Any]:
+        """Σ_g weights[g]·rows[r + g] added to the r-th of ``sums``."""
+        for g, weight in enumerate(weights):
             block = zip(rows[g : g + BLOCK], sums, strict=True)
             sums = [self.multiply_add(weight, row, total) for row, total in block]
-        self.assign(totals, sums)
+        return sums
+
+    def add_taps(self, totals: list[Any], rows: list[Any], taps: Any) -> None:
+        """Add Σ_g taps[g]·rows[r + g] to the r-th of the variables ``totals``."""
+        weights = [self.tap(taps, g) for g in range(len(rows) - BLOCK + 1)]
+        self.assign(totals, self.with_taps(self.values(totals), rows, weights))
+
+    def below(self, a: Any, b: Any) -> Any:
+        """Ordered: a NaN is not below anything."""
+        return self.builder.fcmp_ordered("<", a, b)
+
+    def least(self, a: Any, b: Any) -> Any:
+        """One instruction; b where one of them is a NaN."""
+        return self.builder.select(self.below(a, b), a, b)
+
+    def store_block(self, sums: list[Any], pointer: Any, stride: Any, least: Any) -> None:
+        """Store a block of rows, with 0 for what is below ``least``, where that is above 0.
+
+        Comparing and selecting every vector would take 16 instructions from the units that
+        multiply, a sixth of what 3 × 3 taps have for them. Blocks in which nothing is below the
+        limit need 10: their minima begin with the limit, so that no NaN hides another number.
+        """
+        builder = self.builder
+        stored = self.variables(sums)
+        limit = self.broadcast(least)
+        cuts = builder.fcmp_ordered(">", least, ir.Constant(self.scalar, 0.0))
+        with builder.if_then(cuts):
+            lows = [limit, limit]
+            for r, total in enumerate(sums):
+                lows[r % 2] = self.least(total, lows[r % 2])
+            found = self.any(self.below(self.least(*lows), limit))
+            with builder.if_then(found, likely=False):
+                cut = [builder.select(self.below(x, limit), self.zero, x) for x in sums]
+                self.assign(stored, cut)
+        for total in self.values(stored):
+            self.store(total, pointer)
+            pointer = builder.gep(pointer, [stride])
+
+    def any(self, lanes: Any) -> Any:
+        bits = ir.IntType(self.lanes)
+        return self.builder.icmp_unsigned("!=", self.builder.bitcast(lanes, bits), bits(0))
 
     def rows(self, source: Any, stride: Any, count: int) -> list[Any]:
         rows = []
@@ -171,43 +217,52 @@ def _elements(typing, f, size):  # type: ignore[no-untyped-def]
 
 
 @_emitted
-def _sum_block(typing, f, at, stride, lines, taps, count, out, to, out_stride, tiny):  # type: ignore[no-untyped-def]
-    """A block of ``Σ_{l, t<count} taps[l·count + t]·f[at + lines[l] + (r + t)·stride]``, r < BLOCK.
+def _sum_blocks(typing, f, at, stride, lines, taps, count, out, to, out_stride, blocks, tiny):  # type: ignore[no-untyped-def]
+    """Blocks of ``Σ_{l, t<count} taps[l·count + t]·f[at + lines[l] + (r + t)·stride]``, r < BLOCK.
 
-    Its r-th vector goes to ``out[to + r·out_stride]``, with 0 for what is below ``tiny``. The order
-    of the sum is the same for all elements. ``out`` may overlap what only later blocks would read.
+    A block's r-th vector goes to ``out[to + r·out_stride]``, with 0 for what is below ``tiny``; the
+    next of the ``blocks`` is one vector to the right, here and there. The order of the sum is the
+    same for all elements. ``out`` may overlap what only later blocks would read.
     """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        source, begin, step, offsets, weights, n, target_, end, target_step, least = values
+        source, begin, step, offsets, weights, n, target_, end, target_step, many, least = values
         kinds = signature.args
         v = _Vectors(context, builder, kinds[0].dtype)
         source = v.pointer(kinds[0], source, begin)
         target_ = v.pointer(kinds[6], target_, end)
-        weights = v.pointer(kinds[4], weights, ir.Constant(_INT, 0))
+        weights = v.pointer(kinds[4], weights, _INT(0))
         table = context.make_array(kinds[3])(context, builder, offsets)
-        totals = v.variables([v.zero] * BLOCK)
-        with cgutils.for_range(builder, builder.extract_value(table.shape, 0)) as loop:
-            offset = builder.load(builder.gep(table.data, [loop.index]))
-            first = builder.gep(source, [offset])
-            v.add_line(totals, first, step, v.ahead(weights, loop.index, n), n)
-        flushes = builder.fcmp_ordered(">", least, ir.Constant(v.scalar, 0.0))
-        with builder.if_then(flushes):
-            limit = v.broadcast(least)
-            # Ordered: a NaN is not below anything.
-            sums = v.values(totals)
-            below = [builder.fcmp_ordered("<", total, limit) for total in sums]
-            v.assign(
-                totals,
-                [builder.select(b, v.zero, x) for b, x in zip(below, sums, strict=True)],
-            )
-        for total in v.values(totals):
-            v.store(total, target_)
-            target_ = builder.gep(target_, [target_step])
+        size = builder.extract_value(table.shape, 0)
+
+        def line(index: Any) -> Any:
+            return builder.load(builder.gep(table.data, [index]))
+
+        three = [builder.icmp_signed("==", number, _INT(3)) for number in (size, n)]
+        with builder.if_else(builder.and_(*three)) as (whole, general):
+            # All of 3 × 3 taps, and where their lines begin, stay in registers.
+            with whole:
+                starts = [line(_INT(i)) for i in range(3)]
+                held = [v.tap(weights, i) for i in range(9)]
+                with cgutils.for_range(builder, many) as loop:
+                    here = builder.mul(loop.index, _INT(v.lanes))
+                    sums = [v.zero] * BLOCK
+                    for i, start in enumerate(starts):
+                        first = builder.gep(source, [builder.add(here, start)])
+                        rows = v.rows(first, step, BLOCK + 2)
+                        sums = v.with_taps(sums, rows, held[3 * i : 3 * i + 3])
+                    v.store_block(sums, builder.gep(target_, [here]), target_step, least)
+            with general, cgutils.for_range(builder, many) as loop:
+                here = builder.mul(loop.index, _INT(v.lanes))
+                totals = v.variables([v.zero] * BLOCK)
+                with cgutils.for_range(builder, size) as each:
+                    first = builder.gep(source, [builder.add(here, line(each.index))])
+                    v.add_line(totals, first, step, v.ahead(weights, each.index, n), n)
+                v.store_block(v.values(totals), builder.gep(target_, [here]), target_step, least)
         return context.get_dummy_value()
 
     n = types.int64
-    return types.void(f, n, n, lines, taps, n, out, n, n, f.dtype), generate
+    return types.void(f, n, n, lines, taps, n, out, n, n, n, f.dtype), generate
 
 
 @_emitted
@@ -255,6 +310,46 @@ def _turn(typing, f, at, stride, out, to):  # type: ignore[no-untyped-def]
     return types.void(f, n, n, out, n), generate
 
 
+@_emitted
+def _copy(typing, f, at, out, to, count):  # type: ignore[no-untyped-def]
+    """``out[to : to + count] = f[at : at + count]``; Numba's own loop moves a number at a time."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        source, begin, target_, end, size = values
+        kinds = signature.args
+        v = _Vectors(context, builder, kinds[0].dtype)
+        source, target_ = v.pointer(kinds[0], source, begin), v.pointer(kinds[2], target_, end)
+        cgutils.raw_memmove(builder, target_, source, size, v.bytes)
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(f, n, out, n, n), generate
+
+
+@_emitted
+def _lowest(typing, f, at, vectors):  # type: ignore[no-untyped-def]
+    """The least positive number of so many vectors; infinity where there is none."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        source, begin, count = values
+        v = _Vectors(context, builder, signature.args[0].dtype)
+        source = v.pointer(signature.args[0], source, begin)
+        infinity = ir.Constant(v.vector, [float("inf")] * v.lanes)
+        low = v.variables([infinity])
+        with cgutils.for_range(builder, count) as loop:
+            x = v.load(v.ahead(source, loop.index, _INT(v.lanes)), v.lanes)
+            positive = builder.select(v.below(v.zero, x), x, infinity)
+            v.assign(low, [v.least(positive, *v.values(low))])
+        name = f"llvm.vector.reduce.fmin.v{v.lanes}f{8 * v.bytes}"
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(v.scalar, [v.vector]), name
+        )
+        return builder.call(function, v.values(low))
+
+    n = types.int64
+    return f.dtype(f, n, n), generate
+
+
 @kernel
 def _rounded(count, unit):  # type: ignore[no-untyped-def]
     return (count + unit - 1) // unit * unit
@@ -279,7 +374,7 @@ def _window(y, at, stride, shape, first, rows, columns, out, to, out_stride):  #
         if 0 <= first[0] + r < shape[0]:
             begin = at + (first[0] + r) * stride + first[1]
             row[:left] = 0
-            row[left:right] = y[begin + left : begin + right]
+            _copy(y, begin + left, out, to + r * out_stride + left, right - left)
             row[right:] = 0
         else:
             row[:] = 0
@@ -297,10 +392,11 @@ def _sum_tile(  # type: ignore[no-untyped-def]
     for r in range(begin // BLOCK * BLOCK, end, BLOCK):
         row, out_row = at + r * stride, to + r * out_stride
         whole = columns // lanes * lanes if r >= begin and r + BLOCK <= end else 0
-        for c in range(0, whole, lanes):
-            _sum_block(f, row + c, stride, lines, taps, count, out, out_row + c, out_stride, tiny)
+        _sum_blocks(
+            f, row, stride, lines, taps, count, out, out_row, out_stride, whole // lanes, tiny
+        )
         for c in range(whole, columns, lanes):
-            _sum_block(f, row + c, stride, lines, taps, count, edge, 0, lanes, tiny)
+            _sum_blocks(f, row + c, stride, lines, taps, count, edge, 0, lanes, 1, tiny)
             for i in range(max(0, begin - r), min(BLOCK, end - r)):
                 for j in range(c, min(c + lanes, columns)):
                     out[out_row + i * out_stride + j] = edge[i * lanes + j - c]
@@ -440,17 +536,50 @@ def box_sweep(  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _fresh_rows(y, y_strides, y_shape, first, planes, columns, out, to, plane_step, row_step):  # type: ignore[no-untyped-def]
+    """Copy BLOCK rows of whole vectors of some planes of y, from ``first`` on; zero beyond y.
+
+    Returns the least positive number in them; infinity where there is none.
+    """
+    vectors = columns // _elements(y, VECTOR_BYTES)
+    least = y.dtype.type(np.inf)
+    for p in range(planes):
+        plane, at = first[0] + p, to + p * plane_step
+        shape = (y_shape[1] if 0 <= plane < y_shape[0] else 0, y_shape[2])
+        _window(
+            y,
+            plane * y_strides[0],
+            y_strides[1],
+            shape,
+            first[1:],
+            BLOCK,
+            columns,
+            out,
+            at,
+            row_step,
+        )
+        for r in range(BLOCK):
+            least = min(least, _lowest(out, at + r * row_step, vectors))
+    return least
+
+
+@kernel
 def conv_sweep(  # type: ignore[no-untyped-def]
-    y, y_strides, y_shape, taps, k, layers, first, out, out_strides, out_shape, tile, tiny
+    y, y_strides, y_shape, taps, k, layers, first, out, out_strides, out_shape, tile, tiny, safe
 ):
     """``layers`` equal layers, one after the other in place; ``taps`` has the middle axis last.
 
-    A tile is ``tile[0]`` planes of a strip of columns, which passes through a window of rows that
-    stays in the second-level cache. In one step every layer advances by ``tile[1]`` rows, a
-    multiple of BLOCK, each k − 1 rows behind the layer before. In place, because a result depends
-    on nothing before its own position.
+    A tile is ``tile[0]`` planes of a strip of columns, which passes through a window of rows. BLOCK
+    rows at a time go through all layers, each k − 1 rows behind the layer before, so that a layer
+    reads what the one before has just left in the cache; after ``tile[1]`` rows, a multiple of
+    BLOCK, the window moves. In place, because a result depends on nothing before its own position.
+
+    Results below ``tiny`` are 0. Where all that a block of rows depends on is ``safe`` or more, or
+    0, no layer's result can be, and none is compared.
     """
-    lanes, width = _elements(y, VECTOR_BYTES), _elements(y, CONV_ROW_BYTES)
+    lanes = _elements(y, VECTOR_BYTES)
+    wide, narrow = _elements(y, CONV_ROW_BYTES), _elements(y, CONV_NARROW_ROW_BYTES)
+    width = wide if out_shape[2] + layers * (k[2] - 1) + 2 * lanes > narrow else narrow
     behind = k[1] - 1
     lag = layers * behind
     plane_step = (tile[1] + lag) * width
@@ -458,9 +587,14 @@ def conv_sweep(  # type: ignore[no-untyped-def]
     most = (width - layers * (k[2] - 1)) // lanes * lanes - lanes
     strips = (out_shape[2] + most - 1) // most
     strip = _rounded((out_shape[2] + strips - 1) // strips, lanes)
-    held = _scratch((tile[0] + layers * (k[0] - 1)) * plane_step, y)
-    held[:] = 0  # sums of what precedes the first row are discarded, but subnormal ones are slow
-    edge = _scratch(BLOCK * lanes, y)
+    reach = _rounded(_rounded(strip + (layers - 1) * (k[2] - 1), lanes) + k[2] - 1, lanes)
+    planes_held = tile[0] + layers * (k[0] - 1)
+    held = _scratch(planes_held * plane_step, y)
+    # Sums of what precedes the first row are discarded, but subnormal ones are slow.
+    for p in range(planes_held):
+        for r in range(lag):
+            held[p * plane_step + r * width : p * plane_step + r * width + reach] = 0
+    least = np.empty(_rounded(out_shape[1] + lag, BLOCK) // BLOCK, y.dtype)
     lines = np.empty(k[0] * k[2], np.int64)
     for m0 in range(k[0]):
         for m2 in range(k[2]):
@@ -472,58 +606,66 @@ def conv_sweep(  # type: ignore[no-untyped-def]
             columns = min(strip, out_shape[2] - c0)
             for begin in range(0, out_shape[1] + lag, tile[1]):
                 # Row 0 of the window is row begin − lag of this tile, in all layers.
-                for p in range(planes + layers * (k[0] - 1)):
-                    plane, to = a0 + first[0] + p, p * plane_step
-                    fresh = to + tile[1] * width
-                    held[to : to + lag * width] = held[fresh : fresh + lag * width]
-                    to += lag * width
-                    if 0 <= plane < y_shape[0]:
-                        corner = (begin + first[1], c0 + first[2])
-                        _window(
-                            y,
-                            plane * y_strides[0],
-                            y_strides[1],
-                            y_shape[1:],
-                            corner,
-                            tile[1],
-                            width,
-                            held,
-                            to,
-                            width,
-                        )
-                    else:
-                        held[to : to + tile[1] * width] = 0
-                for left in range(layers - 1, -1, -1):
-                    row = begin - (layers - left) * behind
-                    end = min(tile[1], out_shape[1] + left * behind - row)
-                    for p in range(planes + left * (k[0] - 1)):
-                        at = p * plane_step + left * behind * width
-                        if left > 0:
-                            # Not by _sum_tile, to which the width would not be a constant.
-                            for r in range(max(0, -row) // BLOCK * BLOCK, end, BLOCK):
-                                row_at = at + r * width
-                                for c in range(row_at, row_at + columns + left * (k[2] - 1), lanes):
-                                    _sum_block(
-                                        held, c, width, lines, taps, k[1], held, c, width, tiny
-                                    )
-                        else:
-                            to = (a0 + p) * out_strides[0] + row * out_strides[1] + c0
-                            _sum_tile(
-                                held,
-                                at,
-                                width,
-                                lines,
-                                taps,
-                                k[1],
-                                out,
-                                to,
-                                out_strides[1],
-                                max(0, -row),
-                                end,
-                                columns,
-                                edge,
-                                tiny,
-                            )
+                for p in range(planes_held):
+                    to = p * plane_step
+                    _copy(held, to + tile[1] * width, held, to, lag * width)
+                for b in range(0, min(tile[1], out_shape[1] + lag - begin), BLOCK):
+                    corner = (a0 + first[0], begin + b + first[1], c0 + first[2])
+                    last = (begin + b) // BLOCK
+                    least[last] = _fresh_rows(
+                        y,
+                        y_strides,
+                        y_shape,
+                        corner,
+                        planes + layers * (k[0] - 1),
+                        reach,
+                        held,
+                        (lag + b) * width,
+                        plane_step,
+                        width,
+                    )
+                    limit = tiny
+                    if least[max(0, last - _rounded(lag, BLOCK) // BLOCK) : last + 1].min() >= safe:
+                        limit = y.dtype.type(0)
+                    for layer in range(1, layers + 1):
+                        left = layers - layer
+                        row = begin + b - layer * behind
+                        # Nothing but the part of the result that is needed and not zero.
+                        if row <= -BLOCK or row >= out_shape[1] + left * behind:
+                            continue
+                        if corner[1] <= -BLOCK or corner[1] - layer * behind >= y_shape[1]:
+                            continue
+                        c = max(0, -corner[2] - layer * (k[2] - 1)) // lanes * lanes
+                        end = min(columns + left * (k[2] - 1), y_shape[2] - corner[2])
+                        blocks = _rounded(max(0, end - c), lanes) // lanes
+                        p0 = max(0, -corner[0] - layer * (k[0] - 1))
+                        p1 = min(planes + left * (k[0] - 1), y_shape[0] - corner[0])
+                        for p in range(p0, p1):
+                            at = p * plane_step + (b + left * behind) * width + c
+                            if width == wide:
+                                _sum_blocks(
+                                    held, at, wide, lines, taps, k[1], held, at, wide, blocks, limit
+                                )
+                            else:
+                                _sum_blocks(
+                                    held,
+                                    at,
+                                    narrow,
+                                    lines,
+                                    taps,
+                                    k[1],
+                                    held,
+                                    at,
+                                    narrow,
+                                    blocks,
+                                    limit,
+                                )
+                    row = begin + b - lag
+                    for p in range(planes):
+                        for r in range(max(0, -row), min(BLOCK, out_shape[1] - row)):
+                            at = p * plane_step + (b + r) * width
+                            to = (a0 + p) * out_strides[0] + (row + r) * out_strides[1] + c0
+                            _copy(held, at, out, to, columns)
 
 
 Sweep = Callable[..., None]
@@ -539,6 +681,42 @@ def check_narrow(name: str, k: Axes, instead: str) -> None:
         raise ValueError(
             f"{name} is {k}; runs take at most {_WIDEST} taps along an axis: use {instead}"
         )
+
+
+# A line is cut into at most so many pieces, which narrow rows hold, and into fewer where pieces
+# would be less than _LONG times what they reach beyond their ends; not at all where they would be
+# less than half of that reach. Measured with bench/bench_runs.py (test_line) on one core of a
+# Sapphire Rapids Xeon: lines of 10,000 pixels and more take a third of the time or less; copies to
+# and from the pieces are most of what is left where a call has few layers.
+_PIECES = 192
+_LONG = 4
+
+
+@contextmanager
+def side_by_side(
+    y: Floats, k: Axes, count: int, lo: Axes, out: Floats
+) -> Iterator[tuple[Floats, Axes, Axes, Floats]]:
+    """Another run with the same sums, whose result becomes ``out``, where y is a single line.
+
+    A line alone would leave all but one of the rows of a block empty. Its pieces, each with what it
+    reads beyond its ends, are the columns of an image. Anything else is left as it is.
+    """
+    (_, _, size), reach = out.shape, count * (k[2] - 1)
+    lanes = VECTOR_BYTES // out.itemsize
+    pieces = min(_PIECES, max(lanes, size // (_LONG * max(1, reach)) // lanes * lanes))
+    length = -(-size // pieces)
+    line = y.shape[:2] == out.shape[:2] == k[:2] == (1, 1) and lo[:2] == (0, 0)
+    if not line or 2 * length < reach or size < lanes:
+        yield y, k, lo, out
+        return
+    begin, held = lo[2] - reach, np.zeros(pieces * length + reach, out.dtype)
+    a, b = max(0, begin), min(y.size, begin + held.size)
+    held[max(0, a - begin) : max(0, b - begin)] = y[0, 0, a : max(a, b)]
+    step = held.itemsize
+    columns = as_strided(held, (1, length + reach, pieces), (0, step, length * step))
+    result = np.empty((1, length, pieces), out.dtype)
+    yield np.ascontiguousarray(columns), (1, k[2], 1), (0, reach, 0), result
+    out[0, 0] = result[0].T.reshape(-1)[:size]
 
 
 def run(y: Floats, k: Axes, count: int, depth: int, lo: Axes, out: Floats, sweep: Sweep) -> None:

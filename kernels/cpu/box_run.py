@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._layout import SMALLEST_NORMAL, Floats, check_floats, check_positive, per_axis
-from ._runs import Axes, box_sweep, check_narrow, run
+from ._runs import Axes, box_sweep, check_narrow, run, side_by_side
 
 Integers = Sequence[int] | NDArray[np.int64]
 
@@ -85,4 +85,5 @@ def box_run(y: Floats, k: Integers, count: int, lo: Integers, out: Floats) -> No
     check_positive(k=sizes, count=count)
     check_narrow("k", sizes, "transposed_box")
     depth = box_depth(sizes, out.dtype)
-    run(y, sizes, count, depth, offset, out, partial(_sweep, sizes, out.dtype))
+    with side_by_side(y, sizes, count, offset, out) as (source, sizes, offset, sink):
+        run(source, sizes, count, depth, offset, sink, partial(_sweep, sizes, out.dtype))

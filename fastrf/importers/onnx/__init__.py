@@ -11,10 +11,9 @@ Imported networks count as initialised to keep the variance: activations have ga
 pooling (LpPool, ReduceL1, ReduceL2) hands each of its k taps 1/k like max-pooling: for p = 2 the
 gradient is x/‖x‖, whose squares sum to 1.
 
-The modules build on each other in this order: `failing`, `reading` (bytes → a model without its
-weights), `layout` (what tensors mean), `graph` (inputs, shapes, who reads what), `op` (one
-operator and the nodes it becomes; the registry), `folding` (constants), `operators` (a handler
-per operator), `importer` (the walk).
+Behind what all importers share, the modules build on each other in this order: `reading` (bytes →
+a model without its weights), `graph` (inputs, shapes, who reads what), `op` (one node; the
+registry), `folding` (constants), `operators` (a handler per operator), `importer` (the walk).
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from fastrf.errors import InputError
-from fastrf.importers.onnx.failing import line
+from fastrf.importers.failing import line
+from fastrf.importers.layout import known
 from fastrf.importers.onnx.graph import Graph
-from fastrf.importers.onnx.importer import Importer, Policy
-from fastrf.importers.onnx.layout import known
+from fastrf.importers.onnx.importer import Importer
 from fastrf.importers.onnx.reading import light, open_model, readable
+from fastrf.importers.policy import Policy, checked_policy
 from fastrf.network import Network
 
 if TYPE_CHECKING:
@@ -67,10 +66,7 @@ def from_onnx(
         InputError: `unknown` or `input_size` is out of range.
         MissingExtra: the package ``onnx`` is not installed.
     """
-    if unknown not in get_args(Policy):
-        raise InputError(
-            f"unknown={unknown!r} is not a policy; choose one of {', '.join(get_args(Policy))}"
-        )
+    checked_policy(unknown)
     source, proto = open_model(model)
     with readable(source):
         if name is None:

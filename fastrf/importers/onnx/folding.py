@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.importers.onnx.layout import Const, Shape, Value, size_list
+from fastrf.importers.layout import Const, Shape, Value, size_list
 from fastrf.importers.onnx.op import Op
 from fastrf.importers.onnx.reading import SMALL, array, constant_tensor
 

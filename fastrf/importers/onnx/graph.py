@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fastrf.errors import InputError
-from fastrf.importers.onnx.failing import fail
-from fastrf.importers.onnx.layout import Map, Shape
+from fastrf.importers.failing import fail
+from fastrf.importers.layout import Map, Shape
 from fastrf.importers.onnx.reading import WEIGHT
 
 if TYPE_CHECKING:

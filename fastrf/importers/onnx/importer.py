@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fastrf.errors import FastrfError, UnsupportedOperator
-from fastrf.importers.onnx.failing import fail, line, refuse
+from fastrf.importers.failing import fail, line, refuse
+from fastrf.importers.layout import Const, Map, Value
 from fastrf.importers.onnx.folding import fold
 from fastrf.importers.onnx.graph import Graph, dims
-from fastrf.importers.onnx.layout import Const, Map, Value, fits
-from fastrf.importers.onnx.op import Handler, Op, Result
+from fastrf.importers.onnx.op import Handler, Op
 from fastrf.importers.onnx.operators import HANDLERS
 from fastrf.importers.onnx.reading import STANDARD, array
-from fastrf.layers import Add, Input
+from fastrf.importers.operator import Result
+from fastrf.importers.policy import WAYS_OUT, Policy, by_policy
+from fastrf.importers.registry import Call, block, of_operator
+from fastrf.layers import Input
 from fastrf.network import Network, Node
 
 if TYPE_CHECKING:
     from onnx import NodeProto
-
-Policy = Literal["error", "identity", "global"]
-"""What becomes of an operator that fastrf cannot express."""
 
 
 class Importer:
@@ -82,39 +81,35 @@ class Importer:
         try:
             if subgraph:
                 refuse("runs a subgraph; export the model with constant conditions and loops")
+            own = of_operator(_qualified(proto))
             handler = HANDLERS.get(op.type) if standard else None
-            if handler is None:
+            if own is not None:
+                call = _call(_qualified(proto), op)
+                result: Result = op.embed(block(call.name, own(call), len(op.maps)), op.maps)
+            elif handler is None:
                 refuse("is unknown to fastrf")
-            result = _handle(handler, op)
+            else:
+                result = _handle(handler, op)
         except UnsupportedOperator as error:
             for added in list(self.nodes)[before:]:
                 del self.nodes[added]
             try:
-                result = self._by_policy(op, str(error))
+                result = by_policy(op, self.unknown, str(error))
             except UnsupportedOperator as final:
                 kind = op.type if standard else f"{proto.domain}.{op.type}"
                 raise UnsupportedOperator(
-                    f"{self.source}: {kind} (node {name!r}) {line(final)}; or pass "
-                    f'unknown="identity" (it passes every pixel on) or unknown="global" '
-                    f"(each output reads every input)"
+                    f"{self.source}: {kind} (node {name!r}) {line(final)}; {WAYS_OUT}"
                 ) from None
         return result if isinstance(result, list) else [result] * len(proto.output)
 
-    def _by_policy(self, op: Op, reason: str) -> Result:
-        if self.unknown == "error":
-            refuse(reason)
-        if not op.maps:
-            return [Const(shape) for shape in op.shapes]
-        first = op.maps[0]
-        same = [op.shape is None or x.dims is None or fits(op.shape, x.dims) for x in op.maps]
-        if self.unknown == "global":
-            x = op.attend(op.maps)
-            alone = len(op.maps) == 1 and same[0]
-            return replace(x, axes=first.axes, shape=first.shape) if alone else x
-        kept = [x for x, fitting in zip(op.maps, same, strict=True) if fitting]
-        if not kept:
-            refuse(f"{reason}, and changes the shape {first.dims} to {op.shape}")
-        return op.chain(kept[0]) if len(kept) == 1 else op.merge(kept, Add())
+
+def _qualified(proto: NodeProto) -> str:
+    return f"{proto.domain or 'ai.onnx'}::{proto.op_type}"
+
+
+def _call(name: str, op: Op) -> Call:
+    shapes = tuple(v.dims if isinstance(v, Map) else v.shape for v in op.inputs if v is not None)
+    return Call(name, shapes, op.shape, {a: op.attr(a) for a in op.attributes})
 
 
 def _handle(handler: Handler, op: Op) -> Result:

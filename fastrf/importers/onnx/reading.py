@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.errors import InputError, MissingExtra
-from fastrf.importers.onnx.failing import fail, line
+from fastrf.importers.failing import fail, line
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -5,41 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from fastrf.importers.onnx.failing import refuse
-from fastrf.importers.onnx.layout import BATCH, CHANNEL, Const, Map, Shape, size
-from fastrf.importers.onnx.op import Op, Result, handles
-from fastrf.layers import Activation, Attention, Conv, FullyConnected, GlobalPool, Layer
+from fastrf.importers.failing import refuse
+from fastrf.importers.layout import CHANNEL, Const, Map
+from fastrf.importers.mixing import contracted, reduced
+from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.operator import Result
 
 # --- products with constant weights ---------------------------------------------------------
-
-
-def _contracted(op: Op, x: Map, axis: int, out: int | None) -> Map:
-    """A map times constant weights: the tensor's axis becomes `out` new channels (None: none)."""
-    if x.axes is None:
-        after = op.chain(x, Activation(op.type.lower(), gain=1.0))
-        return replace(after, shape=op.shape)
-    digits = x.axes[axis]
-    whole_map = x.holds_grid(digits) and x.holds(digits, CHANNEL)
-    if any(d.label == BATCH for d in digits):
-        refuse("mixes the batch")
-    if whole_map or (x.pixels == (1,) * op.ndim and digits == x.whole(CHANNEL)):
-        layer: Layer = FullyConnected(channels=out or 1)
-        extent: Shape = (out or 1, *(1,) * op.ndim)
-    elif digits == x.whole(CHANNEL):
-        layer, extent = Conv(1, channels=out or 1), (out or 1, *x.pixels)
-    elif (
-        x.holds_grid(digits)
-        and len(digits) == sum(n != 1 for n in x.pixels)
-        and out == size(digits)
-    ):
-        return op.chain(x, Attention())
-    else:
-        refuse(f"mixes a part of the channels or positions of a tensor of shape {x.dims}")
-    after = replace(op.chain(x, layer), extent=extent)
-    axes = x.put(axis, after.whole(CHANNEL))
-    if out is None:
-        axes = tuple(a for p, a in enumerate(axes) if p != axis)
-    return replace(after, axes=axes)
 
 
 @handles("Gemm")
@@ -51,7 +23,7 @@ def _gemm(op: Op) -> Result:
     shape = op.weight_shape(1)
     if isinstance(op.input(2), Map):
         refuse("adds a map to a product; export it as MatMul and Add")
-    return _contracted(op, op.x, 1, shape[0 if op.attr("transB", 0) else 1])
+    return contracted(op, op.x, 1, shape[0 if op.attr("transB", 0) else 1])
 
 
 @handles("MatMul MatMulInteger QLinearMatMul")
@@ -66,8 +38,8 @@ def _matmul(op: Op) -> Result:
         refuse(f"has weights of shape {shape}, which differ from position to position")
     rank = len(x.dims or (1, 1))
     if left:
-        return _contracted(op, x, rank - 1, shape[-1] if len(shape) > 1 else None)
-    return _contracted(op, x, max(rank - 2, 0), shape[-2] if len(shape) > 1 else None)
+        return contracted(op, x, rank - 1, shape[-1] if len(shape) > 1 else None)
+    return contracted(op, x, max(rank - 2, 0), shape[-2] if len(shape) > 1 else None)
 
 
 # --- products of maps -----------------------------------------------------------------------
@@ -98,7 +70,7 @@ def _einsum(op: Op) -> Map:
         refuse(f"computes {equation!r}")
     index = next(i for i, v in enumerate(op.inputs) if isinstance(v, Const))
     out = op.weight_shape(index)[weights.index(new[0])]
-    after = _contracted(op, op.maps[0], own.index(gone[0]), out)
+    after = contracted(op, op.maps[0], own.index(gone[0]), out)
     written = own.replace(gone[0], new[0])
     if after.axes is None or sorted(written) != sorted(result):
         return after
@@ -124,17 +96,4 @@ def _reduce(op: Op) -> Result:
     if not axes:
         axes = [] if op.attr("noop_with_empty_axes", 0) else list(range(rank))
     gone = {a % rank for a in axes}
-    digits = tuple(d for p in gone for d in x.axes[p])
-    layers: list[Layer] = []
-    extent = x.extent
-    if x.reads_grid([digits]):
-        layers.append(GlobalPool("avg" if op.type in _MEANS else "max"))
-        extent = (extent[CHANNEL], *(1,) * op.ndim)
-    if any(d.label == CHANNEL for d in digits):
-        if not x.holds(digits, CHANNEL):
-            refuse("reduces a part of the channels")
-        layers.append(Conv(1, channels=1))
-        extent = (1, *extent[1:])
-    keep = op.attr("keepdims", 1)
-    left = [() if p in gone else axis for p, axis in enumerate(x.axes) if keep or p not in gone]
-    return replace(op.chain(x, *layers), extent=extent, axes=tuple(left))
+    return reduced(op, x, gone, op.type in _MEANS, bool(op.attr("keepdims", 1)))

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from fastrf.importers.onnx.failing import refuse
-from fastrf.importers.onnx.layout import CHANNEL, Map
-from fastrf.importers.onnx.op import Op, Result, handles
+from fastrf.importers.failing import refuse
+from fastrf.importers.layout import CHANNEL
+from fastrf.importers.mixing import normalised
+from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.operator import Result
 from fastrf.layers import Norm
-
-
-def _normalised(op: Op, positions: Sequence[int]) -> Map:
-    """A normalisation with statistics over the given axes of the tensor."""
-    x = op.x
-    if x.axes is None:
-        return op.chain(x, Norm("channel"))
-    axes = [x.axes[p] for p in positions]
-    digits = tuple(d for axis in axes for d in axis)
-    statistics: Literal["channel", "instance", "layer", "group"] = "channel"
-    if x.reads_grid(axes):
-        channels = any(d.label == CHANNEL for d in digits)
-        statistics = "instance"
-        if channels or x.extent[CHANNEL] == 1:
-            statistics = "layer" if x.holds(digits, CHANNEL) else "group"
-    return op.chain(x, Norm(statistics))
 
 
 @handles("BatchNormalization")
@@ -45,18 +30,18 @@ def _lrn(op: Op) -> Result:
 
 @handles("InstanceNormalization")
 def _instance_norm(op: Op) -> Result:
-    return _normalised(op, range(2, len(op.x.dims or ())))
+    return normalised(op, op.x, range(2, len(op.x.dims or ())))
 
 
 @handles("LayerNormalization RMSNormalization")
 def _layer_norm(op: Op) -> Result:
     rank = len(op.x.dims or (1,))
-    return _normalised(op, range(op.attr("axis", -1) % rank, rank))
+    return normalised(op, op.x, range(op.attr("axis", -1) % rank, rank))
 
 
 @handles("LpNormalization")
 def _lp_norm(op: Op) -> Result:
-    return _normalised(op, [op.attr("axis", -1)])
+    return normalised(op, op.x, [op.attr("axis", -1)])
 
 
 @handles("GroupNormalization")
@@ -71,7 +56,7 @@ def _group_norm(op: Op) -> Result:
 def _mean_variance(op: Op) -> Result:
     axes = set(op.attr("axes", [0, 2, 3]))
     if 0 not in axes:
-        return _normalised(op, sorted(axes))
+        return normalised(op, op.x, sorted(axes))
     x = op.standard(op.x)
     if not axes >= set(range(2, op.ndim + 2)):
         refuse("works along some of the spatial axes and not all")

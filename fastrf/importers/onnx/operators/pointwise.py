@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastrf.importers.onnx.op import Op, Result, handles
+from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.operator import Result
 from fastrf.layers import Activation, Attention, Dropout
 
 

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastrf.importers.onnx.failing import refuse
-from fastrf.importers.onnx.layout import Shape, known
-from fastrf.importers.onnx.op import Op, Result, handles
-from fastrf.importers.onnx.operators.spelling import spell, uncropped
+from fastrf.importers.failing import refuse
+from fastrf.importers.layout import Shape, known
+from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.operator import Result
+from fastrf.importers.spelling import spell, uncropped
 from fastrf.layers import Layer, Pad, Upsample
 
 _PAD_MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fastrf.importers.onnx.failing import refuse
-from fastrf.importers.onnx.layout import CHANNEL, Map
-from fastrf.importers.onnx.op import Op, Result, handles
-from fastrf.importers.onnx.operators.spelling import spell, uncropped
+from fastrf.importers.failing import refuse
+from fastrf.importers.layout import CHANNEL, Map
+from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.operator import Result
+from fastrf.importers.spelling import spell, uncropped
 from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
 
 

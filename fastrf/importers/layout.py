@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.importers.onnx.failing import refuse
+from fastrf.importers.failing import refuse
 
 Shape = tuple[int | None, ...]
 """Sizes of a tensor, None where they are not known."""

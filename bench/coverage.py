@@ -1,0 +1,287 @@
+"""Which models of timm and torchvision fastrf imports: ``python -m bench.coverage``.
+
+Every model is built without weights (on the meta device where its constructor allows it) and
+imported with `fastrf.from_torch` as it is: nothing registered, ``unknown="error"``. Attention
+models, of which a few per family are enough to see what is missing, are tried a second time with
+``unknown="global"`` where the first attempt is refused.
+
+A model counts as imported only when its network also lowers at the size that it was imported
+with, so that every layer and every size in it fits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from multiprocessing import get_context
+from typing import Any
+
+from bench import record
+
+TIMEOUT = 120
+"""Seconds that one model may take."""
+
+SAMPLE = 2
+"""Models tried of each attention family."""
+
+ATTENTION = frozenset(
+    (
+        "beit", "byoanet", "cait", "coat", "convit", "cpubone", "csatv2", "crossvit", "davit",
+        "deepseek_vit", "deit", "edgenext", "efficientformer", "efficientformer_v2",
+        "efficientvim", "efficientvit_mit", "efficientvit_msra", "eva", "gcvit",
+        "gemma4_vit", "hiera", "hieradet_sam2", "iformer", "levit", "lowformer", "maxvit",
+        "maxxvit", "mlp_mixer", "mobilenetv5", "mobilevit", "mvitv2", "naflexvit", "nest",
+        "nextvit", "pit", "pvt_v2", "qwen3_vit", "sequencer", "shvit", "swiftformer",
+        "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit",
+        "tnt", "twins", "visformer", "vision_transformer", "vision_transformer_hybrid",
+        "vision_transformer_relpos", "vision_transformer_sam", "vit", "vitamin", "volo",
+        "xcit",
+    )
+)  # fmt: skip
+"""Families whose models mix positions by attention, matrix products or recurrence throughout."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one model.
+
+    Attributes:
+        result: "imported", "global" (imported with ``unknown="global"``), "failed", or "unbuilt".
+        why: the message of the first failure.
+        nodes: layers of the network.
+        global_nodes: those among them that read the whole map and are no pooling.
+        seconds: of the import and the lowering.
+    """
+
+    library: str
+    family: str
+    name: str
+    result: str
+    why: str = ""
+    nodes: int = 0
+    global_nodes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def attention(self) -> bool:
+        return self.family in ATTENTION
+
+
+# --- the models -----------------------------------------------------------------------------
+
+
+def timm_models() -> Iterator[tuple[str, str, str]]:
+    """(library, family, name) of every model; a family is one of timm's modules."""
+    import timm
+    from timm.models import model_entrypoint
+
+    for name in timm.list_models():
+        yield "timm", model_entrypoint(name).__module__.rpartition(".")[2], name
+
+
+def torchvision_models() -> Iterator[tuple[str, str, str]]:
+    """The same of torchvision; quantised twins of models are left out."""
+    from torchvision import models
+
+    renamed = {"vision_transformer": "vit"}
+    for name in models.list_models():
+        module = models.get_model_builder(name).__module__
+        if "quantization" not in module:
+            family = module.rpartition(".")[2]
+            kind = next((k for k in ("segmentation", "detection", "video", "optical_flow")
+                         if f".{k}." in module), "")  # fmt: skip
+            yield "torchvision", "/".join(filter(None, (kind, renamed.get(family, family)))), name
+
+
+def built(library: str, name: str) -> Any:
+    """A model without weights; with them (and random) where it cannot be built on "meta"."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return _create(library, name)
+    except Exception:  # Constructors that compute with numbers in tensors.
+        return _create(library, name)
+
+
+def _create(library: str, name: str) -> Any:
+    if library == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False)
+    from torchvision import models
+
+    options: dict[str, Any] = {"weights": None}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    if "segmentation" in models.get_model_builder(name).__module__ or "_fpn" in name:
+        options["weights_backbone"] = None
+    return models.get_model(name, **options)
+
+
+def input_shape(library: str, family: str, model: Any) -> Any:
+    """The shape that a model was made for."""
+    if library == "timm":
+        return (1, *model.default_cfg.get("input_size", (3, 224, 224)))
+    if family.startswith("video/"):
+        size = 224 if "transformer" in family or "mvit" in family else 112
+        return (1, 3, 16, size, size)
+    if family.startswith("optical_flow"):
+        return [(1, 3, 128, 128)] * 2
+    return (1, 3, 299, 299) if family == "inception" else (1, 3, 224, 224)
+
+
+# --- importing ------------------------------------------------------------------------------
+
+
+def attempt(model: tuple[str, str, str]) -> Outcome:
+    """Builds and imports one model."""
+    library, family, name = model
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(TIMEOUT)
+    try:
+        try:
+            module = built(library, name)
+        except Exception as error:  # Whatever a constructor raises: not fastrf's doing.
+            return Outcome(library, family, name, "unbuilt", _short(error))
+        shape = input_shape(library, family, module)
+        why = ""
+        for policy, result in (("error", "imported"), ("global", "global")):
+            start = time.perf_counter()
+            try:
+                nodes, whole = _imported(module, shape, policy)
+            except Exception as error:  # Counted as a failure, whatever it is.
+                why = why or _short(error)
+                continue
+            seconds = round(time.perf_counter() - start, 2)
+            return Outcome(library, family, name, result, why, nodes, whole, seconds)
+        return Outcome(library, family, name, "failed", why)
+    except TimeoutError as error:
+        return Outcome(library, family, name, "failed", str(error))
+    finally:
+        signal.alarm(0)
+
+
+def _imported(module: Any, shape: Any, policy: Any) -> tuple[int, int]:
+    import fastrf
+    from fastrf.lowering import lower
+
+    network = fastrf.from_torch(module, shape, unknown=policy)
+    first = shape[0] if isinstance(shape, list) else shape
+    lower(network, first[2:])
+    layers = [node.layer for node in network.nodes.values()]
+    return len(network), sum(isinstance(layer, fastrf.Attention) for layer in layers)
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError(f"took longer than {TIMEOUT} s")
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+# --- the report -----------------------------------------------------------------------------
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Totals and families by library, convolutional models and attention models apart."""
+    found: dict[str, Any] = {}
+    for library in dict.fromkeys(o.library for o in outcomes):
+        for kind, attention in (("convolutional", False), ("attention", True)):
+            chosen = [
+                o for o in outcomes
+                if o.library == library and o.attention == attention and o.result != "unbuilt"
+            ]  # fmt: skip
+            families: dict[str, list[int]] = {}
+            for outcome in chosen:
+                counts = families.setdefault(outcome.family, [0, 0])
+                counts[0] += outcome.result == "imported"
+                counts[1] += 1
+            found[f"{library} {kind}"] = {
+                "imported": sum(o.result == "imported" for o in chosen),
+                "global": sum(o.result == "global" for o in chosen),
+                "models": len(chosen),
+                "families_imported": sum(a == b for a, b in families.values()),
+                "families": families,
+            }
+    return found
+
+
+def _line(o: Outcome) -> str:
+    return f"{o.result:9} {o.library} {o.family} {o.name}: {o.why}"
+
+
+def show(outcomes: list[Outcome]) -> None:
+    """The families, what failed and why, and the totals."""
+    totals = summary(outcomes)
+    for title, counts in totals.items():
+        print(f"\n{title}")
+        for family, (imported, models) in sorted(counts["families"].items()):
+            print(f"  {family:28} {imported:3} of {models:3}")
+    print()
+    for outcome in outcomes:
+        if outcome.result != "imported":
+            print(_line(outcome))
+    rows = [
+        [
+            title,
+            f"{c['imported']} of {c['models']}",
+            f"{c['families_imported']} of {len(c['families'])}",
+            str(c["global"]),
+        ]
+        for title, c in totals.items()
+    ]
+    header = ["models", "imported", "families, all of them", 'with unknown="global"']
+    print("\n" + record.table(header, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", help="models whose name contains this text")
+    parser.add_argument("--every", action="store_true", help="all models of attention families")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-record", action="store_true", help="print, and write no record")
+    arguments = parser.parse_args()
+    chosen: list[tuple[str, str, str]] = []
+    seen: dict[tuple[str, str], int] = {}
+    for model in (*timm_models(), *torchvision_models()):
+        library, family, name = model
+        if arguments.only and arguments.only not in name:
+            continue
+        count = seen[library, family] = seen.get((library, family), 0) + 1
+        if family not in ATTENTION or arguments.every or count <= SAMPLE:
+            chosen.append(model)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    start = time.perf_counter()
+    outcomes: list[Outcome] = []
+    context = get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, context) as pool:
+        for number, outcome in enumerate(pool.map(attempt, chosen), 1):
+            outcomes.append(outcome)
+            if outcome.result != "imported":
+                print(_line(outcome), file=sys.stderr, flush=True)
+            if number % 50 == 0:
+                elapsed = time.perf_counter() - start
+                print(f"{number} of {len(chosen)} after {elapsed:.0f} s", file=sys.stderr)
+    show(outcomes)
+    if not arguments.no_record:
+        results = {
+            "seconds": round(time.perf_counter() - start),
+            "versions": {name: metadata.version(name) for name in ("timm", "torchvision")},
+            "totals": summary(outcomes),
+            "not_imported": [asdict(o) for o in outcomes if o.result != "imported"],
+        }
+        record.write("coverage", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Arrays of NumPy and CuPy alike: whose they are, and sums of which little is lost to rounding."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a NumPy or a CuPy array: they share no base class that a type checker knows
+
+
+def library(array: Array) -> str:
+    """The package that an array is of: "numpy" or "cupy"."""
+    return type(array).__module__.partition(".")[0]
+
+
+def namespace(array: Array) -> ModuleType:
+    """The functions for an array: those of NumPy, or of CuPy, which is loaded where one of its
+    arrays is here."""
+    return np if isinstance(array, np.ndarray) else sys.modules[library(array)]
+
+
+def on_host(array: Array) -> np.ndarray:
+    """An array as NumPy's; one on a GPU is waited for and copied."""
+    return array if isinstance(array, np.ndarray) else np.asarray(array.get())
+
+
+def along(vector: Array, axis: int, ndim: int) -> Array:
+    """`vector` as an array of `ndim` dimensions that broadcasts along `axis`."""
+    return vector.reshape([-1 if a == axis else 1 for a in range(ndim)])
+
+
+def outer_sum(xp: ModuleType, vectors: Sequence[Array]) -> Array:
+    """Σ of one vector an axis at every index."""
+    total = xp.zeros((1,) * len(vectors))
+    for axis, vector in enumerate(vectors):
+        total = total + along(vector, axis, len(vectors))
+    return total
+
+
+def spelled_out(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ranges first[i] … stop[i]−1 one after the other: i, and the number itself."""
+    counts = stop - first
+    before = np.cumsum(counts) - counts
+    return (
+        np.repeat(np.arange(len(counts)), counts),
+        np.arange(int(counts.sum())) + np.repeat(first - before, counts),
+    )
+
+
+def _pairwise_sum(block: Array, axis: int) -> Array:
+    """Sum over `axis` in float64 with ⌈log₂ n⌉ roundings.
+
+    `sum` is pairwise along contiguous axes alone: down the columns it rounds n times.
+    """
+    xp = namespace(block)
+    block = xp.moveaxis(block, axis, 0)
+    while (n := block.shape[0]) > 1:
+        half = (n + 1) // 2
+        head = block[:half].astype(xp.float64)
+        head[: n - half] += block[half:]
+        block = head
+    return xp.asarray(block[0], dtype=xp.float64)
+
+
+def marginal_sum(image: Array, keep: tuple[int, ...]) -> Array:
+    """Sum over all axes but `keep` (ascending), in float64."""
+    for axis in reversed(range(image.ndim)):
+        if axis not in keep:
+            image = _pairwise_sum(image, axis)
+    return namespace(image).asarray(image, dtype=np.float64)
+
+
+def sum_of(image: Array) -> float:
+    """Sum of all elements."""
+    return float(_pairwise_sum(image.ravel(), 0))
+
+
+def running_sums(values: Array) -> Array:
+    """Running sums of a vector, in float64, with at most 2√n roundings instead of n.
+
+    Sums run along the rows of a square and then over the rows. A row starts from the very number
+    that the one before it ended with, so the result never falls for nonnegative values.
+    """
+    xp = namespace(values)
+    width = math.isqrt(values.size - 1) + 1
+    table = xp.zeros((-(-values.size // width), width))
+    table.ravel()[: values.size] = values
+    table = xp.cumsum(table, axis=1)
+    table[1:] += xp.cumsum(table[:-1, -1])[:, None]
+    return table.ravel()[: values.size]

@@ -1,0 +1,575 @@
+"""Which covariances of gradients a field depends on, worked out from the graph alone.
+
+g is a map's gradient, R_τ[i] = Cov(g[i], g[i + τ]) its covariance at the lag τ. Independent
+zero-mean weights make gradients uncorrelated between the channels they mix and between branches;
+between *pixels* they hand on what they get: lag τ above a random layer of stride s is lag τ·s
+below it. Fixed coefficients mix lags. So a map's lags are those that are *wanted* by deterministic
+layers nearer to the input, where the variance alone (lag 0) is wanted, and that *exist*, coming
+from layers nearer to the unit, where it has lag 0 alone.
+
+Two deterministic ways that lead from one map up to another, channel by channel, are correlated
+too (an identity beside an average pool). They are followed from where they part to where they
+meet: a `Pair`. What meets only in weights, or in different channels, has nothing in common.
+
+Dropout's masks are drawn independently at every pixel. Activations' slopes and the routes of
+max-pooling count as if they were, but depend on the data: those of neighbouring pixels, or of
+windows that overlap, are alike. Variances do not depend on that; where correlated gradients reach
+such a layer, the result is approximate, and `Coherence.reasons` names it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from fastrf.engine.coefficients import Term, meetings, terms
+from fastrf.layers import (
+    Activation,
+    ChannelShuffle,
+    ChannelSlice,
+    Concat,
+    Layer,
+    Multiply,
+    Norm,
+    PixelShuffle,
+    PixelUnshuffle,
+    SqueezeExcite,
+)
+from fastrf.lowering import Operation, PlaneGraph
+from fastrf.maps import AxisMap, Kind, SpatialMap, Spread, Window
+
+Lags = tuple[frozenset[int], ...]
+"""Lags per axis; all combinations of them are meant."""
+
+MOST_STEPS = 1_000_000
+"""Steps taken in search of ways that meet again, before it is given up and said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two deterministic ways from one plane that meet in another.
+
+    Attributes:
+        below, above: the planes where they part and where they meet.
+        a, b: their coefficients, each a sum of products of one line per axis.
+        factor: of the product of both, with the share of the channels above that are meant.
+    """
+
+    below: int
+    above: int
+    a: tuple[Term, ...]
+    b: tuple[Term, ...]
+    factor: float
+
+
+@dataclass(slots=True)
+class Coherence:
+    """What a field depends on beside its variances.
+
+    Attributes:
+        lags: by plane, those of its lags that are both wanted and there; planes that no gradient
+            reaches are missing.
+        pairs: by the plane where they part.
+        within: ids of the operations that correlate and add up by themselves, from one of their
+            maps to the next (a filter behind reflected borders).
+        reasons: what remains approximate, one sentence each.
+    """
+
+    lags: dict[int, Lags] = field(default_factory=dict)
+    pairs: dict[int, list[Pair]] = field(default_factory=dict)
+    within: set[int] = field(default_factory=set)
+    reasons: list[str] = field(default_factory=list)
+    _inside: dict[int, list[Lags]] = field(default_factory=dict, repr=False)
+
+    def inside(self, op: Operation, kinds: Kinds) -> list[Lags]:
+        """As `wanted_inside`, of all that an operation reads; none where nothing is to be read."""
+        if id(op) not in self._inside:
+            lags = [self.lags[q] for q, _ in op.sources if q in self.lags]
+            united = reduce(_united, lags) if lags else None
+            self._inside[id(op)] = [] if united is None else wanted_inside(op, kinds, united)
+        return self._inside[id(op)]
+
+    @property
+    def widest(self) -> int:
+        """Most lags that a plane has, all axes together: its covariances take as many images."""
+        return max((math.prod(map(len, lags)) for lags in self.lags.values()), default=1)
+
+    @property
+    def matters(self) -> bool:
+        """Whether variances alone would not do."""
+        return bool(self.pairs or self.within) or any(
+            not _alone(lags) for lags in self.lags.values()
+        )
+
+    def concerns(self, op: Operation) -> bool:
+        """Whether variances alone would not do for an operation."""
+        ends = [p for p, _ in (*op.sources, *op.targets)]
+        return (
+            id(op) in self.within
+            or any(q in self.pairs for q, _ in op.sources)
+            or any(not _alone(self.lags[p]) for p in ends if p in self.lags)
+        )
+
+
+def coherence_of(graph: PlaneGraph, node: str, input_node: str | None = None) -> Coherence:
+    """The covariances on the way from a map to an input (None: to any), found at the first call."""
+    return graph.once(("coherence", node, input_node), lambda: _found(graph, node, input_node))
+
+
+def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
+    inputs = graph.network.inputs if input_node is None else (input_node,)
+    if input_node is None:
+        if len(inputs) == 1:
+            return coherence_of(graph, node, inputs[0])
+        ancestors = graph.ancestors(node)
+        all_ = [op for op in graph.operations if op.node in ancestors]
+    else:
+        all_ = graph.between(node, input_node)
+    if not _anything_common(all_):
+        return Coherence()
+    operations = [(op, kinds_of(graph, op)) for op in all_ if not is_endless(op)]
+    readers: dict[int, list[tuple[Operation, Kinds]]] = {}
+    for op, kinds in operations:
+        for q, _ in op.sources:
+            readers.setdefault(q, []).append((op, kinds))
+    found, ways = Coherence(), _Ways(graph, readers)
+    for pair in ways.pairs():
+        found.pairs.setdefault(pair.below, []).append(pair)
+    found.reasons = list(ways.reasons)
+    maps = [(kind, m) for op, kinds in operations for kind, m in zip(kinds, op.maps, strict=True)]
+    spread = bool(found.pairs) or any(kind == "fixed" and m.correlates for kind, m in maps)
+    if not spread or not (found.pairs or any(k != "random" and m.overlaps for k, m in maps)):
+        return found  # most networks; no lag but 0 is there, or none is wanted
+    seeds = [p for name in inputs for p in graph.planes_of[name]]
+    wanted = _wanted(seeds, graph.ndim, readers, found.pairs)
+    _existing(graph, node, readers, wanted, found)
+    return found
+
+
+def _anything_common(operations: Sequence[Operation]) -> bool:
+    """A quick look: without a fork into two ways that no weights part, and without fixed weights
+    that hand one gradient to several pixels, nothing is correlated."""
+    maps = {id(m): m for op in operations for m in op.maps}
+    if any(m.kind == "fixed" and m.correlates for m in maps.values()):
+        return True
+    ways = Counter(
+        q for op in operations if all(m.kind != "random" for m in op.maps) for q, _ in op.sources
+    )
+    return any(count > 1 for count in ways.values())
+
+
+# --- layers ---------------------------------------------------------------------------------
+
+
+def is_endless(op: Operation) -> bool:
+    """Whether an operation reads the whole of an unbounded grid: no field passes it."""
+    return any(m.is_global and m.size_in is None for m in op.maps)
+
+
+Kinds = tuple[Kind, ...]
+"""How the weights of each of an operation's maps behave."""
+
+_SHUFFLES = (PixelShuffle, PixelUnshuffle)
+
+
+def kinds_of(graph: PlaneGraph, op: Operation) -> Kinds:
+    """How the weights of an operation's maps behave.
+
+    A layer over the whole map whose weights depend on the data counts as if they were independent.
+    What a pixel shuffle moves stays in channels of its own, so that nothing is added up.
+    """
+    if not op.maps:
+        return ()
+    layer = graph.network.nodes[op.node].layer
+    depends = isinstance(layer, SqueezeExcite | Norm | Multiply) and op.is_global
+    if depends or isinstance(layer, _SHUFFLES):
+        apart: Kind = "random"
+        return (apart,) * len(op.maps)
+    return tuple(m.kind for m in op.maps)
+
+
+def is_deterministic(graph: PlaneGraph, op: Operation, kinds: Kinds) -> bool:
+    """Whether what passes an operation has something in common with what passes beside it."""
+    return "random" not in kinds or isinstance(graph.network.nodes[op.node].layer, _SHUFFLES)
+
+
+def chooses(graph: PlaneGraph, op: Operation) -> bool:
+    """Whether the data choose what an operation passes on: an activation's slopes, the routes of
+    max-pooling, the other factors of a product."""
+    layer = graph.network.nodes[op.node].layer
+    if isinstance(layer, Activation | Multiply):
+        mean = layer.mean_factor
+        return mean is None or mean**2 < layer.pointwise_gain
+    return "routing" in kinds_of(graph, op)
+
+
+def mean_share(graph: PlaneGraph, op: Operation) -> float:
+    """E[factor]²/E[factor²] of an operation's pointwise factors; 1 where it is not known."""
+    layer = graph.network.nodes[op.node].layer
+    mean = layer.mean_factor
+    return 1.0 if mean is None else mean**2 / layer.pointwise_gain
+
+
+# --- lags -----------------------------------------------------------------------------------
+
+
+def _alone(lags: Lags) -> bool:
+    return all(len(axis) == 1 for axis in lags)
+
+
+def _united(a: Lags | None, b: Lags) -> Lags:
+    return b if a is None else tuple(x | y for x, y in zip(a, b, strict=True))
+
+
+def wanted_inside(op: Operation, kinds: Kinds, lags: Lags) -> list[Lags]:
+    """The lags that are wanted of the input of each of an operation's maps, and of what the last
+    one writes, where `lags` are wanted of what it reads."""
+    found = [lags]
+    for kind, move in zip(kinds, op.maps, strict=True):
+        found.append(_above(kind, move, found[-1]))
+    return found
+
+
+def _above(kind: Kind, move: SpatialMap, lags: Lags) -> Lags:
+    """The lags of what a map writes that those of what it reads depend on."""
+    if kind == "random":
+        return tuple(
+            frozenset(found for t in axis if (found := lag_above(a, t)) is not None)
+            for a, axis in zip(move.axes, lags, strict=True)
+        )
+    none = frozenset((0,))
+    if _alone(lags) and not move.overlaps:
+        return (none,) * len(lags)
+    own = terms((move,), len(lags))
+    return _mixed_above(own, own, lags)
+
+
+def lag_above(axis: AxisMap, lag: int) -> int | None:
+    """The lag of what a map with weights writes from which a lag of what it reads comes; None
+    where different weights lead to pixels so far apart."""
+    if isinstance(axis, Spread):
+        return lag * axis.stride
+    if isinstance(axis, Window):
+        return None if lag % axis.stride else lag // axis.stride
+    return 0 if lag == 0 else None
+
+
+def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
+    found = (frozenset((0,)),) * len(lags)
+    for one, other in itertools.product(a, b):
+        met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
+        spread = tuple(frozenset(t for r in m.values() for t in r) for m in met)
+        found = _united(found, spread)
+    return found
+
+
+def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
+    """The lags among those wanted of what a map reads at which there is something."""
+    if kind == "random":
+        return tuple(
+            frozenset(t for t in want if lag_above(a, t) in axis)
+            for a, axis, want in zip(move.axes, lags, wanted, strict=True)
+        )
+    if _alone(wanted) or (kind == "routing" and _alone(lags)):
+        return (frozenset((0,)),) * len(lags)
+    own = terms((move,), len(lags))
+    return _mixed_below(own, own, lags, wanted)
+
+
+def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags) -> Lags:
+    found = (frozenset((0,)),) * len(lags)
+    for one, other in itertools.product(a, b):
+        met = (meetings(x, y, want) for x, y, want in zip(one, other, wanted, strict=True))
+        here = tuple(
+            frozenset(t for t, r in m.items() if not axis.isdisjoint(r))
+            for m, axis in zip(met, lags, strict=True)
+        )
+        found = _united(found, here)
+    return found
+
+
+def _wanted(
+    seeds: Iterable[int],
+    ndim: int,
+    readers: Mapping[int, Sequence[tuple[Operation, Kinds]]],
+    pairs: Mapping[int, Sequence[Pair]],
+) -> dict[int, Lags]:
+    """By plane, the lags that something nearer to the inputs depends on."""
+    found: dict[int, Lags] = dict.fromkeys(seeds, (frozenset((0,)),) * ndim)
+    for q in range(max((*readers, *found), default=-1) + 1):
+        if q not in found:
+            continue
+        for op, kinds in readers.get(q, ()):
+            above = wanted_inside(op, kinds, found[q])[-1]
+            for p, _ in op.targets:
+                found[p] = _united(found.get(p), above)
+        for pair in pairs.get(q, ()):
+            above = _mixed_above(pair.a, pair.b, found[q])
+            found[pair.above] = _united(found.get(pair.above), _both_ways(above))
+    return found
+
+
+def _both_ways(lags: Lags) -> Lags:
+    """The same with every lag's negative: R_−τ is needed where R_τ is."""
+    return tuple(axis | frozenset(-t for t in axis) for axis in lags)
+
+
+def _existing(
+    graph: PlaneGraph,
+    node: str,
+    readers: Mapping[int, Sequence[tuple[Operation, Kinds]]],
+    wanted: Mapping[int, Lags],
+    found: Coherence,
+) -> None:
+    """Fills in the lags at which there is something among those wanted, and the reasons."""
+    doubts: dict[str, dict[str, str]] = {}
+    causes: dict[int, str] = {}
+    alone = (frozenset((0,)),) * graph.ndim
+    for p in graph.planes_of[node]:
+        found.lags[p] = alone
+    for q in sorted(wanted, reverse=True):
+        for op, kinds in readers.get(q, ()):
+            targets = [p for p, _ in op.targets if p in found.lags]
+            if not targets:
+                continue
+            lags = reduce(_united, (found.lags[p] for p in targets))
+            cause = next((causes[p] for p in targets if p in causes), None)
+            if cause is not None and not _alone(lags) and chooses(graph, op):
+                kind = graph.network.nodes[op.node].layer.kind
+                doubts.setdefault(kind, {}).setdefault(op.node, cause)
+            inside = wanted_inside(op, kinds, wanted[q])
+            for number in range(len(op.maps) - 1, -1, -1):
+                lags = below(kinds[number], op.maps[number], lags, inside[number])
+                if not _alone(lags):
+                    cause = cause or op.node
+                    if number:
+                        found.within.add(id(op))
+            if cause is not None and not _alone(lags):
+                causes.setdefault(q, cause)
+            found.lags[q] = _united(found.lags.get(q), lags)
+        for pair in found.pairs.get(q, ()):
+            if pair.above in found.lags:
+                here = _mixed_below(pair.a, pair.b, found.lags[pair.above], wanted[q])
+                found.lags[q] = _united(found.lags.get(q), _both_ways(here))
+                causes.setdefault(q, graph.planes[q].node)
+    found.reasons += [_doubt(graph, layers) for layers in doubts.values()]
+
+
+def _doubt(graph: PlaneGraph, layers: Mapping[str, str]) -> str:
+    """What is not known of layers of one kind that correlated gradients reach: by node, what
+    correlates them. Networks have one behind every convolution: one sentence for all."""
+    (first, cause), count = next(iter(layers.items())), len(layers)
+    names = first if count == 1 else f"{first} and {count - 1} more"
+    if graph.network.nodes[first].layer.mean_factor is None:
+        return (
+            f"{names}: the mean of the factors is not known; they count as constant for gradients "
+            f"correlated by {cause}"
+        )
+    return (
+        f"{names}: what passes depends on the data and counts as independent between pixels; the "
+        f"gradients are correlated by {cause}"
+    )
+
+
+# --- ways that meet again -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A deterministic way up from a plane.
+
+    Attributes:
+        at: the plane it has come to.
+        operations: what it passed.
+        channel: (a, b, before): channel c of the plane where it began is channel a·c + b here;
+            `before` are the places at which no such formula holds, each with what held there.
+        vague: whether even so the channel is not known.
+        share: of the channels of the plane `at` that it leads to.
+        factor: mean of the pointwise factors.
+        chosen: whether the data choose what passes (an activation's slopes, max-pooling's routes).
+        unknown: name of a layer whose factors' mean is not known.
+    """
+
+    at: int
+    operations: tuple[Operation, ...] = ()
+    channel: tuple[Fraction, Fraction, tuple[Any, ...]] = (Fraction(1), Fraction(0), ())
+    vague: bool = False
+    share: float = 1.0
+    factor: float = 1.0
+    chosen: bool = False
+    unknown: str | None = None
+
+    @property
+    def maps(self) -> tuple[SpatialMap, ...]:
+        return tuple(m for op in self.operations for m in op.maps)
+
+
+class _Ways:
+    """Follows the deterministic ways out of every plane that several of them lead out of."""
+
+    def __init__(
+        self, graph: PlaneGraph, readers: Mapping[int, Sequence[tuple[Operation, Kinds]]]
+    ) -> None:
+        self.graph = graph
+        self.onward = self._onward(readers)
+        self.reasons: dict[str, None] = {}
+        self.steps = 0
+        self.edges: dict[int, int] = {}
+        seen: Counter[tuple[str, int]] = Counter()
+        for op in graph.operations:
+            for q, _ in op.sources:
+                self.edges[id(op)] = seen[op.node, q]
+                seen[op.node, q] += 1
+
+    def _onward(
+        self, readers: Mapping[int, Sequence[tuple[Operation, Kinds]]]
+    ) -> dict[int, list[Operation]]:
+        """The deterministic operations that read each plane and lead to where ways can meet:
+        where several of them write, each channel of a concatenation having one writer alone."""
+        graph = self.graph
+        found = {
+            q: [op for op, kinds in ops if is_deterministic(graph, op, kinds)]
+            for q, ops in readers.items()
+        }
+        writers = Counter(p for ops in found.values() for op in ops for p, _ in op.targets)
+        leads = {
+            p
+            for p, count in writers.items()
+            if count > 1 and not isinstance(graph.network.nodes[graph.planes[p].node].layer, Concat)
+        }
+        onward = {}
+        for q in sorted(found, reverse=True):
+            kept = [op for op in found[q] if any(p in leads for p, _ in op.targets)]
+            if kept:
+                leads.add(q)
+                onward[q] = kept
+        return onward
+
+    def pairs(self) -> Iterator[Pair]:
+        for q, ops in self.onward.items():
+            for first, second in itertools.combinations(ops, 2):
+                start = _Way(q)
+                for a in self._along(start, first):
+                    for b in self._along(start, second):
+                        yield from self._meet(q, a, b)
+
+    def _meet(self, q: int, a: _Way, b: _Way) -> Iterator[Pair]:
+        """The pairs of the ways on from a and b; the one nearer to the input goes on first, as
+        the other cannot lead to where it is."""
+        stack = [(a, b)]
+        while stack:
+            self.steps += 1
+            if self.steps > MOST_STEPS:
+                name = self.graph.planes[q].node
+                self.reasons[
+                    f"{name}: too many deterministic ways lead from it to search them all; "
+                    f"their gradients are added as if uncorrelated"
+                ] = None
+                return
+            a, b = stack.pop()
+            if a.at == b.at:
+                same = _same_channels(a, b)
+                if same is None:
+                    self._doubt(q, a, "the channels in which they meet are not followed")
+                    continue
+                if same:
+                    pair = self._pair(q, a, b)
+                    if pair is not None:
+                        yield pair
+                    continue
+            if a.at > b.at:
+                a, b = b, a
+            for op in self.onward.get(a.at, ()):
+                stack.extend((way, b) for way in self._along(a, op))
+
+    def _pair(self, q: int, a: _Way, b: _Way) -> Pair | None:
+        unknown = a.unknown or b.unknown
+        if a.chosen and b.chosen:
+            self._doubt(q, a, "what both of them pass on depends on the data")
+            return None
+        if unknown:
+            self._doubt(q, a, f"the mean of the slopes of {unknown} is not known")
+            return None
+        ndim = self.graph.ndim
+        factor = a.factor * b.factor * math.sqrt(a.share * b.share)
+        return Pair(q, a.at, terms(a.maps, ndim), terms(b.maps, ndim), factor)
+
+    def _doubt(self, q: int, way: _Way, why: str) -> None:
+        name, above = (self.graph.planes[p].node for p in (q, way.at))
+        self.reasons[
+            f"{name}: several deterministic paths lead from it to {above}, and {why}; "
+            f"their gradients are added as if uncorrelated"
+        ] = None
+
+    def _along(self, way: _Way, op: Operation) -> Iterator[_Way]:
+        """The way one operation further, to each plane that it leads to."""
+        layer = self.graph.network.nodes[op.node].layer
+        channel, known = self._channel(way, op, layer)
+        known = known and len(op.targets) == 1
+        mean = layer.mean_factor
+        pointwise = math.sqrt(op.gain / layer.pointwise_gain)
+        for p, share in op.targets:
+            yield _Way(
+                p,
+                (*way.operations, op),
+                channel,
+                way.vague or not known,
+                way.share * share,
+                way.factor * pointwise * (1.0 if mean is None else mean),
+                way.chosen or chooses(self.graph, op),
+                way.unknown or (op.node if mean is None else None),
+            )
+
+    def _channel(
+        self, way: _Way, op: Operation, layer: Layer
+    ) -> tuple[tuple[Fraction, Fraction, tuple[Any, ...]], bool]:
+        """The way's channel behind an operation, and whether it is known."""
+        a, b, before = way.channel
+        node = self.graph.network.nodes[op.node]
+        source = self.graph.planes[way.at].node
+        c_in, c_out = self.graph.channels[source], self.graph.channels[op.node]
+        if isinstance(layer, Concat):
+            number = [i for i, s in enumerate(node.inputs) if s == source][self.edges[id(op)]]
+            counts = [self.graph.channels[s] for s in node.inputs[:number]]
+            if c_out is None:
+                return (Fraction(1), Fraction(0), (*before, (op.node, number, a, b))), True
+            return (a, b + sum(c or 0 for c in counts), before), True
+        if isinstance(layer, ChannelShuffle):
+            return (Fraction(1), Fraction(0), (*before, (op.node, 0, a, b))), True
+        if isinstance(layer, ChannelSlice) and c_in is not None:
+            kept = range(c_in)[layer.start : layer.stop : layer.step]
+            return (a / kept.step, (b - kept.start) / kept.step, before), True
+        if isinstance(layer, _SHUFFLES):
+            if c_in is None or c_out is None:
+                return way.channel, False
+            count = math.prod(layer.factor)
+            phases = [-axis.lo for axis in op.maps[0].axes if isinstance(axis, Window | Spread)]
+            number = int(np.ravel_multi_index(phases, layer.factor))
+            if isinstance(layer, PixelUnshuffle):
+                return (a * count, b * count + number, before), True
+            return (a / count, (b - number) / count, before), True
+        return way.channel, c_in == c_out or c_in is None
+
+
+def _same_channels(a: _Way, b: _Way) -> bool | None:
+    """Whether two ways to one plane lead to the same channel of it; None where that is not
+    known."""
+    if a.vague or b.vague:
+        return None
+    if a.channel == b.channel:
+        return True
+    if a.channel[::2] == b.channel[::2]:
+        return False  # apart by a constant number of channels
+    if a.channel[:2] == b.channel[:2] and a.channel[2] and b.channel[2]:
+        (node, number, *_), (other, second, *_) = a.channel[2][-1], b.channel[2][-1]
+        if node == other and number != second:
+            return False  # different parts of one concatenation
+    return None

@@ -1,0 +1,160 @@
+"""What the recompressed engine's work will be, read off its script.
+
+The constants were measured with bench/bench_recompressed.py on one core of an Intel Xeon (Sapphire
+Rapids, 2.6 GHz) with 2 cores, and predict to within a factor of about 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastrf.engine.forecast import Forecast
+from fastrf.engine.recompressed.lowrank import BATCH, MEASURED, WHOLE, rounding
+from fastrf.engine.recompressed.powers import Passage
+from fastrf.engine.recompressed.script import Apply, Script, Settle, script
+from fastrf.engine.recompressed.words import Words
+from fastrf.lowering import PlaneGraph
+
+REDUCTION_ERROR = 4e-14
+"""Bound of the error of one reduction, or of one map whose taps are no product, relative to the
+final peak: 1e-14 to 4e-14 where they were many."""
+
+STEP_SECONDS = 5e-5
+"""Python's share of one step of a script."""
+
+CALL_SECONDS = 6e-6
+"""Python's share of one power of a map, or of one map that is applied alone, all axes together."""
+
+OPERATOR_SECONDS = 2e-4
+"""Building the matrix of one map, all axes together. On maps of known size that happens once, and
+is not counted."""
+
+ENTRY_NANOSECONDS = 0.3
+"""One weight of a matrix and one term."""
+
+GEMM_NANOSECONDS = 0.03
+"""One product and sum of a matrix product: the pixels of one term."""
+
+QR_NANOSECONDS = 0.45
+"""One pixel and one pair of terms of an orthogonal factor."""
+
+SVD_NANOSECONDS = 0.6
+"""One singular value decomposition over the cube of its order."""
+
+REDUCTION_SECONDS = 2e-4
+"""The rest of a reduction."""
+
+PIXEL_NANOSECONDS = 6.0
+"""One pixel of the result: clamped, summed, divided."""
+
+
+def of_recompressed(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float,
+) -> Forecast:
+    """What `propagate_recompressed` will do, for a field without an obstacle.
+
+    Neither `dtype` nor `tail` nor `tol` makes much of a difference to it.
+    """
+    written = script(graph, node, unit, input_node)
+    count = Counts(written)
+    if graph.input_size is None:
+        count.seconds += count.operators * OPERATOR_SECONDS
+    pixels = math.prod(n for _, n in written.support)
+    return Forecast(
+        written.operations,
+        written.support,
+        count.cells + pixels,
+        count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
+        0.0,
+        8 * 3 * (count.held + pixels),  # tables, what is cut out of them, and one at work
+        1,  # nothing that threads could share
+    )
+
+
+def finest(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> float:
+    """The tolerance down to which the engine is expected to show its result right."""
+    count = Counts(script(graph, node, unit, input_node))
+    return count.changes * REDUCTION_ERROR + 2 * rounding(count.roundings)
+
+
+def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> bool:
+    """Whether the engine will be right pixel by pixel (`Recompressed.relative`)."""
+    return Counts(script(graph, node, unit, input_node)).changes == 0
+
+
+class Counts:
+    """What a script amounts to.
+
+    Attributes:
+        cells: pixels of all factors and images formed.
+        seconds: time of all that.
+        held: numbers held in tables of powers.
+        operators: different maps.
+        changes: how many reductions, and maps whose taps are no product.
+        roundings: that befall a pixel, one after the other.
+    """
+
+    def __init__(self, written: Script) -> None:
+        self.cells, self.held, self.changes, self.roundings = 0, 0, 0, 0
+        self.seconds = len(written.steps) * STEP_SECONDS
+        self._powers: dict[tuple[int, int], int] = {}
+        passages: set[int] = set()
+        for step in written.steps:
+            if isinstance(step, Settle):
+                terms = self._multiplied_out(step.words)
+                if step.reduces:
+                    self._reduce(step.block.shape, terms)
+                passages.update(id(w.step) for w in step.words)
+            elif isinstance(step, Apply):
+                self._apply(step.passage, step.block.rank)
+                self.changes += not step.passage.move.separable
+                passages.add(id(step.passage))
+        if written.final is not None:
+            words = written.final.sum.words
+            terms, shape = self._multiplied_out(words), words[0].block.shape
+            self.seconds += 1e-9 * GEMM_NANOSECONDS * math.prod(shape) * terms
+            self.roundings = written.final.roundings + terms
+            passages.update(id(w.step) for w in words)
+        self.operators = len(passages)
+
+    def _multiplied_out(self, words: tuple[Words, ...]) -> int:
+        """The terms of words, and the powers that are yet to be made of them."""
+        for w in words:
+            if w.step is not None:
+                key = (w.block.number, id(w.step))
+                wanted, pixels = w.first + len(w.values) - 1, sum(w.block.shape)
+                more = max(0, wanted - self._powers.get(key, 0))
+                self._apply(w.step, w.block.rank, more)
+                self.held += more * w.block.rank * pixels
+                self._powers[key] = max(wanted, self._powers.get(key, 0))
+        return sum(w.rank for w in words)
+
+    def _apply(self, passage: Passage, terms: int, times: int = 1) -> None:
+        pixels = sum(n for _, n in passage.x)
+        self.cells += times * pixels * terms
+        entries = pixels * passage.roundings / len(passage.x)
+        self.seconds += times * (CALL_SECONDS + 1e-9 * ENTRY_NANOSECONDS * entries * terms)
+
+    def _reduce(self, shape: tuple[int, ...], terms: int) -> None:
+        pixels, order = math.prod(shape), min(terms, BATCH, *shape)
+        batches = 1
+        if terms >= min(shape) and min(shape) <= WHOLE:
+            order, work = min(shape), GEMM_NANOSECONDS * pixels * (terms + min(shape))
+        else:
+            batches = max(1, math.ceil((terms - BATCH) / BATCH) + 1)
+            work = QR_NANOSECONDS * sum(shape) * order**2
+            if pixels <= MEASURED:
+                work += 2 * GEMM_NANOSECONDS * pixels * order
+        work += SVD_NANOSECONDS * order**3
+        self.changes += batches
+        self.cells += pixels
+        self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)

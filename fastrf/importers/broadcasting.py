@@ -1,0 +1,46 @@
+"""Tensors that take the rank or the pixels of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fastrf.importers.failing import refuse
+from fastrf.importers.layout import CHANNEL, Map, Shape, size
+from fastrf.importers.operator import Operator
+from fastrf.importers.spelling import spell
+from fastrf.layers import Upsample
+
+
+def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
+    """The map with the rank that constants of these shapes give it.
+
+    Args:
+        alone: no other map can give it more pixels; then the constants must not.
+    """
+    if x.axes is None:
+        return x
+    rank = max([len(s) for s in shapes], default=0)
+    axes = ((),) * (rank - len(x.axes)) + x.axes
+    if alone:
+        for shape in shapes:
+            for count, axis in zip(reversed(shape), reversed(axes), strict=False):
+                if count not in (None, 1) and not axis:
+                    refuse(f"spreads a tensor of shape {x.dims} over a constant of {shape}")
+    return replace(x, axes=axes)
+
+
+def expanded(op: Operator, x: Map, target: Shape) -> Map:
+    """The map with its axes of size 1 repeated to the shape `target`."""
+    if x.axes is None:
+        return replace(op.chain(x), shape=op.shape)
+    rank = max(len(target), len(x.axes))
+    target = (1,) * (rank - len(target)) + target
+    axes = ((),) * (rank - len(x.axes)) + x.axes
+    if all(n in (1, size(axis)) for n, axis in zip(target, axes, strict=True)):
+        return replace(op.chain(x), axes=axes)
+    x = op.standard(x)
+    outer = zip(target, (x.batch, x.extent[CHANNEL]), strict=False)
+    if x.pixels != (1,) * op.ndim or any(n not in (1, own) for n, own in outer):
+        refuse(f"expands a tensor of shape {x.dims} to {target}")
+    return op.grid(x, Upsample(size=spell(target[2:])))

@@ -1,0 +1,142 @@
+"""Networks that Python code makes: "package.module:callable", as the command line names them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from fastrf.errors import InputError
+from fastrf.importers.failing import line
+from fastrf.importers.policy import Policy
+from fastrf.layers.checks import is_whole
+from fastrf.network import Network
+
+DEFAULT_SIZE = 224
+"""Pixels per axis that a module is traced at where none are given."""
+
+DEFAULT_CHANNELS = 3
+
+
+def from_name(
+    name: str,
+    *,
+    input_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    unknown: Policy = "error",
+) -> Network:
+    """The network that "package.module:callable" names.
+
+    The module is imported (the working directory counts as one of its places, as for ``python
+    -m``), and the callable called without arguments. It returns a `Network` or a
+    `torch.nn.Module`; the name may also be that of one. A module is made on PyTorch's meta
+    device, so that no weights are allocated, where its constructor allows it.
+
+    Args:
+        input_size: pixels per axis that a torch module is traced at; default: 224.
+        channels: of its input; default: what its first convolution reads, else 3.
+        unknown: as in `from_torch`.
+
+    Raises:
+        InputError: there is no such module or callable, it fails, or returns something else.
+    """
+    found = _made(name)
+    if isinstance(found, Network):
+        return found
+    from fastrf.importers.torch import from_torch
+
+    ndim, own = _first_convolution(found)
+    size = DEFAULT_SIZE if input_size is None else input_size
+    pixels = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
+    if not all(is_whole(n) and n > 0 for n in pixels):
+        raise InputError(f"input_size={input_size!r} must be a whole number of at least 1, or some")
+    if channels is not None and channels < 1:
+        raise InputError(f"channels={channels} must be at least 1")
+    shape = (1, own if channels is None else channels, *pixels)
+    return from_torch(found, shape, unknown=unknown, name=name.rpartition(":")[2])
+
+
+def _made(name: str) -> Any:
+    """What the named callable returns: a network or a torch module."""
+    place, _, attribute = name.partition(":")
+    found = _imported(name, place)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{name!r}: {place} has no {attribute!r}; check the name behind ':'")
+        found = getattr(found, part)
+    if isinstance(found, Network) or (_is_module(found) and not isinstance(found, type)):
+        return found
+    if not callable(found):
+        raise InputError(
+            f"{name!r} is a {type(found).__name__}; name a callable that returns a torch.nn.Module "
+            f"or a fastrf.Network"
+        )
+    made = _called(name, found)
+    if not isinstance(made, Network) and not _is_module(made):
+        raise InputError(
+            f"{name!r} returned a {type(made).__name__}; it must return a torch.nn.Module or a "
+            f"fastrf.Network"
+        )
+    return made
+
+
+def _imported(name: str, place: str) -> Any:
+    folder = os.getcwd()
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{name!r}: there is no module {error.name!r} here; install its package, or run in the "
+            f"folder that holds it"
+        ) from None
+    except Exception as error:  # Whatever the module's own code raises.
+        raise InputError(f"{name!r}: importing {place} fails: {_said(error)}") from error
+    finally:
+        if added:
+            sys.path.remove(folder)
+
+
+def _called(name: str, make: Any) -> Any:
+    """What a callable returns, made on the meta device where torch is in use."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        try:
+            with torch.device("meta"):
+                return make()
+        except Exception:  # Constructors that compute with numbers in tensors need real ones.
+            pass
+    try:
+        return make()
+    except Exception as error:  # Whatever the callable's own code raises.
+        raise InputError(
+            f"{name!r} cannot be called without arguments: {_said(error)}; write a function "
+            f"without arguments that makes the network"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return line(f"{type(error).__name__}: {error}")
+
+
+def _is_module(found: Any) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    return isinstance(found, torch.nn.Module) or (
+        isinstance(found, type) and issubclass(found, torch.nn.Module)
+    )
+
+
+def _first_convolution(module: Any) -> tuple[int, int]:
+    """Spatial axes and input channels of a module's first convolution."""
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        channels = getattr(part, "in_channels", None)
+        if is_whole(channels) and getattr(weight, "ndim", 0) in (3, 4, 5):
+            return part.weight.ndim - 2, int(part.in_channels)
+    return 2, DEFAULT_CHANNELS

@@ -1,0 +1,121 @@
+"""PyTorch modules as networks.
+
+A module is recorded as the graph of PyTorch operators that its `forward` runs (see `tracing`):
+without weights, without data, and without changing the module. Every tensor that depends on an
+input map is then followed as a `layout.Map`, as in the ONNX importer: reshapes and transposes
+move digits of indices, so that channel shuffles, token layouts and channels-last code are
+recognised by what they do.
+
+Sizes are those of `input_shape`. Where a module computes with them (a resize to another map's
+size, a slice up to half of a map), the network is that of this size; resizes are kept as scales
+where these are rational.
+
+Networks count as initialised to keep the variance: activations have gain 1. Convolutions whose
+weights are a buffer (blur-pooling) have the buffer's squares for taps. A detached tensor counts as
+read: the region is that of the forward pass. Attention within windows counts as attention over the
+whole map; so do tokens that are no grid any more, such as positions with a class token beside them.
+
+The modules build on each other in this order: `tracing` (module → graph), `names`, `op` (one
+operator; the registry of handlers), `operators` (a handler per operator), `importer` (the walk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastrf.errors import InputError, MissingExtra
+from fastrf.importers.policy import Policy, checked_policy
+from fastrf.layers.checks import is_whole, short
+from fastrf.network import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["from_torch"]
+
+
+def from_torch(
+    module: nn.Module,
+    input_shape: Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]],
+    *,
+    unknown: Policy = "error",
+    training: bool = False,
+    name: str | None = None,
+) -> Network:
+    """The network of a PyTorch module.
+
+    Args:
+        module: any `torch.nn.Module`, on any device; it is neither run nor changed. One that was
+            made under ``torch.device("meta")`` needs no memory for its weights.
+        input_shape: (N, C, spatial…) of its input, with one to three spatial axes; for several
+            inputs a sequence of shapes, or a mapping from the names of `forward`'s arguments.
+            Inputs with another number of axes than the first map's (a time step, say) are no maps.
+        unknown: what an operator that fastrf cannot express becomes: "error" raises; "identity"
+            passes every pixel on; "global" lets each output read every input.
+            `fastrf.importers.register` teaches it new ones.
+        training: import the module as in training: batch normalisation then takes its statistics
+            over the whole map, so that every unit reads every pixel, and dropout is active.
+            Default: as in evaluation, whatever mode the module is in.
+        name: the network's name; default: the module's class.
+
+    Returns:
+        A network whose nodes are called like the modules that compute them ("layer1.0.conv1"), or
+        by the operator within its module ("layer1.0.add"). Modules that hold others are end points
+        ("layer1"), and so are the keys of a dictionary that `forward` returns. Attention and
+        other operators that read everything are `Attention` layers.
+
+    Raises:
+        InputError: no module, a shape that it does not run on, or a `forward` that depends on the
+            values of its tensors; the message names the line.
+        UnsupportedOperator: an operator that fastrf cannot express, with ``unknown="error"``.
+        MissingExtra: the package ``torch`` is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra(
+            'reading PyTorch modules needs the package torch; pip install "fastrf[torch]"'
+        ) from None
+    from fastrf.importers.torch.importer import Importer
+    from fastrf.importers.torch.tracing import trace
+
+    checked_policy(unknown)
+    if not isinstance(module, torch.nn.Module):
+        called = f"{module.__name__} is a class" if isinstance(module, type) else "it"
+        raise InputError(
+            f"{short(module)} is no torch.nn.Module"
+            + (f"; {called}, give an instance of it" if isinstance(module, type) else "")
+            + ("" if isinstance(module, type) else "; wrap a function in a module's forward")
+        )
+    shapes = _shapes(input_shape)
+    maps = [s for s in (shapes.values() if isinstance(shapes, Mapping) else shapes) if len(s) > 2]
+    traced = trace(module, shapes, training=training)
+    own = type(module).__name__
+    return Importer(traced, own, len(maps[0]) - 2, unknown).network(own if name is None else name)
+
+
+def _shapes(given: Any) -> list[tuple[int, ...]] | dict[str, tuple[int, ...]]:
+    if isinstance(given, Mapping):
+        shapes: Any = {str(name): _shape(shape, given) for name, shape in given.items()}
+        listed = list(shapes.values())
+    elif isinstance(given, Sequence) and given and isinstance(given[0], Sequence):
+        shapes = listed = [_shape(shape, given) for shape in given]
+    else:
+        shapes = listed = [_shape(given, given)]
+    if not any(3 <= len(shape) <= 5 for shape in listed):
+        raise InputError(
+            f"input_shape={short(given)} holds no map; give (N, C, spatial…) with one to three "
+            f"spatial axes, such as (1, 3, 224, 224)"
+        )
+    return shapes  # type: ignore[no-any-return]
+
+
+def _shape(shape: Any, given: Any) -> tuple[int, ...]:
+    whole = isinstance(shape, Sequence) and not isinstance(shape, str)
+    if not whole or not all(is_whole(n) and n > 0 for n in shape):
+        raise InputError(
+            f"input_shape={short(given)} must hold whole numbers of at least 1, such as "
+            f"(1, 3, 224, 224), or such shapes for several inputs"
+        )
+    return tuple(int(n) for n in shape)

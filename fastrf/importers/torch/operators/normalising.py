@@ -1,0 +1,46 @@
+"""Normalisation, by what its statistics run over."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastrf.importers.layout import CHANNEL
+from fastrf.importers.mixing import normalised
+from fastrf.importers.operator import Result
+from fastrf.importers.torch.op import Op, handles
+from fastrf.layers import Norm
+
+
+@handles("batch_norm _batch_norm_impl_index native_batch_norm cudnn_batch_norm")
+def _batch_norm(op: Op) -> Result:
+    return op.chain(op.x, Norm("batch_train" if op["training"] else "batch"))
+
+
+@handles("instance_norm")
+def _instance_norm(op: Op) -> Result:
+    if not op["use_input_stats"]:
+        return op.chain(op.x, Norm("batch"))
+    return normalised(op, op.x, range(2, len(op.x.dims or ())))
+
+
+@handles("layer_norm native_layer_norm rms_norm _fused_rms_norm")
+def _layer_norm(op: Op) -> Result:
+    rank = len(op.x.dims or op.size)
+    return normalised(op, op.x, range(rank - len(op["normalized_shape"]), rank))
+
+
+@handles("group_norm native_group_norm")
+def _group_norm(op: Op) -> Result:
+    x = op.standard(op.x)
+    groups = op.get("num_groups", "group")
+    kind: Literal["layer", "instance", "group"] = "group"
+    if groups == 1:
+        kind = "layer"
+    elif groups == x.extent[CHANNEL]:
+        kind = "instance"
+    return op.chain(x, Norm(kind))
+
+
+@handles("local_response_norm")
+def _lrn(op: Op) -> Result:
+    return op.chain(op.standard(op.x), Norm("lrn"))

@@ -1,0 +1,54 @@
+"""Operators that move nothing: activations, dropout, copies, softmax."""
+
+from __future__ import annotations
+
+from fastrf.importers.layout import Const
+from fastrf.importers.operator import Result
+from fastrf.importers.torch.op import Op, handles
+from fastrf.layers import Activation, Attention, Dropout
+
+
+@handles(
+    "abs acos acosh asin asinh atan atanh bitwise_not ceil celu clamp clamp_max clamp_min clip cos "
+    "cosh elu erf erfc exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh "
+    "isfinite isinf isnan leaky_relu log log10 log1p log2 log_sigmoid logical_not logit "
+    "masked_fill mish nan_to_num prelu _prelu_kernel reciprocal relu relu6 round "
+    "rrelu rsqrt selu sgn sigmoid sign silu sin sinh softplus softshrink softsign sqrt square tan "
+    "tanh threshold trunc special_expit special_erf special_ndtr"
+)
+def unary(op: Op) -> Result:
+    return op.chain(op.x, Activation(op.type, gain=1.0))
+
+
+@handles(
+    "_to_copy alias alpha_dropout clone contiguous cpu data detach double float half "
+    "identity lift lift_fresh_copy positive requires_grad to type_as view_as_real bfloat16"
+)
+def unchanged(op: Op) -> Result:
+    return op.x
+
+
+@handles("dropout feature_dropout native_dropout dropout1d dropout2d dropout3d")
+def _dropout(op: Op) -> Result:
+    p = float(op["p"])
+    return op.chain(op.x, Dropout(p)) if op["train"] and p < 1 else op.x
+
+
+@handles(
+    "new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like empty_like "
+    "full_like rand_like randn_like randint_like bernoulli normal uniform exponential zero fill "
+    "sym_size size numel"
+)
+def _constant(op: Op) -> Result:
+    """Made like the map, without its values."""
+    return Const(op.shape)
+
+
+@handles("softmax log_softmax softmin _softmax _log_softmax")
+def _softmax(op: Op) -> Result:
+    x = op.x
+    pointwise = Activation(op.type, gain=1.0)
+    if x.axes is None:
+        return op.chain(x, pointwise)
+    (axis,) = op.axes_of(x, op["dim"])
+    return op.chain(x, Attention() if x.reads_grid([x.axes[axis]]) else pointwise)

@@ -1,0 +1,15 @@
+"""The transposed convolution along one axis with taps that are all 1: a layer of equal weights."""
+
+from __future__ import annotations
+
+from fastrf.kernels._checks import Floats, check_floats, check_positive, check_same
+
+from ._windows import windows
+
+
+def transposed_box(y: Floats, k: int, stride: int, dilation: int, lo: int, out: Floats) -> None:
+    """See ``fastrf.kernels.spec.KERNELS["transposed_box"]``."""
+    check_floats(y=y, out=out)
+    check_same("first and last axis of y and out", y.shape[::2], out.shape[::2])
+    check_positive(k=k, stride=stride, dilation=dilation)
+    windows(y, k, stride, 1, dilation, lo, out)

@@ -1,0 +1,389 @@
+"""CuPy's manners on NumPy's arrays, for machines without a GPU.
+
+The module stands in for the namespace `cupy`, and `Backend` for the GPU below it: the CUDA kernels
+run on a `shim.standin.StandIn`. Its arrays refuse what CuPy's refuse, and a little more:
+
+- a NumPy array in a sum, an index, an assignment or a call: memory of the host and of the device do
+  not mix (CuPy takes NumPy's arrays as indices; that copies, and hides it);
+- implicit conversion to a NumPy array, `numpy.asarray(array)`;
+- functions and methods that are not in `FUNCTIONS`, which CuPy has;
+- kernels on NumPy arrays.
+
+As CuPy's, its reductions are arrays without axes and no scalars. What makes the host wait for the
+device (``float(array)``, ``if array:``, ``array.get()``, sizes that depend on values) is let
+through and counted in `waits`: a test can tell whether it happens once or in every layer. `brought`
+tells whether small things are copied to the device, or large ones that should have been made there.
+
+Not stood in for: streams, speed, CuPy's own rounding, and its limits on dtypes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fastrf.kernels.cuda import _module
+from fastrf.kernels.cuda._module import Function, Properties
+from numpy import (  # what CuPy takes from NumPy, too
+    bool_,
+    complex128,
+    dtype,
+    finfo,
+    float32,
+    float64,
+    inf,
+    int32,
+    int64,
+    nan,
+    newaxis,
+    pi,
+)
+
+__all__ = [
+    "bool_",
+    "complex128",
+    "dtype",
+    "finfo",
+    "float32",
+    "float64",
+    "inf",
+    "int32",
+    "int64",
+    "nan",
+    "newaxis",
+    "pi",
+]
+
+FUNCTIONS = frozenset(
+    """
+    abs absolute all any arange argmax argmin argsort around asarray ascontiguousarray
+    bincount broadcast_to ceil clip concatenate copy cos count_nonzero cumsum diff divide
+    dot einsum empty empty_like exp exp2 expand_dims expm1 flatnonzero flip floor full
+    full_like imag ldexp log log1p log2 logical_and logical_not logical_or matmul max
+    maximum mean meshgrid min minimum moveaxis multiply nonzero ones ones_like outer pad
+    prod ravel real repeat reshape searchsorted sin sort sqrt square stack sum swapaxes take
+    tensordot tile transpose unique where zeros zeros_like
+    """.split()  # noqa: SIM905
+)
+"""Functions of NumPy that CuPy has by the same name and arguments."""
+
+_METHODS = frozenset(
+    """
+    all any argmax argmin argsort astype clip conj copy cumsum dot fill flatten max mean min
+    nonzero prod ravel repeat reshape sort squeeze sum swapaxes take transpose view
+    """.split()  # noqa: SIM905
+)
+_PROPERTIES = frozenset(
+    """
+    T dtype flags imag itemsize nbytes ndim real shape size strides
+    """.split()  # noqa: SIM905
+)
+_SIZES_BY_VALUE = frozenset(["bincount", "flatnonzero", "nonzero", "unique"])
+
+waits = 0
+"""How often the host has waited for the device."""
+
+brought = 0
+"""Bytes copied from the host to the device."""
+
+
+def _wait() -> None:
+    global waits  # noqa: PLW0603 - a counter
+    waits += 1
+
+
+class ndarray:
+    """An array in the device's memory."""
+
+    __module__ = "cupy"
+
+    def __init__(self, held: np.ndarray) -> None:
+        self.held = held
+
+    # --- the way out ------------------------------------------------------------------------
+
+    def get(self) -> np.ndarray:
+        _wait()
+        return self.held.copy()
+
+    def item(self) -> Any:
+        _wait()
+        return self.held.item()
+
+    def tolist(self) -> Any:
+        _wait()
+        return self.held.tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.held.dtype.kind not in "iu":
+            raise TypeError("only integer arrays can be converted to an index")
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct "
+            "a NumPy array explicitly."
+        )
+
+    # --- NumPy's functions, which are CuPy's here -------------------------------------------
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if method != "__call__" or ufunc.__name__ not in FUNCTIONS | _OPERATORS:
+            raise TypeError(f"CuPy has no {ufunc.__name__}.{method}")
+        return _lifted(ufunc)(*inputs, **options)
+
+    def __array_function__(
+        self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any
+    ) -> Any:
+        if function.__name__ not in FUNCTIONS:
+            raise TypeError(f"CuPy has no {function.__name__}")
+        return getattr(sys.modules[__name__], function.__name__)(*args, **kwargs)
+
+    # --- elements ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> ndarray:
+        if _has_mask(index):
+            _wait()
+        return _wrapped(self.held[_index(index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.held[_index(index)] = _opened(value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PROPERTIES:
+            value = getattr(self.held, name)
+            return _wrapped(value) if isinstance(value, np.ndarray) else value
+        if name not in _METHODS:
+            raise AttributeError(f"CuPy's arrays have no {name}")
+        if name in _SIZES_BY_VALUE:
+            _wait()
+        return _lifted(getattr(self.held, name))
+
+
+# --- operators --------------------------------------------------------------------------------
+
+_BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "matmul": "matmul",
+}
+_COMPARED = {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
+_UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
+_OPERATORS = frozenset((*_BINARY.values(), *_COMPARED.values(), *_UNARY.values(), "divide"))
+
+
+def _operator(name: str, reflected: bool = False) -> Callable[..., ndarray]:
+    function = getattr(np, name)
+
+    def apply(self: ndarray, other: Any) -> ndarray:
+        a, b = (other, self) if reflected else (self, other)
+        return _lifted(function)(a, b)
+
+    return apply
+
+
+def _in_place(name: str) -> Callable[..., ndarray]:
+    function = getattr(np, name)
+
+    def apply(self: ndarray, other: Any) -> ndarray:
+        function(self.held, _opened(other), out=self.held)
+        return self
+
+    return apply
+
+
+def _single(name: str) -> Callable[..., ndarray]:
+    function = getattr(np, name)
+    return lambda self: _wrapped(function(self.held))
+
+
+for _short, _long in _BINARY.items():
+    setattr(ndarray, f"__{_short}__", _operator(_long))
+    setattr(ndarray, f"__r{_short}__", _operator(_long, reflected=True))
+    setattr(ndarray, f"__i{_short}__", _in_place(_long))
+for _short, _long in _COMPARED.items():
+    setattr(ndarray, f"__{_short}__", _operator(_long))
+for _short, _long in _UNARY.items():
+    setattr(ndarray, f"__{_short}__", _single(_long))
+ndarray.__hash__ = None  # type: ignore[assignment]
+
+
+# --- in and out -------------------------------------------------------------------------------
+
+
+def _opened(value: Any) -> Any:
+    """What is given to a function of the device, as NumPy's: scalars and the device's arrays."""
+    if isinstance(value, ndarray):
+        return value.held
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    if isinstance(value, list | tuple):
+        return type(value)(_opened(v) for v in value)
+    return value
+
+
+def _wrapped(value: Any) -> Any:
+    """What a function of the device hands back: arrays, be they without axes."""
+    if isinstance(value, np.ndarray | np.generic):
+        return ndarray(np.asarray(value))
+    if isinstance(value, list | tuple):
+        return type(value)(_wrapped(v) for v in value)
+    return value
+
+
+def _index(index: Any) -> Any:
+    if isinstance(index, list):
+        raise TypeError("a list is an index of host memory")
+    return _opened(index)
+
+
+def _has_mask(index: Any) -> bool:
+    for part in index if isinstance(index, tuple) else (index,):
+        if isinstance(part, ndarray) and part.held.dtype == np.bool_:
+            return True
+    return False
+
+
+def _lifted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of NumPy's arrays as one of the device's."""
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        opened = {name: _opened(value) for name, value in kwargs.items()}
+        found = function(*map(_opened, args), **opened)
+        out = kwargs.get("out")
+        return _wrapped(found) if out is None else out
+
+    return apply
+
+
+def asarray(values: Any, dtype: Any = None, *, blocking: bool = False) -> ndarray:
+    """The one way in: an array of the device itself, anything else copied to it."""
+    global brought  # noqa: PLW0603 - a counter
+    if isinstance(values, ndarray):
+        return values if dtype in (None, values.dtype) else values.astype(dtype)
+    made = ndarray(np.array(values, dtype))
+    brought += made.nbytes
+    return made
+
+
+array = asarray
+
+
+def ascontiguousarray(values: ndarray) -> ndarray:
+    """Unlike NumPy's, of an array of the device alone."""
+    if not isinstance(values, ndarray):
+        raise TypeError(f"Unsupported type {type(values)}")
+    held = values.held
+    return values if held.flags.c_contiguous else ndarray(np.ascontiguousarray(held))
+
+
+def _function(name: str) -> Callable[..., Any]:
+    lifted = _lifted(getattr(np, name))
+    if name not in _SIZES_BY_VALUE:
+        return lifted
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        _wait()
+        return lifted(*args, **kwargs)
+
+    return apply
+
+
+# From here on `any`, `abs`, `max` and their like are CuPy's in this module, not Python's.
+for _name in FUNCTIONS - {"asarray", "ascontiguousarray"}:
+    globals()[_name] = _function(_name)
+
+fft = SimpleNamespace(
+    **{name: _lifted(getattr(np.fft, name)) for name in ("fft", "ifft", "rfft", "irfft")}
+)
+
+
+class _Device:
+    """``with cupy.cuda.Device(n):``"""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> _Device:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+cuda = SimpleNamespace(
+    Device=_Device,
+    runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+)
+
+
+# --- the device below -------------------------------------------------------------------------
+
+
+class Backend:
+    """Runs kernels on another backend, on arrays of the device alone."""
+
+    def __init__(self, below: _module.Backend) -> None:
+        self._below = below
+        self.launches: list[str] = []
+
+    def function(self, source: Path, name: str) -> Function:
+        kernel = self._below.function(source, name)
+
+        def launch(
+            grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any], shared: int
+        ) -> None:
+            self.launches.append(name)
+            kernel(grid, block, [_opened(argument) for argument in arguments], shared)
+
+        return launch
+
+    def properties(self) -> Properties:
+        return self._below.properties()
+
+    def aligned(self, array: ndarray, size: int) -> bool:
+        return self._below.aligned(array.held, size)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, below: _module.Backend) -> tuple[ModuleType, Backend]:
+    """Puts this module in the place of CuPy, and a backend in that of the GPU."""
+    here = sys.modules[__name__]
+    backend = Backend(below)
+    monkeypatch.setitem(sys.modules, "cupy", here)
+    monkeypatch.setattr(_module, "backend", backend)
+    return here, backend

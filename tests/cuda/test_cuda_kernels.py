@@ -1,0 +1,492 @@
+"""Every CUDA kernel against the naive loops and against the CPU kernels.
+
+On the shim in every order of threads, with guard pages behind and before every array, and, with the
+same bodies, on a GPU. Cases and oracles are those of the CPU kernels' tests.
+
+Tolerances: a kernel's own bound from the specification and the oracle's; between two devices, the
+bound of each.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import naive
+import numpy as np
+import pytest
+import test_chain_profiles as chain_tests
+import test_kernels as kernel_tests
+import test_run_kernels as run_tests
+from fastrf.kernels import KERNELS, load
+from fastrf.kernels.cuda import _module
+from shim.standin import ORDERS, PROPERTIES, KernelError
+from test_kernels import BOXES, CONVOLUTIONS, fill
+
+DTYPES = (np.float32, np.float64)
+IMAGES = (*CONVOLUTIONS, *BOXES, "transposed_table")
+RUNS = run_tests.RUNS
+EPS = {dtype: float(np.finfo(dtype).eps) for dtype in DTYPES}
+
+
+def kernel(name):
+    return getattr(import_module(f"fastrf.kernels.cuda.{name}"), name)
+
+
+def call(xp, name, *values):
+    """One call with arrays of the device; the last argument as a NumPy array again."""
+    *given, out = [xp.asarray(v) if isinstance(v, np.ndarray) else v for v in values]
+    before = [v.copy() if hasattr(v, "copy") else v for v in given]
+    assert kernel(name)(*given, out) is None
+    if name != "chain_profiles":
+        for old, new in zip(before, given, strict=True):
+            np.testing.assert_array_equal(home(old), home(new))
+    return home(out)
+
+
+def home(array):
+    return array.get() if hasattr(array, "get") else array
+
+
+# Small cases of every kind; the longest of the CPU's cases take a fiber per pixel too many.
+IMAGE_CASES = {
+    **dict.fromkeys(CONVOLUTIONS, kernel_tests.CONV_CASES[:-1]),
+    **dict.fromkeys(BOXES, kernel_tests.BOX_CASES[2::3]),
+    "transposed_table": [c for c in kernel_tests.TABLE_CASES if c.source[2] < 1000],
+}
+RUN_CASES = [c for c in run_tests.CASES if max(c.target) < 100] + [
+    # Several strips, and several marches; many layers a launch; a step less and more than fits.
+    run_tests.whole((1, 60, 300), (1, 3, 3), 2),
+    run_tests.whole((1, 31, 4), (1, 3, 3), 24),
+    run_tests.whole((1, 150, 6), (1, 3, 3), 3),
+    run_tests.whole((7, 10, 12), (3, 3, 3), 2),
+    run_tests.whole((1, 9, 11), (1, 5, 5), 3),
+    run_tests.whole((40, 1, 9), (1, 1, 3), 2),
+]
+
+
+@cache
+def expected(name, case, dtype):
+    """The oracle's result, and the CPU kernel's."""
+    if name in IMAGES:
+        values = kernel_tests.arguments(name, case, dtype)
+        oracle = kernel_tests.oracle(name, case, dtype)
+    else:
+        values = [run_tests.layer(name, case.k, dtype), case.count, case.lo]
+        oracle = run_tests.oracle(name, case, dtype)
+    out = np.full(case.target, np.nan, dtype)
+    getattr(load(), name)(fill(case.source, dtype), *values, out)
+    return values, oracle, out
+
+
+class Hashed(dict):
+    """A case's parameters, which make the case hashable."""
+
+    def __hash__(self):
+        return hash(repr(self))
+
+
+def image_cases(name):
+    return [case._replace(parameters=Hashed(case.parameters)) for case in IMAGE_CASES[name]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_agree(cuda, name, dtype):
+    for case in image_cases(name):
+        values, oracle, cpu = expected(name, case, dtype)
+        out = call(cuda, name, fill(case.source, dtype), *values, np.full_like(cpu, np.nan))
+        bound = kernel_tests.bound(name, case, dtype)
+        np.testing.assert_allclose(out, oracle, rtol=bound, atol=0, err_msg=str(case))
+        np.testing.assert_allclose(out, cpu, rtol=2 * bound, atol=0, err_msg=str(case))
+        assert out.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_agree(cuda, name, dtype):
+    for case in RUN_CASES:
+        values, oracle, cpu = expected(name, case, dtype)
+        out = call(cuda, name, fill(case.source, dtype), *values, np.full_like(cpu, np.nan))
+        bounds = run_tests.bounds(name, case, dtype)
+        np.testing.assert_allclose(out, oracle, **bounds, err_msg=str(case))
+        # A few units in the last place a layer: a result of either device is off by the rounding of
+        # a sum of as many terms as a layer has taps, once a layer.
+        taps = math.prod(case.k) if name == "conv_run" else sum(case.k)
+        bounds["rtol"] = case.count * (taps + 1) * EPS[dtype]
+        np.testing.assert_allclose(out, cpu, **bounds, err_msg=str(case))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chains_agree(cuda, dtype):
+    chains = [
+        chain._replace(
+            layers=tuple(
+                layer._replace(taps=tuple(map(float, np.array(layer.taps, dtype))))
+                for layer in chain.layers
+            )
+        )
+        for chain in chain_tests.CHAINS
+        if sum(layer.kernel for layer in chain.layers) < 100
+    ]
+    values = chain_tests.arguments(chains, dtype, 60)
+    same = chain_tests.arguments(chains, dtype, 60)
+    load().chain_profiles(*same.values())
+    results = {name: cuda.asarray(values[name]) for name in ("lost", "exponents", "out")}
+    kernel("chain_profiles")(*(values | results).values())
+    results = {name: home(array) for name, array in results.items()}
+    np.testing.assert_array_equal(results["exponents"], same["exponents"])
+    each = zip(chains, *results.values(), strict=True)
+    for i, (chain, lost, exponent, row) in enumerate(each):
+        chain_tests.agrees(chain, dtype, lost, exponent, row)
+        terms = sum(2 * layer.kernel + 1 for layer in chain.layers)
+        bound = 2 * KERNELS["chain_profiles"].tolerance(dtype, terms)
+        np.testing.assert_allclose(row, same["out"][i], rtol=bound, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chains_in_global_memory(cuda, dtype):
+    """Images longer than shared memory takes: the same numbers as on the CPU."""
+    layers = (chain_tests.Layer(3), chain_tests.Layer(2, 9000), chain_tests.Layer(3, 1, 1, 1, 3))
+    values = chain_tests.arguments([chain_tests.Chain(layers, 1)] * 3, dtype, 20000)
+    same = {name: array.copy() for name, array in values.items()}
+    load().chain_profiles(*same.values())
+    results = {name: cuda.asarray(values[name]) for name in ("lost", "exponents", "out")}
+    kernel("chain_profiles")(*(values | results).values())
+    for name, array in results.items():
+        # Sums of ones, divided by 27 and by 18.
+        np.testing.assert_allclose(home(array), same[name], rtol=4 * EPS[dtype], atol=0)
+    assert (same["out"][:, 9000:] > 0).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("part", kernel_tests.ACCUMULATED_PARTS, ids=str)
+def test_accumulate_agrees(cuda, part, dtype):
+    part = kernel_tests.ACCUMULATED_PARTS[part]
+    whole, tiny = fill((4, 9, 7), dtype, seed=1), np.finfo(dtype).smallest_normal
+    whole[1, 2:5, 2] = tiny / 2, np.nan, tiny
+    y = fill(whole[part].shape, dtype)
+    y.flat[:2] = tiny / 8, np.nan
+    same = whole.copy()
+    load().accumulate(y, dtype(0.3), same[part])
+    device = cuda.asarray(whole)
+    kernel("accumulate")(cuda.asarray(y), 0.3, device[part])
+    # The sum of two numbers of which one is a product: either device may fuse the two.
+    np.testing.assert_allclose(home(device), same, rtol=2 * EPS[dtype], atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (5, 7), (40, 300), (0, 3), (3, 0)])
+def test_outer_product_agrees(cuda, m, n, dtype):
+    y, x = fill(m, dtype), fill(n, dtype, seed=1)
+    x[::3] *= np.finfo(dtype).smallest_normal  # products on both sides of it
+    same = np.empty((m, n), dtype)
+    load().outer_product(y, x, same)
+    np.testing.assert_array_equal(call(cuda, "outer_product", y, x, np.full_like(same, 9)), same)
+    out = cuda.asarray(np.full((n, m), np.nan, dtype)).T
+    kernel("outer_product")(cuda.asarray(y), cuda.asarray(x), out)
+    np.testing.assert_array_equal(home(out), same)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("terms", "m", "n"), [(1, 1, 1), (8, 3, 5), (37, 6, 70), (7, 70, 2), (0, 2, 2), (9, 0, 3)]
+)
+def test_sum_of_terms_agrees(cuda, terms, m, n, dtype):
+    weights, y, x = fill(terms, dtype), fill((terms, m), dtype, 1), fill((terms, n), dtype, 2)
+    y[:1, :1] = np.nan
+    oracle = np.empty((m, n))
+    naive.sum_of_terms(weights, y, x, 3, oracle)
+    bound = sum(KERNELS["sum_of_terms"].tolerance(t, terms) for t in (dtype, float))
+    wide = np.pad(x, ((0, 0), (2, 3)), constant_values=np.nan)
+    for right in (x, wide[:, 2:-3]):
+        out = np.full((m, n), np.nan, dtype)
+        out = call(cuda, "sum_of_terms", weights, y, right, 3, out)
+        np.testing.assert_allclose(out, oracle, rtol=bound, atol=0)
+    tiny = np.finfo(dtype).smallest_normal
+    y, x, out = np.array([[1, 2]], dtype), np.array([[1, 0.5]], dtype), np.empty((2, 2), dtype)
+    found = call(cuda, "sum_of_terms", np.ones(1, dtype), y, x, int(np.log2(tiny)), out)
+    np.testing.assert_array_equal(found, np.array([[tiny, 0], [2 * tiny, tiny]], dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_box_power_is_the_cpus(cuda, dtype):
+    for n, k in kernel_tests.POWERS:
+        same = np.empty(n * (k - 1) + 1, dtype)
+        load().box_power(n, k, 100, same)
+        out = call(cuda, "box_power", n, k, 100, np.full_like(same, np.nan))
+        np.testing.assert_array_equal(out, same)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*IMAGES, *RUNS])
+def test_subnormal_results_are_zero(cuda, name, dtype):
+    """Of subnormal sums nothing is stored; a normal sum of subnormal numbers is."""
+    tiny = float(np.finfo(dtype).smallest_normal)
+    y = np.full((1, 61, 3), tiny / 2, dtype)
+    ones = np.ones((1, 3, 1), dtype)
+    if name in CONVOLUTIONS:
+        every = [[ones, (1, 1, 1), (1, 1, 1), (0, 0, 0)]]
+    elif name in BOXES:
+        every = [[3, 1, 1, 0], [40, 1, 1, 20]]
+    elif name == "transposed_table":
+        every = [[np.arange(61), np.ones((61, 2), dtype)]]
+    else:
+        every = [[ones if name == "conv_run" else ones.shape, 1, (0, 0, 0)]]
+    for values in every:
+        oracle = np.empty((1, 90, 3))
+        getattr(naive, name)(y, *values, oracle)
+        assert (oracle == tiny / 2).any()
+        assert (oracle >= tiny).any()
+        out = call(cuda, name, y, *values, np.full(oracle.shape, np.nan, dtype))
+        # A few multiples of tiny/2: no rounding anywhere.
+        np.testing.assert_array_equal(out, np.where(oracle < tiny, 0, oracle))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layers_drop_what_would_have_subnormal_products(cuda, dtype):
+    """A pixel is handed down while it is at least the smallest normal number over the least tap."""
+    tiny = np.finfo(dtype).smallest_normal
+    taps = np.array([[[0.5, 0, 0.25]]], dtype)
+    y = np.array([[[16 * tiny, 0, 0, 0, 0, 8 * tiny]]], dtype)
+    for layers, wanted in (
+        (1, [8, 0, 4, 0, 0, 4, 0, 0]),
+        (2, [4, 0, 4, 0, 0, 0, 0, 0, 0, 0]),
+    ):
+        out = np.full((1, 1, len(wanted)), np.nan, dtype)
+        found = call(cuda, "conv_run", y, taps, layers, (0, 0, 0), out)
+        np.testing.assert_array_equal(found[0, 0], np.array(wanted, dtype) * tiny)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*IMAGES, *RUNS])
+def test_nan_is_not_swallowed_and_stays_in_its_field(cuda, name, dtype):
+    if name in RUNS:
+        case = run_tests.whole((2, 20, 30), (1, 3, 3), 3)
+        values = [run_tests.layer(name, case.k, dtype), case.count, case.lo]
+    else:
+        box = kernel_tests.box_case((2, 30, 3), (2, 33, 3), 31, lo=15)
+        case = box if name in BOXES else IMAGE_CASES[name][1]
+        values = kernel_tests.arguments(name, case, dtype)
+    y = fill(case.source, dtype)
+    y[0, y.shape[1] // 2, 1] = np.nan
+    oracle = np.empty(case.target)
+    getattr(naive, name)(y, *values, oracle)
+    assert np.isnan(oracle).any()
+    out = call(cuda, name, y, *values, np.zeros(case.target, dtype))
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(oracle))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*IMAGES, *RUNS])
+def test_layout_does_not_change_the_bits(cuda, name, dtype):
+    if name in RUNS:
+        cases = [run_tests.whole((2, 7, 9), (1, 3, 3), 2), run_tests.CASES[12]]
+    else:
+        cases = image_cases(name)[1:5]
+    for case in cases:
+        values = expected(name, case, dtype)[0]
+        source = fill(case.source, dtype)
+        whole = call(cuda, name, source, *values, np.full(case.target, np.nan, dtype))
+        for axis in range(3):
+            # Every other element of `axis`, an axis in reverse, and Fortran order.
+            y = cuda.zeros([n * (1 + (a == axis)) for a, n in enumerate(case.source)], dtype)
+            y = cuda.moveaxis(cuda.moveaxis(y, axis, 0)[::2], 0, axis)
+            y[...] = cuda.asarray(source)
+            out = cuda.flip(cuda.asarray(np.full(case.target, np.nan, dtype), order="F"), axis)
+            kernel(name)(y, *(cuda.asarray(v) if hasattr(v, "flags") else v for v in values), out)
+            np.testing.assert_array_equal(home(out), whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*BOXES, *RUNS])
+def test_tiles_have_the_bits_of_the_whole(standin, name, dtype):
+    standin()
+    if name in RUNS:
+        cases = [run_tests.CASES[8], run_tests.CASES[12], run_tests.CASES[15]]
+    else:
+        cases = image_cases(name)[::5]
+    for case in cases:
+        values, _, _ = expected(name, case, dtype)
+        source = fill(case.source, dtype)
+        whole = call(np, name, source, *values, np.full(case.target, np.nan, dtype))
+        tiles = np.full(case.target, np.nan, dtype)
+        for a in range(0, case.target[1], 9):
+            moved = list(values)
+            if name in RUNS:
+                moved[-1] = (values[-1][0], values[-1][1] + a, values[-1][2])
+            else:
+                moved[-1] = values[-1] + (a if name == "transposed_box" else -a * values[1])
+            kernel(name)(source, *moved, tiles[:, a : a + 9])
+        np.testing.assert_array_equal(tiles, whole)
+
+
+@pytest.mark.parametrize(("k", "shape"), [((1, 80, 3), (1, 4, 9)), ((1, 3, 150), (1, 30, 5))])
+@pytest.mark.parametrize(("name", "room"), [("box_run", 16_000), ("conv_run", 4_000)])
+def test_taps_that_leave_no_room_in_shared_memory(standin, name, room, k, shape):
+    """A device with little shared memory: one axis, or one layer, at a time."""
+    standin(device=replace(PROPERTIES, shared_per_block=room, shared_per_processor=2 * room))
+    case = run_tests.whole(shape, k, 2)
+    values, oracle, _ = expected(name, case, np.float64)
+    out = call(np, name, fill(shape, np.float64), *values, np.full(case.target, np.nan))
+    np.testing.assert_allclose(out, oracle, **run_tests.bounds(name, case, np.float64))
+
+
+IMPOSSIBLE = [
+    *((name, [np.ones((2, 5, 3)), 3, 1, 1, 0, np.ones((2, 5, 4))]) for name in BOXES),
+    *((name, [np.ones((2, 5, 3)), 0, 1, 1, 0, np.ones((2, 5, 3))]) for name in BOXES),
+    *((name, [np.ones((2, 5, 3), int), 3, 1, 1, 0, np.ones((2, 5, 3))]) for name in BOXES),
+    *(
+        (
+            name,
+            [
+                np.ones((1, 5, 3)),
+                np.ones((1, 1, 1)),
+                stride,
+                dilation,
+                (0, 0, 0),
+                np.ones((1,) * 3),
+            ],
+        )
+        for name in CONVOLUTIONS
+        for stride, dilation in (((1, 0, 1), (1, 1, 1)), ((1, 1, 1), (1, 1, 0)))
+    ),
+    ("transposed_table", [np.ones((1, 5, 3)), np.arange(4), np.ones((5, 2)), np.ones((1, 9, 3))]),
+    ("accumulate", [np.ones((1, 5, 3)), 1.0, np.ones((1, 5, 4))]),
+    ("accumulate", [np.ones((1, 5, 3), np.float32), 1.0, np.ones((1, 5, 3))]),
+    ("outer_product", [np.ones(3), np.ones(4), np.ones((3, 5))]),
+    ("sum_of_terms", [np.ones(3), np.ones((3, 2)), np.ones((2, 4)), 0, np.empty((2, 4))]),
+    ("sum_of_terms", [np.ones(3), np.ones((3, 2)), np.ones((3, 4)), 0, np.empty((2, 5))]),
+    ("box_power", [3, 3, 0, np.empty(8)]),
+    ("box_power", [3, 0, 0, np.empty(1)]),
+    *(
+        ("box_run", [np.ones((1, 5, 5)), k, count, (0, 0, 0), np.ones((1, 9, 9))])
+        for k, count in (((1, 3, 3), 0), ((1, 0, 3), 2), ((1, 3, 258), 2))
+    ),
+    *(
+        ("conv_run", [np.ones((1, 5, 5)), np.ones(k), count, (0, 0, 0), np.ones((1, 9, 9))])
+        for k, count in (((1, 3, 3), 0), ((1, 0, 3), 2), ((1, 3, 258), 2))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "values"), IMPOSSIBLE)
+def test_impossible_calls_are_refused_as_on_the_cpu(standin, name, values):
+    standin()
+    with pytest.raises((TypeError, ValueError)) as cpu:
+        getattr(load(), name)(*values)
+    with pytest.raises(cpu.type) as found:
+        kernel(name)(*values)
+    assert str(found.value) == str(cpu.value)
+
+
+@pytest.mark.parametrize(("name", "value", "error", "message"), chain_tests.REFUSED)
+def test_impossible_chains_are_refused(standin, name, value, error, message):
+    standin()
+    values = chain_tests.arguments([chain_tests.plain(2)], np.float64, 5)
+    if name == "layers" and len(value) == 6:
+        value = np.repeat(value, 2, axis=1)
+    with pytest.raises(error, match=message):
+        kernel("chain_profiles")(*(values | {name: value}).values())
+
+
+def test_every_kernel_is_tested():
+    """By name: what a device has beside these would go untested."""
+    others = {"accumulate", "outer_product", "sum_of_terms", "box_power", "chain_profiles"}
+    wanted = {k.name for k in KERNELS.values() if k.devices is None or "cuda" in k.devices}
+    assert {*IMAGES, *RUNS, *others} == wanted
+
+
+@pytest.mark.parametrize("name", [k.name for k in KERNELS.values() if k.devices is None])
+def test_specification_matches_the_code(name):
+    code = kernel(name).__code__
+    assert code.co_varnames[: code.co_argcount] == KERNELS[name].arguments
+
+
+# --- planted faults -----------------------------------------------------------------------------
+
+BARRIER = "__syncthreads();"
+
+
+def without_barrier(source, number):
+    """A source without its barrier of that number, counted from 0."""
+    parts = source.split(BARRIER)
+    return (
+        BARRIER.join(parts[: number + 1]) + BARRIER.join(["", *parts[number + 1 :]])[len(BARRIER) :]
+    )
+
+
+RUN = run_tests.whole((1, 150, 12), (1, 3, 3), 3)  # several steps of a march
+WINDOW = kernel_tests.box_case((2, 60, 1), (2, 60, 1), 19, lo=9)
+TABLE = kernel_tests.TABLE_CASES[1]
+TAPS = kernel_tests.CONV_CASES[1]
+FAULTS = [
+    *(("box_run", "box_run.cu", number, RUN) for number in (0, 1)),
+    *(("conv_run", "conv_run.cu", number, RUN) for number in (0, 1, 2)),
+    *(("transposed_box", "windows.cu", number, WINDOW) for number in (0, 1)),
+    *(("transposed_table", "transposed_table.cu", number, TABLE) for number in (0, 1)),
+    ("transposed_conv", "fastrf.cuh", 0, TAPS),
+    # Halos that are one row or one column short, and a ring that is.
+    ("box_run", "box_run.cu", ("reads = width + t2 - 1", "reads = width + t2 - 2"), RUN),
+    ("box_run", "box_run.cu", ("ring = height + t1 - 1", "ring = height + t1 - 2"), RUN),
+    ("conv_run", "conv_run.cu", ("c < pitch; c += 32", "c < pitch - 8; c += 32"), RUN),
+    (
+        "conv_run",
+        "conv_run.cu",
+        ("ring = height + layers * behind", "ring = height + layers * behind - 1"),
+        RUN,
+    ),
+    ("transposed_box", "windows.cu", ("at - r.count + 1", "at - r.count + 2"), WINDOW),
+]
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A copy of the sources with one of them changed, and with float64 alone, to build quickly."""
+
+    def plant(name, change):
+        for path in Path(_module.FOLDER).glob("*.cu*"):
+            text = path.read_text("utf-8")
+            if path.name == name:
+                changed = (
+                    without_barrier(text, change)
+                    if isinstance(change, int)
+                    else text.replace(*change)
+                )
+                assert changed != text
+                text = changed
+            lines = [s for s in text.splitlines() if not s.startswith("INSTANTIATE(float")]
+            (tmp_path / path.name).write_text("\n".join(lines), "utf-8")
+        monkeypatch.setattr(_module, "FOLDER", tmp_path)
+
+    yield plant
+    _module.read.cache_clear()
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "source", "change", "case"), FAULTS)
+def test_planted_faults_are_caught(standin, planted, name, source, change, case):
+    """In at least one order of the threads the result is wrong, or the shim says what is."""
+    planted(source, change)
+    if name in RUNS:
+        bound = run_tests.bounds(name, case, np.float64)
+    else:
+        case = case._replace(parameters=Hashed(case.parameters))
+        bound = {"rtol": kernel_tests.bound(name, case, np.float64), "atol": 0}
+    values, oracle, _ = expected(name, case, np.float64)
+    caught = False
+    for order in ORDERS:
+        standin(order=order, seed=1)
+        try:
+            out = call(
+                np, name, fill(case.source, np.float64), *values, np.full(case.target, np.nan)
+            )
+        except KernelError:
+            caught = True
+        else:
+            caught |= not np.allclose(out, oracle, **bound)
+    assert caught
