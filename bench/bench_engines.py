@@ -15,33 +15,38 @@ import pytest
 import fastrf as rf
 from bench.cases import BY_NAME, network_of, plan_of
 from bench.record import rounds_for
-from fastrf.engine import ENGINES
+from fastrf.engine import METHODS
 from fastrf.errors import FastrfError
 
 PATIENCE = 2.0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("method", list(ENGINES))
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", list(BY_NAME))
-def test_engine(benchmark, name, method, dtype):
+def test_engine(benchmark, name, method, dtype, workers):
     case = BY_NAME[name]
+    options = {"method": method, "dtype": dtype}
     try:
-        plan = plan_of(case, method=method, dtype=dtype)
+        plan = plan_of(case, **options)
     except FastrfError as error:
         pytest.skip(str(error))
     if plan.seconds > PATIENCE:
         pytest.skip(f"the plan expects {plan.seconds:.0f} s")
+    if workers > plan.workers:
+        pytest.skip(f"more than {plan.workers} workers would not pay")
     network = network_of(case)
 
     def field():
-        return rf.erf(network, method=method, dtype=dtype, **case.options).image
+        return rf.erf(network, workers=workers, **options, **case.options).image
 
     benchmark.group = name
     benchmark.extra_info |= {
         "case": name,
-        "engine": method,
+        "engine": plan.engine,
         "dtype": dtype,
+        "workers": workers,
         "layers": len(network),
         "forecast": plan.seconds,
     }

@@ -20,6 +20,9 @@ from bench.record import rounds_for
 from fastrf.engine import ENGINES
 from fastrf.lowering import lower
 
+NEEDS = {"jax": "jax", "opencv": "cv2"}
+"""Modules of peers that the test extra does not bring along; without one its rows are skipped."""
+
 WITH_PEERS = [case for case in CASES if case.peers or case.slow_peers]
 
 
@@ -81,6 +84,7 @@ def test_fastrf_engine(benchmark, name):
 def test_slow_peer(benchmark, ours, name, who):
     """Once, without a warm-up: with peers that take up to two minutes and 11 GB."""
     case, peer = BY_NAME[name], SLOW_PEERS[who]
+    pytest.importorskip(NEEDS.get(who, "fastrf"))
     with flushed():
         call = peer.prepare(case)
         benchmark.group = case.name
@@ -94,6 +98,7 @@ def test_slow_peer(benchmark, ours, name, who):
 )
 def test_peer(benchmark, ours, name, who):
     case, peer = BY_NAME[name], PEERS[who]
+    pytest.importorskip(NEEDS.get(who, "fastrf"))
     with flushed():
         call = peer.prepare(case)
         assert disagreement(case, peer, call(), ours(case)) <= 1

@@ -95,6 +95,7 @@ WHO = {"fastrf": ours, "jax": jax_shifts, "opencv": opencv, "torch": pytorch}
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("size", [1024, 2048])
 def test_stencil(benchmark, size, dtype, who):
+    pytest.importorskip({"jax": "jax", "opencv": "cv2"}.get(who, "fastrf"))
     y = np.random.default_rng(1).random((size, size)).astype(dtype)
     call, scale = WHO[who](y)
     inside = (slice(LAYERS, -LAYERS),) * 2  # the border of a run is not cut from layer to layer

@@ -131,7 +131,7 @@ def input_shape(library: str, family: str, model: Any) -> Any:
     if library == "timm":
         return (1, *model.default_cfg.get("input_size", (3, 224, 224)))
     if family.startswith("video/"):
-        size = 224 if "transformer" in family or "mvit" in family else 112
+        size = 224 if family.endswith(("mvit", "swin_transformer", "s3d")) else 112
         return (1, 3, 16, size, size)
     if family.startswith("optical_flow"):
         return [(1, 3, 128, 128)] * 2

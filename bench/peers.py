@@ -444,8 +444,9 @@ def at_its_best(*candidates: Run) -> Run:
 def _with(run: Run, threads: int, onednn: bool) -> Run:
     def pinned() -> Image:
         torch.set_num_threads(threads)
-        with torch.backends.mkldnn.flags(enabled=onednn):
-            return run()
+        # `torch.backends.mkldnn.flags` warns of TF32 whatever it is asked for.
+        torch._C._set_mkldnn_enabled(onednn)
+        return run()
 
     return pinned
 

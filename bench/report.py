@@ -1,8 +1,9 @@
-"""The newest record of every kind as Markdown, for the README.
+"""The newest record of every kind as Markdown, for the README, and as pictures.
 
     python -m bench.report [KIND …]
 
-Prints recorded figures only, each table with the machine and the date that it comes from.
+Prints recorded figures only, each table with the machine and the date that it comes from, and
+writes ``results/KIND.svg`` of what there is a picture of.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import cost, depth, planner, startup
-from bench.record import duration, newest, table
+from bench import bench_all_layers, cost, depth, memory, planner, startup
+from bench.plots import PLOTS
+from bench.record import RESULTS, duration, newest, table
 
 OURS = ("fastrf first", "fastrf", "fastrf engine")
 
@@ -30,10 +32,33 @@ def peers(results: list[dict[str, Any]]) -> str:
     return table(["case", *OURS, *others, "best peer over engine"], rows)
 
 
+def stencil(results: list[dict[str, Any]]) -> str:
+    """Cell updates per second, by library."""
+    rate = {(row["case"], row["who"]): row["updates_per_second"] for row in results}
+    who = list(dict.fromkeys(row["who"] for row in results))
+    rows = []
+    for case in dict.fromkeys(row["case"] for row in results):
+        cells = [f"{rate[case, w] / 1e9:.2g}" for w in who]
+        ratios = [f"{rate[case, who[0]] / rate[case, w]:.3g}×" for w in who[1:]]
+        rows.append([case, *cells, *ratios])
+    header = ["image", *(f"{w}, 10⁹/s" for w in who), *(f"over {w}" for w in who[1:])]
+    return table(header, rows)
+
+
+def coverage(results: dict[str, Any]) -> str:
+    """How many of the libraries' models are imported as they are."""
+    rows = [
+        [name, str(own["imported"]), str(own["models"]), f"{own['imported'] / own['models']:.1%}"]
+        for name, own in results["totals"].items()
+    ]
+    return table(["models", "imported", "of", "share"], rows)
+
+
 def engines(results: list[dict[str, Any]]) -> str:
-    """Times per case, one column an engine and dtype."""
-    times = {(r["case"], r["engine"], r["dtype"]): r["seconds"] for r in results}
-    columns = list(dict.fromkeys((row["engine"], row["dtype"]) for row in results))
+    """Times per case, one column an engine, dtype and number of workers."""
+    names = ("engine", "dtype", "workers")
+    times = {(r["case"], *(str(r[n]) for n in names)): r["seconds"] for r in results}
+    columns = list(dict.fromkeys(tuple(str(row[n]) for n in names) for row in results))
     rows = [
         [case, *(duration(times[case, *c]) if (case, *c) in times else "" for c in columns)]
         for case in dict.fromkeys(row["case"] for row in results)
@@ -48,6 +73,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cost": ("The planner's constants and forecasts", cost.show),
     "planner": ("The planner's choice on random networks", planner.show),
     "startup": ("Start-up", startup.show),
+    "memory": ("Peak memory against the plan", memory.show),
+    "stencil": ("Layers of 3 × 3 equal taps on a large image", stencil),
+    "all_layers": ("The fields of all layers", bench_all_layers.show),
+    "coverage": ("Models of timm and torchvision that are imported", coverage),
 }
 
 
@@ -62,6 +91,8 @@ def main(kinds: list[str]) -> int:
             print(f"{kind}: nothing recorded yet", file=sys.stderr)
             continue
         title, show = KINDS[kind]
+        if kind in PLOTS:
+            PLOTS[kind](record["results"], RESULTS / f"{kind}.svg")
         print(f"### {title}\n\n{show(record['results'])}\n\n{_source(record)}\n")
     return 0
 

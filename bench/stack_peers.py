@@ -31,7 +31,8 @@ def one_fft(case: Case) -> Any:
         centred[np.arange(kernel) - kernel // 2] = 1 / kernel
         axes = [scipy.fft.fft(centred).real] * (ndim - 1) + [scipy.fft.rfft(centred).real]
         h = reduce(np.multiply.outer, axes)
-        block = h if degree == 1 else np.polynomial.polynomial.polyval(h, coefficients)
+        plain = degree == 1 and not coefficients[0]
+        block = h if plain else np.polynomial.polynomial.polyval(h, coefficients)
         image = scipy.fft.irfftn(block**case.repeats, (length,) * ndim, workers=-1)
         return scipy.fft.fftshift(image), (-(length // 2),) * ndim
 

@@ -212,7 +212,9 @@ def _unbounded(node: str) -> UnboundedError:
     )
 
 
-def nothing_read(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> InputError:
+def nothing_read(
+    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str
+) -> InputError:
     if not graph.between(node, input_node):
         return InputError(
             f"no path leads from {node!r} to the input {input_node!r}; "

@@ -15,8 +15,9 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from fastrf.errors import InputError
@@ -320,11 +321,12 @@ def _found(returned: Any, kind: type, name: str = "") -> Iterator[tuple[str, Any
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PyTorch explains a failure at length in its log; fastrf says it on one line."""
+    """PyTorch explains a failure at length, in its log and by dumps of the graph on standard error;
+    fastrf says it on one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
