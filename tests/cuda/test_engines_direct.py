@@ -220,7 +220,7 @@ def test_depth(xp: ModuleType, name: str, dtype: str) -> None:
 )
 def test_bounds_hold(xp: ModuleType, name: str, grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No value lies above an image's peak, and their sum not below its mass."""
-    trim, seen = direct._Walk._trim, []
+    trim, seen = direct.Walk._trim, []
 
     def watched(self: Any, image: direct.Image, sunk: bool) -> direct.Image | None:
         array = on_host(image.array).astype(np.float64)
@@ -234,7 +234,7 @@ def test_bounds_hold(xp: ModuleType, name: str, grid: str, monkeypatch: pytest.M
             seen.append(image.mass)
         return trim(self, image, sunk)
 
-    monkeypatch.setattr(direct._Walk, "_trim", watched)
+    monkeypatch.setattr(direct.Walk, "_trim", watched)
     if grid == "its own":
         net, unit, size, *_ = DEEP[name]
         on_device(xp, where(net, unit, size), "float64")
