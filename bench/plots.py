@@ -14,7 +14,7 @@ def depth(results: Results, path: Path) -> None:
     """Time against depth, with the slope of each curve."""
     from bench.depth import exponent
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
     rows = results["stacks"]
     for name in dict.fromkeys(row["stack"] for row in rows):
@@ -24,7 +24,7 @@ def depth(results: Results, path: Path) -> None:
         axes.loglog([row["layers"] for row in mine], times, "o-", markersize=4, label=label)
     axes.set(xlabel="layers", ylabel="milliseconds of one core", title="A field seen before")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     figure.savefig(path)
 
 
@@ -47,7 +47,7 @@ def peers(results: Results, path: Path) -> None:
     axes.set_yticks(range(len(cases)), cases)
     axes.set(xlabel="time over that of fastrf's engine", title="Against what users would run")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path)
 
 
