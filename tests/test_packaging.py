@@ -251,7 +251,7 @@ WALLS = [
     (("fastrf/engine",), ("fastrf/engine/plan.py",), ANALYTIC_BUT_BOUNDS),
     (("fastrf/engine/plan.py",), (), ("fastrf.analytic.geometry", *OUTER)),
     (
-        ("fastrf/metrics.py", "fastrf/images.py", "fastrf/arrays.py"),
+        ("fastrf/metrics", "fastrf/images.py", "fastrf/arrays.py"),
         (),
         ("fastrf.analytic", *COMPUTING),
     ),
