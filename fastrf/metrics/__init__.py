@@ -14,8 +14,8 @@ even receptive field). Where it is None, the first maximum in C order stands in.
 unit's receptive field is the better choice wherever it is known.
 
 Some measures count pixels and so jump as the image varies smoothly. Their continuous
-counterparts: `luo_size` → `width_at`, `area_square` → `square_side`,
-`smallest_set` → `smallest_set_area`, `radius_of_mass` → `std`.
+counterparts: `luo_size`, `radius_of_mass` and `area_ratio` with ``subpixel=True``,
+`area_square` → `square_side`, `smallest_set` → `smallest_set_area`.
 
 References:
     Luo, Li, Urtasun, Zemel, "Understanding the effective receptive field in deep convolutional
