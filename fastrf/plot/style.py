@@ -104,7 +104,7 @@ def inches(width: Width) -> float:
     """A figure's width in inches."""
     named = {"column": COLUMN, "full": FULL}
     value: Any = named.get(width, width) if isinstance(width, str) else width
-    if isinstance(value, str) or isinstance(value, bool) or not 1 <= value <= 100:
+    if isinstance(value, str | bool) or not 1 <= value <= 100:
         raise InputError(
             f"width={width!r} is no width; give 'column' ({COLUMN} in), 'full' ({FULL} in) or "
             "inches from 1 to 100"
@@ -265,6 +265,11 @@ def number(value: Any) -> str:
 def times(values: Sequence[Any]) -> str:
     """One value per axis: "7 × 5"."""
     return " × ".join(map(number, values))
+
+
+def brief(values: Sequence[Any]) -> str:
+    """One value per axis, or one for all: "7 × 5", "7"."""
+    return times(values[:1] if len(set(values)) == 1 else values)
 
 
 def blocked(image: np.ndarray, most: int) -> tuple[np.ndarray, tuple[int, ...]]:
