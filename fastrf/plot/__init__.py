@@ -81,7 +81,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
 
 def _require() -> None:
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib
     except ImportError:
         raise MissingExtra(
             'figures need the package matplotlib; pip install "fastrf[plot]"'

@@ -157,7 +157,8 @@ def _layer(field: ReceptiveField, row: LayerField, unit: Any, axes: tuple[int, .
         count = row.shape[axis]
         if regular:
             first, jump = row.center[axis], row.stride[axis]
-            assert first is not None and jump is not None
+            assert first is not None
+            assert jump is not None
             centers.append(np.array([float(first + i * jump) for i in range(count)]))
         else:
             # Several phases, or paths that do not line up: each unit by itself.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,16 @@ from fastrf.plot.layout import Layout, layered
 from fastrf.plot.style import Theme, ThemeName, Width
 
 # More boxes than this are collapsed further, where no depth is given.
-_MOST = 32
+_MOST = 24
 # Points per line of text, lines per box, and the gap between layers in heights of a box.
 _LINE, _LINES, _GAP = 1.25, 3, 0.55
 # A box is so wide in points at the most, at the font of a tick; names beyond are shortened.
 _WIDEST = 150.0
 # Where a graph does not fit the figure's width in this font, the figure becomes wider.
 _SMALLEST = 4.0
+# Boxes stand so far apart, in their widths; strips of more layers are cut where they can be.
+_STEP, _HIGH = 1.08, 9
+_MARGIN = 8.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def graph_figure(
         field: ``receptive_field(net)``.
         fields: ``erf(net, layers="all")``: the boxes then say Luo et al.'s size of the ERF too.
         depth: parts of the names, between dots, that are told apart: 1 is one box for all of
-            "layer1". Default: as many as make at most 32 boxes. 0 tells all nodes apart.
+            "layer1". Default: as many as make at most 24 boxes. 0 tells all nodes apart.
         width, theme: as in `fastrf.plot`.
 
     Raises:
@@ -206,12 +211,13 @@ def _texts(
         # What the last of them is called, without what it shares with the layers in it.
         end = group.nodes[-each]
         name = f"{name} … {end if each == 1 or '.' not in end else end.split('.')[0]}"
-        what = f"{group.repeats} × ({_what(layers[:each])})" if each > 1 else _what(layers[:1])
+        what = _what(layers[:each])
+        what = f"{group.repeats} × {f'({what})' if each > 1 else what}"
     else:
         what = _what(layers)
     if last not in table:
         size = field.input_size if last == field.input else None
-        return [name, what, style.times(size) if size else "unbounded grid"]
+        return [name, style.times(size) if size else "unbounded grid"]
     row = table[last]
     if any(row.unbounded):
         numbers = "TRF everything"
@@ -245,23 +251,63 @@ def _what(layers: Sequence[Layer]) -> str:
 
 
 class _Paper:
-    """Places in points: the layout's, for boxes of a size."""
+    """Places in points of the layout's, for boxes of one width and font.
 
-    def __init__(self, layout: Layout, width: float, room: float, font: float) -> None:
-        self.font, self.box = font, room
+    A high graph is cut where a single edge leads from one layer to the next, and goes on beside.
+    """
+
+    def __init__(self, layout: Layout, width: float, box: float, font: float) -> None:
+        self.font, self.box = font, box
         self.high = (_LINES * _LINE + 0.8) * font
         self.pitch = self.high * (1 + _GAP)
-        self.step = room * 1.08
-        self.width = max(width, layout.width * self.step + 8)
-        self.left = (self.width - (layout.width - 1) * self.step) / 2
-        self.height = layout.height * self.pitch - self.high * _GAP + 8
+        self.step = box * _STEP
+        self.gutter = 4 * font
+        strip = (layout.width - 1) * self.step + box
+        self.starts = _cuts(layout, int((width - _MARGIN) // (strip + self.gutter)))
+        every = len(self.starts) * (strip + self.gutter) - self.gutter
+        self.width = max(width, every + _MARGIN)
+        self.left = (self.width - every + box) / 2
+        self.shift = strip + self.gutter
+        ends = [*self.starts[1:], layout.height]
+        longest = max(end - start for start, end in zip(self.starts, ends, strict=True))
+        self.height = longest * self.pitch - self.high * _GAP + _MARGIN
+        # What leads from strip to strip passes over and under them.
+        self.bend = 0.22 * self.pitch
+        self.top = _MARGIN / 2 + (self.bend if len(self.starts) > 1 else 0)
+        self.height += 2 * (self.top - _MARGIN / 2)
 
-    def x(self, across: float) -> float:
-        return self.left + across * self.step
+    def strip(self, layer: int) -> int:
+        """Which of the strips beside each other a layer is in."""
+        return bisect_right(self.starts, layer) - 1
 
-    def y(self, layer: int) -> float:
-        """The middle of a layer, down from the top."""
-        return 4 + self.high / 2 + layer * self.pitch
+    def at(self, across: float, layer: int) -> tuple[float, float]:
+        """The middle of a place, from the left and down from the top."""
+        strip = self.strip(layer)
+        down = (layer - self.starts[strip]) * self.pitch
+        return (
+            self.left + strip * self.shift + across * self.step,
+            self.top + self.high / 2 + down,
+        )
+
+
+def _cuts(layout: Layout, most: int) -> list[int]:
+    """The first layers of up to `most` strips of about equal length, as few as are low enough."""
+    crossing = [0] * (layout.height + 1)
+    for source, reader in layout.bends:
+        for layer in range(layout.layer[source] + 1, layout.layer[reader] + 1):
+            crossing[layer] += 1
+    allowed = [layer for layer in range(1, layout.height) if crossing[layer] == 1]
+    starts = [0]
+    for count in range(1, max(most, 1) + 1):
+        wanted = [layout.height * i / count for i in range(1, count)]
+        near = (
+            {min(allowed, key=lambda layer: abs(layer - w)) for w in wanted} if allowed else set()
+        )
+        starts = sorted({0, *near})
+        ends = [*starts[1:], layout.height]
+        if max(end - start for start, end in zip(starts, ends, strict=True)) <= _HIGH:
+            break
+    return starts
 
 
 def _draw(
@@ -277,7 +323,7 @@ def _draw(
     texts = {g.name: _texts(g, field, table, fields) for g in groups}
     font, room = _fitting(figure, list(texts.values()), layout)
     paper = _Paper(layout, 72 * width, room, font)
-    top = 22.0
+    top = 18.0
     figure.set_size_inches(paper.width / 72, (paper.height + top) / 72)
     panel = figure.add_axes((0, 0, 1, paper.height / (paper.height + top)))
     panel.set_axis_off()
@@ -286,10 +332,13 @@ def _draw(
     name = field.network.name or "network"
     heading = f"{name}: {len(field.network)} layers, sizes in input pixels"
     style.title(figure, theme, heading + (", ERF: Luo's size" if fields else ""))
+    assert figure._suptitle is not None  # type: ignore[attr-defined]
+    figure._suptitle.set(y=1 - 5 / (paper.height + top), va="top")  # type: ignore[attr-defined]
     _draw_edges(panel, layout, paper, theme)
     shown = {field.node, *field.network.outputs}
     for group in groups:
-        x, y = paper.x(layout.across[group.name]), paper.y(layout.layer[group.name])
+        x, y = paper.at(layout.across[group.name], layout.layer[group.name])
+        lines = texts[group.name]
         end = field.input in group.nodes or bool(shown & set(group.nodes))
         panel.add_patch(
             FancyBboxPatch(
@@ -303,10 +352,10 @@ def _draw(
                 zorder=3,
             )
         )
-        for line, text in enumerate(texts[group.name]):
+        for line, text in enumerate(lines):
             panel.text(
                 x,
-                y + (line - (_LINES - 1) / 2) * _LINE * font,
+                y + (line - (len(lines) - 1) / 2) * _LINE * font,
                 style.shortened(figure, text, 0.95 * room * figure.dpi / 72, font),
                 ha="center",
                 va="center",
@@ -329,7 +378,7 @@ def _fitting(figure: Figure, texts: Sequence[Sequence[str]], layout: Layout) -> 
     probe.remove()
     # Long names are shortened; numbers are not.
     wanted = min(longest * 1.06 + 4, _WIDEST)
-    available = figure.get_figwidth() * 72 / (layout.width * 1.08 + 0.1)
+    available = (figure.get_figwidth() * 72 - _MARGIN) / ((layout.width - 1) * _STEP + 1.1)
     font = max(style.SMALL * min(1.0, available / wanted), _SMALLEST)
     return font, wanted * font / style.SMALL
 
@@ -350,26 +399,55 @@ def _draw_edges(panel: Axes, layout: Layout, paper: _Paper, theme: Theme) -> Non
     into = {edge: port for edges in arriving.values() for edge, port in _ports(edges, paper)}
     for edge, bends in layout.bends.items():
         source, reader = edge
-        start = paper.x(layout.across[source]) + out[edge], paper.y(layout.layer[source]) + half
-        end = paper.x(layout.across[reader]) + into[edge], paper.y(layout.layer[reader]) - half
+        x, y = paper.at(layout.across[source], layout.layer[source])
+        start = x + out[edge], y + half
+        x, y = paper.at(layout.across[reader], layout.layer[reader])
         tip = 0.45 * paper.font
+        end = x + into[edge], y - half - tip
         points = [start]
         for across, layer in bends:
-            points += [
-                (paper.x(across), paper.y(layer) - half),
-                (paper.x(across), paper.y(layer) + half),
-            ]
-        points.append((end[0], end[1] - tip))
-        panel.add_patch(
-            PathPatch(_smooth(points), fill=False, edgecolor=theme.muted, linewidth=0.8, zorder=1)
-        )
+            x, y = paper.at(across, layer)
+            points += [(x, y - half), (x, y + half)]
+        if paper.strip(layout.layer[source]) == paper.strip(layout.layer[reader]):
+            path = _smooth([*points, end])
+        else:
+            path = _around(start, end, paper)
+        panel.add_patch(PathPatch(path, fill=False, edgecolor=theme.muted, linewidth=0.8, zorder=1))
         panel.fill(
             [end[0] - 0.4 * tip, end[0] + 0.4 * tip, end[0]],
-            [end[1] - tip, end[1] - tip, end[1]],
+            [end[1], end[1], end[1] + tip],
             color=theme.muted,
             linewidth=0,
             zorder=2,
         )
+
+
+def _around(start: tuple[float, float], end: tuple[float, float], paper: _Paper) -> Path:
+    """From the foot of a strip, between the strips, to the head of the next."""
+    bend = paper.bend
+    strip = int((end[0] - paper.left + paper.box / 2) // paper.shift)
+    gutter = paper.left - paper.box / 2 + strip * paper.shift - paper.gutter / 2
+    corners = [(start[0], start[1] + bend), (gutter, start[1] + bend)]
+    corners += [(gutter, end[1] - bend), (end[0], end[1] - bend)]
+    places, codes = [start], [Path.MOVETO]
+    for before, corner, after in zip([start, *corners], corners, [*corners[1:], end], strict=False):
+        for other in (before, after):
+            length = max(abs(other[0] - corner[0]), abs(other[1] - corner[1]), 1e-9)
+            part = min(0.8 * bend, length / 2) / length
+            places.append(
+                (
+                    corner[0] + part * (other[0] - corner[0]),
+                    corner[1] + part * (other[1] - corner[1]),
+                )
+            )
+        codes += [Path.LINETO, Path.LINETO]
+        # The corner itself is cut off by a curve.
+        last = places.pop()
+        places += [corner, last]
+        codes[-1:] = [Path.CURVE3, Path.CURVE3]
+    places.append(end)
+    codes.append(Path.LINETO)
+    return Path(np.array(places), codes)
 
 
 def _ports(edges: Sequence[tuple[float, Any]], paper: _Paper) -> list[tuple[Any, float]]:
@@ -382,7 +460,7 @@ def _ports(edges: Sequence[tuple[float, Any]], paper: _Paper) -> list[tuple[Any,
 def _smooth(points: Sequence[tuple[float, float]]) -> Path:
     """A curve through the points that is vertical in each of them."""
     places, codes = [points[0]], [Path.MOVETO]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         middle = (y0 + y1) / 2
         places += [(x0, middle), (x1, middle), (x1, y1)]
         codes += [Path.CURVE4] * 3

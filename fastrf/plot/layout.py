@@ -8,10 +8,14 @@ which takes most crossings away, and then move nodes towards their neighbours.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 Node = Hashable
 _SWEEPS = 12
+# How much more a node follows another node than a bend, and a bend another bend: chains and long
+# edges then run straight, and what joins the two is slanted.
+_ALIKE = 8.0
 
 
 class Layout(NamedTuple):
@@ -66,7 +70,7 @@ def layered(sources: Mapping[Node, Sequence[Node]], bend: float = 0.3) -> Layout
             for at, part in enumerate(path, layer[source] + 1):
                 rows[at].append(part)
             chain = [source, *path, node]
-            for upper, lower in zip(chain, chain[1:], strict=False):
+            for upper, lower in pairwise(chain):
                 below[upper].append(lower)
                 above[lower].append(upper)
     place = {node: float(i) for row in rows for i, node in enumerate(row)}
@@ -105,10 +109,12 @@ def _spread(
         offsets.append(offset)
     pools: list[list[float]] = []  # mean, weight, nodes
     for node, own in zip(row, offsets, strict=True):
-        wanted = _mean([place[n] for n in near[node]], place[node]) - own
-        # A bend follows its edge more than a node does, so that edges run straight.
-        weight = 1.0 if wide[node] == 1 else 3.0
-        pools.append([wanted, weight, 1.0])
+        pulls = [_ALIKE if wide[n] == wide[node] else 1.0 for n in near[node]]
+        weight = sum(pulls)
+        wanted = place[node]
+        if pulls:
+            wanted = sum(w * place[n] for w, n in zip(pulls, near[node], strict=True)) / weight
+        pools.append([wanted - own, weight or 1.0, 1.0])
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             mean, weight, count = pools.pop()
             other = pools[-1]
