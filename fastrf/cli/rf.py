@@ -48,6 +48,7 @@ def rf(
     print_table([c.name for c in columns], [[c.cell(r) for c in columns] for r in rows], _LOSABLE)
     show("")
     print_facts(_field_facts(field, convention))
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
