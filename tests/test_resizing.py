@@ -18,7 +18,7 @@ from fastrf.maps import Table
 
 EPS = np.finfo(np.float64).eps
 RESIZES = [
-    {"size": (4, 3)}, {"size": (7, 7)}, {"size": (1, 2)}, {"scale_factor": (0.5, 1.0)},
+    {"size": (4, 2)}, {"size": (7, 7)}, {"size": (1, 2)}, {"scale_factor": (0.5, 1.0)},
     {"scale_factor": (1.5, 1.0)}, {"scale_factor": (3.0, 0.75)}, {"scale_factor": (0.3, 2.0)},
 ]  # fmt: skip
 
