@@ -92,7 +92,7 @@ def drawn(field: ReceptiveField, axes: tuple[int, int] | None) -> tuple[int, ...
     if field.input_size is None:
         raise InputError(
             "features are counted on maps of known size, and the grid is unbounded; give "
-            "receptive_field an input_size"
+            "input_size"
         )
     ndim = len(field.input_size)
     if axes is None:
