@@ -34,7 +34,7 @@ _HOME = {
     "FORMATS": "style",
     "FULL": "style",
     "save": "style",
-    "SHARES": "fields",
+    "SHARES": "scene",
     "erf_figure": "fields",
     "features_3d_figure": "features_3d",
     "features_figure": "features",
@@ -81,7 +81,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
 
 def _require() -> None:
     try:
-        import matplotlib
+        import_module("matplotlib")
     except ImportError:
         raise MissingExtra(
             'figures need the package matplotlib; pip install "fastrf[plot]"'
@@ -89,12 +89,16 @@ def _require() -> None:
 
 
 if TYPE_CHECKING:
-    from fastrf.plot.features import features_figure
-    from fastrf.plot.features_3d import features_3d_figure
-    from fastrf.plot.fields import SHARES, erf_figure
-    from fastrf.plot.graph import graph_figure
-    from fastrf.plot.growth import growth_figure
-    from fastrf.plot.profiles import profile_figure
-    from fastrf.plot.sections import sections_figure
-    from fastrf.plot.stack import stack_figure
-    from fastrf.plot.style import COLUMN, FORMATS, FULL, save
+    from fastrf.plot.features import features_figure as features_figure
+    from fastrf.plot.features_3d import features_3d_figure as features_3d_figure
+    from fastrf.plot.fields import erf_figure as erf_figure
+    from fastrf.plot.graph import graph_figure as graph_figure
+    from fastrf.plot.growth import growth_figure as growth_figure
+    from fastrf.plot.profiles import profile_figure as profile_figure
+    from fastrf.plot.scene import SHARES as SHARES
+    from fastrf.plot.sections import sections_figure as sections_figure
+    from fastrf.plot.stack import stack_figure as stack_figure
+    from fastrf.plot.style import COLUMN as COLUMN
+    from fastrf.plot.style import FORMATS as FORMATS
+    from fastrf.plot.style import FULL as FULL
+    from fastrf.plot.style import save as save

@@ -25,7 +25,6 @@ Box = tuple[tuple[int, int], ...]
 
 # So many layers are chosen where none are named, and so many boxes are drawn besides the unit's.
 _LAYERS, _BOXES = 6, 36
-_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,7 @@ def drawn(field: ReceptiveField, axes: tuple[int, int] | None) -> tuple[int, ...
     """The axes that a figure shows: one, or two."""
     if field.input_size is None:
         raise InputError(
-            "features are counted on maps of known size, and the grid is unbounded; give "
-            "input_size"
+            "features are counted on maps of known size, and the grid is unbounded; give input_size"
         )
     ndim = len(field.input_size)
     if axes is None:
@@ -225,7 +223,8 @@ def _maps(
     field: ReceptiveField, chosen: Sequence[Layer], axes: Sequence[int], width: float, theme: Theme
 ) -> Figure:
     assert field.input_size is not None
-    columns = min(len(chosen), _COLUMNS if width > style.COLUMN else 2)
+    most = (4 if len(chosen) == 4 else 3) if width > style.COLUMN else 2
+    columns = min(len(chosen), most)
     rows = -(-len(chosen) // columns)
     figure = style.blank(width, width * rows / columns + 0.8, theme)
     style.title(figure, theme, heading(field))
@@ -253,7 +252,7 @@ def _maps(
         else:
             panel.tick_params(labelbottom=False)
     style.legend(figure, _handles(theme, any(layer.boxes for layer in chosen)), theme)
-    style.fit_height(figure, panels[::columns])
+    style.fit_height(figure, list(panels)[::columns])
     return figure
 
 

@@ -67,7 +67,7 @@ def features_3d_figure(
         panel.add_patch(Polygon(footprint, closed=True, fill=False, edgecolor=color, lw=1.2))
         if level == len(chosen):
             panel.add_patch(Polygon(footprint, closed=True, facecolor=color, alpha=0.15, lw=0))
-            tip = view.at(*layer.center, level)
+            tip = view.above(layer.center, level)
             for corner in footprint:
                 panel.plot(*zip(tip, corner, strict=True), color=color, lw=0.6, ls="--", zorder=2)
     for level, layer in enumerate(chosen, 1):
@@ -102,6 +102,10 @@ class _View:
         back = self.y1 - y
         return x + _SHEAR * back, level * self.rise + _TILT * back
 
+    def above(self, center: Sequence[float], level: int) -> tuple[float, float]:
+        y, x = center
+        return x + _SHEAR * (self.y1 - y), level * self.rise + _TILT * (self.y1 - y)
+
 
 def _draw_plane(panel: Axes, view: _View, level: int, size: Sequence[int], theme: Theme) -> None:
     height, width = size
@@ -135,7 +139,7 @@ def _draw_features(
         rasterized=x.size > 4000,
     )
     panel.plot(
-        *view.at(*layer.center, level),
+        *view.above(layer.center, level),
         "o",
         color=color,
         markersize=max(dot, 3) + 1,

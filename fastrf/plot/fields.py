@@ -170,7 +170,8 @@ def _section(scene: Scene, image: NDArray[Any], pair: tuple[int, int]) -> NDArra
     if image.ndim == 2:
         return image
     (across,) = set(range(image.ndim)) - set(pair)
-    section = image.take(section_at(scene, across) - scene.erf.origin[across], axis=across)
+    at = section_at(scene, across) - scene.erf.origin[across]
+    section: NDArray[Any] = image.take(at, axis=across)
     return section if pair[0] < pair[1] else section.T
 
 
@@ -215,6 +216,8 @@ def _draw_image(
 
 def color_bar(figure: Figure, panel: Axes, image: Any, theme: Theme) -> None:
     """A bar below the panel, as long as the panel is wide."""
+    ratio = panel.get_box_aspect()
+    assert ratio is not None
     norm, log = image.norm, isinstance(image.norm, LogNorm)
     values = np.ma.compressed(image.get_array())
     under = log and values.size > 0 and float(values.min()) < norm.vmin
@@ -223,7 +226,7 @@ def color_bar(figure: Figure, panel: Axes, image: Any, theme: Theme) -> None:
         ax=panel,
         location="bottom",
         # As long as the panel is wide, and a 20th of that high.
-        fraction=0.05 / panel.get_box_aspect(),
+        fraction=0.05 / ratio,
         pad=0.02,
         aspect=20,
         extend="min" if under else "neither",

@@ -318,7 +318,7 @@ def _draw(
     width: float,
     theme: Theme,
 ) -> Figure:
-    figure = style.blank(width, 4, theme, layout=None)
+    figure = style.blank(width, 4, theme, free=True)
     table = {row.name: row for row in field.layers}
     texts = {g.name: _texts(g, field, table, fields) for g in groups}
     font, room = _fitting(figure, list(texts.values()), layout)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
@@ -119,13 +120,12 @@ def choice(name: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
-def blank(width: float, height: float, theme: Theme, layout: str | None = "constrained") -> Figure:
-    """An empty figure."""
-    figure = Figure(figsize=(width, height), facecolor=theme.paper, layout=layout)
+def blank(width: float, height: float, theme: Theme, *, free: bool = False) -> Figure:
+    """An empty figure; panels are laid out side by side, or wherever they are put if `free`."""
+    # Inches, and shares of a panel, between panels.
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(width, height), facecolor=theme.paper, layout=None if free else layout)
     FigureCanvasAgg(figure)
-    engine = figure.get_layout_engine()
-    if layout == "constrained" and engine is not None:
-        engine.set(w_pad=0.03, h_pad=0.03, wspace=0.03, hspace=0.03)
     return figure
 
 
@@ -211,11 +211,12 @@ def shortened(figure: Figure, line: str, room: float, size: float = TEXT) -> str
     return result
 
 
-def fit_height(figure: Figure, panels: Sequence[Axes]) -> None:
+def fit_height(figure: Figure, panels: Iterable[Axes]) -> None:
     """Makes the figure as high as panels of fixed proportions need at the width that they got.
 
     `panels` are the topmost panel of each row, whose heights add up.
     """
+    panels = list(panels)
     for _ in range(2):
         figure.draw_without_rendering()
         missing = 0.0
