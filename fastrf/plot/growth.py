@@ -168,6 +168,7 @@ def _name_layers(
     for number, name in reversed(named):
         if (chosen[-1][0] - number) * points_each >= 1.5 * style.SMALL:
             chosen.append((number, name))
+    chosen.reverse()
     panel.xaxis.set_major_locator(FixedLocator([number for number, _ in chosen]))
     panel.set_xticklabels(
         [style.shortened(figure, name, 0.9 * figure.dpi, style.SMALL) for _, name in chosen],

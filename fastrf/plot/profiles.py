@@ -82,7 +82,9 @@ def _curves(scene: Scene, axis: int) -> list[Curve]:
     if sigma == 0:
         return []
     first, last = erf.box[axis]
-    x = np.linspace(first, last, max(_FINE, last - first + 1))
+    # Each pixel, and as many places between two as make the curves smooth.
+    parts = -(-_FINE // (last - first + 1))
+    x = first + np.arange((last - first) * parts + 1) / parts
     with np.errstate(under="ignore"):
         p = np.exp(-(((x - mean) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
     curves = [("Gaussian of the same mean and σ", x, p)]
