@@ -231,7 +231,6 @@ def _maps(
     panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
     window = window_of(field, chosen, axes)
     names = style.AXIS_NAMES[len(field.input_size)]
-    figure.draw_without_rendering()
     room = 0.97 * figure.bbox.width / columns
     for number, panel in enumerate(panels):
         if number >= len(chosen):
@@ -359,5 +358,4 @@ def _rows(field: ReceptiveField, chosen: Sequence[Layer], width: float, theme: T
     handles = _handles(theme, False)
     handles[2] = Patch(facecolor=theme.trf, alpha=0.25, lw=0, label="its TRF")
     style.legend(figure, handles, theme)
-    figure.draw_without_rendering()
     return figure

@@ -176,4 +176,3 @@ def _label(
         )
     handles.append(Line2D([], [], color=theme.muted, lw=0.6, label="lowest plane: the input"))
     style.legend(figure, handles, theme)
-    figure.draw_without_rendering()

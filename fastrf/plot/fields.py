@@ -344,7 +344,6 @@ def _bars(scene: Scene, scales: Sequence[str], width: float, theme: Theme) -> Fi
         panel.set_ylabel("mass per pixel")
         panel.set_xlabel("x (input pixels)")
     style.legend(figure, handles, theme)
-    figure.draw_without_rendering()
     return figure
 
 

@@ -160,7 +160,7 @@ def _name_layers(
     numbers = {p.name: p.number for p in points}
     named = [(numbers[p.name], ends.get(p.name, p.name)) for p in points]
     panel.set_xlim(points[0].number - 0.5, points[-1].number + 0.5)
-    figure.draw_without_rendering()
+    style.arrange(figure)
     # Slanted names need about a line's height each; the last layer is always named.
     left, right = panel.get_xlim()
     points_each = panel.get_window_extent().width / figure.dpi * 72 / (right - left)
@@ -177,4 +177,3 @@ def _name_layers(
         rotation_mode="anchor",
         color=theme.ink,
     )
-    figure.draw_without_rendering()

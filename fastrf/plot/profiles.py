@@ -67,7 +67,6 @@ def profile_figure(
     for row in panels:
         row[0].set_ylabel("mass per pixel")
     style.legend(figure, list(handles.values()), colors)
-    figure.draw_without_rendering()
     return figure
 
 

@@ -339,7 +339,6 @@ def _draw(stack: _Stack, found: ReceptiveField, axis: int, width: float, theme: 
         ),
     ]
     style.legend(figure, proxies, theme)
-    figure.draw_without_rendering()
     return figure
 
 

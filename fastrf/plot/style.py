@@ -211,6 +211,13 @@ def shortened(figure: Figure, line: str, room: float, size: float = TEXT) -> str
     return result
 
 
+def arrange(figure: Figure) -> None:
+    """Places the panels, as drawing would."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+
+
 def fit_height(figure: Figure, panels: Iterable[Axes]) -> None:
     """Makes the figure as high as panels of fixed proportions need at the width that they got.
 
@@ -218,7 +225,7 @@ def fit_height(figure: Figure, panels: Iterable[Axes]) -> None:
     """
     panels = list(panels)
     for _ in range(2):
-        figure.draw_without_rendering()
+        arrange(figure)
         missing = 0.0
         for panel in panels:
             place = panel.get_position(original=True)
@@ -228,7 +235,6 @@ def fit_height(figure: Figure, panels: Iterable[Axes]) -> None:
             missing += ratio * width - height
         size = figure.get_size_inches()
         figure.set_size_inches(size[0], max(size[1] + missing / figure.dpi, 0.8))
-    figure.draw_without_rendering()
 
 
 def save(figure: Figure, path: str | os.PathLike[str], dpi: float = DPI) -> None:
