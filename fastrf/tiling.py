@@ -372,9 +372,10 @@ def right_units(
                     f"depend on the size of the map; choose sizes that differ by a multiple of "
                     f"its stride, or an output before it"
                 )
-            assert here.size_out is not None
-            found = _after(here.axes[axis], found, here.size_out[axis])
-            found = on_map(found, here.size_out)
+            # A resize beyond its borders knows no size of its own.
+            size = here.size_out or op.maps[-1].size_out
+            assert size is not None
+            found = on_map(_after(here.axes[axis], found, size[axis]), size)
         for plane, _ in op.targets:
             right[plane] = _common((right[plane], found))
     size = tile.sizes[node]
