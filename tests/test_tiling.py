@@ -247,11 +247,6 @@ STRETCHED = rf.Upsample(2, mode="linear", coordinates="align_corners")
     ("net", "sizes", "message"),
     [
         ([rf.Conv((3,)), rf.Attention(), rf.Conv((3,))], (50, 30), "attention1"),
-        (
-            rf.Parallel(rf.Conv((1,), stride=2), [rf.Conv((1,)), rf.Crop(((0, 25),))]),
-            (50, 30),
-            "strides 2 and 1 meet",
-        ),
         (SAME, (51, 30), "depend on the size"),
         ([rf.Conv((5,), padding=2)] * 5, (50, 20), "give 22 or more"),
         (rf.Conv((5,), padding=2, padding_mode="circular"), (50, 20), "other side"),
@@ -279,3 +274,8 @@ def test_halo_of_a_global_layer_names_it_and_may_leave_it_out():
     with pytest.raises(InputError, match="squeeze"):
         halo(net)
     assert halo(net, ignore_global=True)[0].overlap == 4
+
+
+def test_paths_of_different_strides_have_no_halo():
+    with pytest.raises(InputError, match="strides 2 and 1 meet"):
+        halo(rf.Parallel(rf.Conv((1,), stride=2), rf.Conv((1,))))
