@@ -323,7 +323,7 @@ class _Plan:
             start = min((done - inner_first) // halo.units * halo.block, final)
         return result
 
-    def right(self, axis: int, length: int, first: bool, last: bool) -> tuple[float, float]:
+    def right(self, axis: int, length: int, first: bool, last: bool) -> tuple[int, int]:
         """First and last unit that are right in a tile of `length` pixels along `axis`.
 
         Args:
@@ -333,17 +333,24 @@ class _Plan:
         size = list(self.whole.input_size)
         size[axis] = length
         tile = lower(self.whole.network, size, ignore_global=self.ignore_global)
-        return right_units(tile, self.whole, self.node, axis, first, last)
+        return right_units(tile, self.whole, self.node, axis, first, last)[self.node]
 
 
 def right_units(
     tile: PlaneGraph, whole: PlaneGraph, node: str, axis: int, first: bool, last: bool
-) -> tuple[int, int]:
-    """First and last unit of `node` along `axis` that are right in a tile; (0, −1) for none.
+) -> dict[str, tuple[int, int]]:
+    """First and last unit along `axis` that are right in a tile; last < first where none is.
+
+    With `whole` for the tile, and neither border being the image's, these are the units that meet
+    no padding on any path.
 
     Args:
-        tile, whole: the network lowered for the tile and for the image.
+        tile, whole: the network lowered for the tile and for the image; it has one input.
+        node: a map; it and all maps below it are followed.
         first, last: whether the tile begins and ends as the image does.
+
+    Returns:
+        By node.
 
     Raises:
         InputError: a layer does something else on the tile than on the image.
@@ -363,7 +370,8 @@ def right_units(
     operations = tile.between(node, source), whole.between(node, source)
     for op, model in zip(*operations, strict=True):
         layer = tile.network.nodes[op.node].layer
-        _no_wrapping(op.node, layer)
+        if first or last:
+            _no_wrapping(op.node, layer)
         found = _common(right[plane] for plane, _ in op.sources)
         for here, there in zip(extended(op.maps, layer), extended(model.maps, layer), strict=True):
             if not _same(here.axes[axis], there.axes[axis]):
@@ -378,11 +386,14 @@ def right_units(
             found = on_map(_after(here.axes[axis], found, size[axis]), size)
         for plane, _ in op.targets:
             right[plane] = _common((right[plane], found))
-    size = tile.sizes[node]
-    assert size is not None
-    low, high = _common(right[plane] for plane in tile.planes_of[node])
-    low, high = max(low, 0), min(high, size[axis] - 1)
-    return (int(low), int(high)) if low <= high else (0, -1)
+    result = {}
+    for name in dict.fromkeys(op.node for op in operations[0]):
+        count = tile.sizes[name]
+        assert count is not None
+        low, high = _common(right[plane] for plane in tile.planes_of[name])
+        low, high = max(low, 0), min(high, count[axis] - 1)
+        result[name] = (int(low), int(high)) if low <= high else (0, -1)
+    return result
 
 
 def _common(parts: Iterable[Right]) -> Right:

@@ -149,7 +149,8 @@ def test_no_unit_that_is_right_is_left_out(name):
     same = torch.isclose(here, whole[:, :, offset : offset + here.shape[2]], rtol=0, atol=1e-12)
     right = same.movedim(2, 0).flatten(1).all(dim=1).numpy()
     tile, model = (lower(net, (n, *size[1:])) for n in (limit, size[0]))
-    first, last = right_units(tile, model, net.outputs[0], 0, False, False)
+    (node,) = net.outputs
+    first, last = right_units(tile, model, node, 0, False, False)[node]
     assert np.flatnonzero(right).tolist() == list(range(first, last + 1))
 
 
