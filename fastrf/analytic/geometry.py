@@ -791,7 +791,8 @@ def receptive_field(
     """
     graph = lower(as_network(net), input_size, ignore_global=ignore_global)
     node, source = graph.output_node(output), graph.input_node(input)
-    found = _ascend(graph, source)
+    # Fields of several maps of one network share the pass.
+    found = graph.once(("ascent", source), lambda: _ascend(graph, source))
     if () in found.nodes[node]:
         left_out = " once global layers are left out" if ignore_global else ""
         raise InputError(

@@ -15,6 +15,7 @@ from fastrf.check import CheckReport, check
 from fastrf.erf import ERF, erf
 from fastrf.errors import FastrfError, InputError
 from fastrf.lowering import PlaneGraph, lower
+from fastrf.maps import IDENTITY
 from fastrf.network import Network, as_network
 from fastrf.report.pictures import COARSEST, Picture, picture
 
@@ -41,7 +42,7 @@ class Sample:
         unit: its index.
         origin: input index of the picture's first pixel, per axis.
         picture: what it shows.
-        trf: middle of the unit's ERF sections, per axis (the pixel through which they lie).
+        middle: in 3-D the pixel through which the sections lie.
     """
 
     unit: Unit
@@ -198,7 +199,11 @@ class _Fields:
         self.progress = progress
         self.bounded = graph.input_size is not None
         self.pictures: dict[Any, Picture] = {}
-        self.done = 0
+        self.moving = {
+            op.node
+            for op in graph.operations
+            if any(axis != IDENTITY for m in op.maps for axis in m.axes)
+        }
 
     def compute(self) -> None:
         left = [name for name in self.layers if self._has_field(name)]
@@ -261,16 +266,14 @@ class _Fields:
         assert box is not None
         layer.std, layer.log_gain, layer.lost_mass = found.std, found.log_gain, found.lost_mass
         layer.luo_size = found.luo_size()
-        layer.ratio = metrics.trf_ratio(
-            layer.luo_size, [high - low + 1 for low, high in box]
-        )
+        layer.ratio = metrics.trf_ratio(layer.luo_size, [high - low + 1 for low, high in box])
         self._sample(layer, found)
 
     def _sample(self, layer: LayerReport, found: ERF) -> None:
         fresh = picture(found)
         # Layers that move no pixel show their source's picture: it is kept once.
         kept = self.pictures.setdefault(fresh.key, fresh)
-        middle = tuple(round(c) for c in found.center)
+        middle = tuple(round(c) for c in found.center) if self.graph.ndim == 3 else ()
         layer.samples.append(Sample(found.unit, found.origin, kept, middle))
 
     def _inner_units(self) -> None:
@@ -292,17 +295,36 @@ class _Fields:
     def _more_units(self) -> None:
         """Pictures of further units: of all phases on the unbounded grid, of the border's on an
         image."""
-        wanted: list[tuple[LayerReport, Unit]] = []
-        for layer in self.layers.values():
-            if layer.samples:
-                shown = layer.samples[0].unit
-                wanted += [(layer, unit) for unit in self._units(layer) if unit != shown]
-        if len(wanted) > MAX_FIELDS:
+        shown = [layer for layer in self.layers.values() if layer.samples]
+        below = {layer.row.name: self._same_below(layer) for layer in shown}
+        wanted = {
+            layer.row.name: [u for u in self._units(layer) if u != layer.samples[0].unit]
+            for layer in shown
+            if below[layer.row.name] is None
+        }
+        if sum(map(len, wanted.values())) > MAX_FIELDS:
             return
-        for layer, unit in wanted:
-            found = self.whole(layer.row.name, unit)
-            if found is not None:
-                self._sample(layer, found)
+        for layer in shown:
+            source = below[layer.row.name]
+            if source is not None:
+                layer.samples = source.samples
+                continue
+            for unit in wanted[layer.row.name]:
+                found = self.whole(layer.row.name, unit)
+                if found is not None:
+                    self._sample(layer, found)
+
+    def _same_below(self, layer: LayerReport) -> LayerReport | None:
+        """The layer that hands every unit the field of its own unit of the same index: what it
+        reads, if it moves no pixel."""
+        name = layer.row.name
+        (source, *others) = self.network.nodes[name].inputs
+        known = self.layers.get(source)
+        if others or known is None or not known.samples:
+            return None
+        if any(len(self.graph.planes_of[n]) > 1 for n in (name, source)):
+            return None
+        return None if name in self.moving else known
 
     def _units(self, layer: LayerReport) -> Iterable[Unit]:
         if self.bounded:
@@ -313,7 +335,11 @@ class _Fields:
             return itertools.product(*(sorted({0, n // 2, n - 1}) for n in shape))
         period = layer.field.period
         moves = all(len(ends) == 1 for ends in layer.field.ends)
-        return itertools.product(*map(range, period)) if moves and math.prod(period) <= MAX_PHASES else []
+        return (
+            itertools.product(*map(range, period))
+            if moves and math.prod(period) <= MAX_PHASES
+            else []
+        )
 
 
 def _coarsen(pictures: Iterable[Picture]) -> None:

@@ -24,7 +24,7 @@ DECADES = 8
 LEVELS = 255
 """Steps of the scale; level 0 is blank."""
 
-FINEST = {1: 1024, 2: 128, 3: 128}
+FINEST = {1: 1024, 2: 192, 3: 128}
 """Most blocks along an axis of a picture, by the number of the grid's axes."""
 
 COARSEST = 24
