@@ -370,7 +370,7 @@
     drawUnits(pen, layer) {
       const places = (axis) => {
         if (axis === null) return [null];
-        if (stride(layer, axis) * this.scale < 5) return [];
+        if (stride(layer, axis) * this.scale < 8) return [];
         const [lo, hi] = state.view[axis];
         const found = [];
         const last = nearest(layer, axis, hi) + 1;
@@ -406,12 +406,12 @@
       };
       pen.textAlign = "center";
       pen.textBaseline = "top";
-      for (const i of room(this.horizontal)) pen.fillText(String(Math.round(i)), this.x(i), this.top + this.height + 4);
+      for (const i of room(this.horizontal)) pen.fillText(show(Math.round(i)), this.x(i), this.top + this.height + 4);
       pen.fillText(`${data.axes[this.horizontal]} (input pixels)`, this.left + this.width / 2, this.top + this.height + 18);
       if (this.vertical === null) return;
       pen.textAlign = "right";
       pen.textBaseline = "middle";
-      for (const i of room(this.vertical)) if (this.y(i) > this.top + 5) pen.fillText(String(Math.round(i)), this.left - 4, this.y(i));
+      for (const i of room(this.vertical)) if (this.y(i) > this.top + 5) pen.fillText(show(Math.round(i)), this.left - 4, this.y(i));
       pen.save();
       pen.translate(9, this.top + this.height / 2);
       pen.rotate(-Math.PI / 2);

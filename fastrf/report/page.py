@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -24,8 +23,11 @@ from fastrf.report.pictures import DECADES, LEVELS, Picture
 AXES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 """Names of the axes, first to last."""
 
-MOST_MISALIGNED = 12
+MOST_MISALIGNED = 200
 """Misaligned merges that are listed."""
+
+_NOTHING = 1e-13
+"""What is left of a sum that is zero but for rounding."""
 
 
 def render(document: Document) -> str:
@@ -77,7 +79,7 @@ def render(document: Document) -> str:
 <main>
 {body}
 </main>
-<footer>fastrf {escape(document.version)} · network {escape(document.field.network.fingerprint)}</footer>
+<footer>fastrf {escape(document.version)} · network {document.field.network.fingerprint}</footer>
 {own}</body>
 </html>
 """
@@ -100,7 +102,7 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
-        return f"{value:.4g}".replace("-", "−")
+        return f"{value if abs(value) > _NOTHING else 0:.4g}".replace("-", "−")
     return str(value).replace("-", "−")
 
 
@@ -184,8 +186,9 @@ def _summary(document: Document) -> str:
             ("Luo's size / TRF", _percent(erf["ratio"])),
             ("Width at half maximum", _axes(erf["fwhm"])),
             ("Log gain", _number(erf["log_gain"])),
-            ("Mass lost in padding", _percent(erf["lost_mass"])),
         ]
+        if field.input_size is not None:
+            pairs.append(("Mass lost in padding", _percent(erf["lost_mass"])))
     notes = [escape(note) for note in document.notes]
     if erf is None:
         notes.append(f"{escape(field.node)} has no ERF: {escape(document.why)}.")
@@ -214,19 +217,25 @@ def _sentence(text: str) -> str:
 
 
 def _misaligned(document: Document) -> list[str]:
+    """A note on merges whose paths do not line up, which lists them."""
     found = document.field.misaligned
     if document.field.aligned:
         return []
-    notes = ["Paths that merge do not line up, so that sizes depend on the unit. Boxes are exact."]
+    merges = []
     for report in found[:MOST_MISALIGNED]:
         paths = "; ".join(
             f"{p.source}: stride {_number(p.stride)}, centre {_number(p.center)}"
             for p in report.paths
         )
-        notes.append(escape(f"{report.node}, axis {report.axis}: {paths}."))
+        merges.append(escape(f"{report.node}, axis {report.axis}: {paths}."))
     if len(found) > MOST_MISALIGNED:
-        notes.append(f"And {len(found) - MOST_MISALIGNED} merges more.")
-    return notes
+        merges.append(f"And {len(found) - MOST_MISALIGNED} more.")
+    strides = any(len(ends) > 1 for ends in document.field.ends)
+    text = "stride: sizes depend on the unit" if strides else "centre: sizes are the union's"
+    return [
+        f"Paths that merge do not line up, and differ in {text}. Boxes are exact."
+        f"<details><summary>{len(found)} such merges and axes</summary>{_items(merges)}</details>"
+    ]
 
 
 # --- the view -------------------------------------------------------------------------------
@@ -239,16 +248,15 @@ def _view(document: Document) -> str:
     views = [("image", "the image")] if bounded else []
     views += [("layer", "this layer"), ("network", "the output's field")]
     options = "".join(f'<option value="{value}">{text}</option>' for value, text in views)
-    keys = (
-        "arrow keys move it"
-        if document.field.network.ndim != 3
-        else "arrow keys move it in a section"
-    )
+    keys = "arrow keys move it"
+    if document.field.network.ndim == 3:
+        keys += " in a section"
+    last = len(document.layers) - 1
     return f"""<p>Choose a layer, then point at a unit (or touch it; {keys}): its box and its ERF
 appear on the input.</p>
 <div class="controls">
 <div class="slide"><button id="back" type="button" aria-label="Previous layer">‹</button>
-<input id="slider" type="range" min="0" max="{len(document.layers) - 1}" value="0" aria-label="Layer">
+<input id="slider" type="range" min="0" max="{last}" value="{last}" aria-label="Layer">
 <button id="on" type="button" aria-label="Next layer">›</button></div>
 <label>Show <select id="view">{options}</select></label>
 <label>Scale <select id="scale"><option value="log">logarithmic</option>
@@ -261,7 +269,9 @@ appear on the input.</p>
 <ul class="legend soft">
 <li><i class="box"></i>TRF of the unit</li><li><i class="here"></i>the unit</li>
 <li><i class="unit"></i>other units</li>
-<li>ERF: <span id="lowest"></span> <canvas id="ramp" width="256" height="1" role="img" aria-label="Colour scale"></canvas> its peak</li>
+<li>ERF: <span id="lowest"></span>
+<canvas id="ramp" width="256" height="1" role="img" aria-label="Colour scale"></canvas>
+its peak</li>
 </ul>
 <figcaption>{_caption(document)}</figcaption>
 </figure>
@@ -337,23 +347,20 @@ def _growth(document: Document) -> str:
         f'<text x="{left - 5}" y="{y(t) + 4:.1f}" text-anchor="end">{t:g}</text>'
         for t in ticks
     )
-    named = ""
-    for kind, points, text in (("trf", trf, "TRF"), ("erf", erf, "ERF (Luo's size)")):
-        if points:
-            i, v = points[-1]
-            named += (
-                f'<text class="{kind}-name" x="{left + width}" y="{y(v) - 5:.1f}" '
-                f'text-anchor="end">{text}</text>'
-            )
+    names = '<tspan class="trf-name">TRF</tspan>' + (
+        ' and <tspan class="erf-name">ERF (Luo\'s size)</tspan>' if erf else ""
+    )
     return f"""<h3>Growth over the layers</h3>
 <svg class="growth" viewBox="0 0 {left + width + 12} {top + height + 22}" role="img"
  aria-label="Sizes of the theoretical and the effective field over the layers, in pixels"
  data-left="{left}" data-width="{width}">{axis}
 <text x="{left}" y="{top + height + 16}">first layer</text>
 <text x="{left + width}" y="{top + height + 16}" text-anchor="end">last layer</text>
-{line("trf", trf)}{line("erf", erf)}{named}
+{line("trf", trf)}{line("erf", erf)}
+<text x="{left + 10}" y="{top + 16}">{names}</text>
 <line class="at" x1="{left}" x2="{left}" y1="{top}" y2="{top + height}"/></svg>
-<p class="soft">Side in pixels, logarithmic (geometric mean over the axes). Click to go to a layer.</p>"""
+<p class="soft">Side in pixels, logarithmic (geometric mean over the axes). Click to go to a
+layer.</p>"""
 
 
 # --- the table ------------------------------------------------------------------------------
@@ -428,10 +435,10 @@ def _tiling(document: Document) -> str:
     groups = _alike(found, document.field.network.ndim or 1)
     parts = [
         """<p>An image too large for memory can be run in overlapping tiles whose results are
-exactly those of the whole image. Tiles begin at multiples of the block; a block's units read so many
-pixels before and behind it (the halo). Where nothing is padded, a tile gives right units only; in a
-padded network those within the halo of a tile's own borders are wrong and are thrown away.
-<code>fastrf.tiling.tiles(net, image_size, tile_size)</code> gives the slices.</p>"""
+exactly those of the whole image. Tiles begin at multiples of the block; a block's units read so
+many pixels before and behind it (the halo). Where nothing is padded, a tile gives right units
+only; in a padded network those within the halo of a tile's own borders are wrong and are thrown
+away. <code>fastrf.tiling.tiles(net, image_size, tile_size)</code> gives the slices.</p>"""
     ]
     rows = [
         [
@@ -460,10 +467,10 @@ padded network those within the halo of a tile's own borders are wrong and are t
     if found.cuts:
         parts.append(
             """<h3>Smaller overlaps</h3>
-<p>What a smaller halo cuts off is the ERF's mass beyond it, for the unit that loses most. Here are the
-least halos that cut no more than a share (half of it on either side). Units inside a tile lose less,
-and a padded network a little more than this, on paths that leave the tile and come back. A negative
-halo leaves out a part of the block itself, of which its units see little.</p>"""
+<p>What a smaller halo cuts off is the ERF's mass beyond it, for the unit that loses most. Here are
+the least halos that cut no more than a share (half of it on either side). Units inside a tile lose
+less, and a padded network a little more than this, on paths that leave the tile and come back. A
+negative halo leaves out a part of the block itself, of which its units see little.</p>"""
         )
         head = ["mass cut, at most"]
         several = len(groups) > 1
@@ -530,7 +537,8 @@ def _check(report: CheckReport | None) -> str:
 with formulas that share no code with it. Tolerances are bounds on rounding.</p>
 {verdict}{skipped}
 <details><summary>The comparisons</summary>
-<div class="scroll" tabindex="0" role="region" aria-label="Comparisons">{_table(head, rows, 6)}</div>
+<div class="scroll" tabindex="0" role="region" aria-label="Comparisons">
+{_table(head, rows, 6)}</div>
 </details>"""
 
 
@@ -542,9 +550,9 @@ def _assumptions(document: Document) -> str:
 <ul class="notes">
 <li><b>TRF</b>: the input pixels joined to a unit by some path, as the union over all paths; the box
 from the first to the last of them. Without an input size the grid has no border.</li>
-<li><b>ERF</b>: the variance of a unit's gradient at each pixel, with independent zero-mean weights,
-normalised to sum 1 (Luo, Li, Urtasun and Zemel 2016). <b>Log gain</b>: the natural logarithm of what
-it summed to.</li>
+<li><b>ERF</b>: the variance of a unit's gradient at each pixel, with independent zero-mean
+weights, normalised to sum 1 (Luo, Li, Urtasun and Zemel 2016). <b>Log gain</b>: the natural
+logarithm of what it summed to.</li>
 <li><b>Luo's size</b>: side of the square of as many pixels as lie above 4.55% of the centre, in
 amplitude (the root of the variance). <b>σ</b>: standard deviation along an axis.</li>
 <li><b>Lost mass</b>: the share of the gradient that falls into padding on its way.</li>
