@@ -1,4 +1,4 @@
-"""The command line: `fastrf rf`, `erf`, `check`, `bench` and `info`, one module each.
+"""The command line: `fastrf rf`, `erf`, `check`, `report`, `bench` and `info`, one module each.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error.
 Exit codes: 0 done, 1 a check failed, 2 bad input; an interrupt gives 130, and a reader that
@@ -39,9 +39,10 @@ Examples:
   fastrf erf resnet50 --input-size 224 --plot erf.png
   fastrf erf "plain(1000, 3)" --save erf.npz
   fastrf check resnet50
+  fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "check", "bench", "info")
+COMMANDS = ("rf", "erf", "check", "report", "bench", "info")
 """Each is the function of its name in the module of its name."""
 
 app = App(

@@ -8,10 +8,10 @@
   // --- units, boxes, pictures -----------------------------------------------------------------
 
   // First and last pixel of a unit's box along an axis; null where it sees nothing.
-  function ends(layer, axis, unit) {
+  function ends(layer, axis, unit, jumps = layer.ends[axis]) {
     let first = Infinity;
     let last = -Infinity;
-    for (const [advance, firsts, lasts] of layer.ends[axis]) {
+    for (const [advance, firsts, lasts] of jumps) {
       if (firsts === null) return [-Infinity, Infinity];
       const turn = Math.floor(unit / firsts.length);
       const phase = unit - turn * firsts.length;
@@ -34,10 +34,10 @@
     return bounded && layer.shape ? data.inputSize[axis] / layer.shape[axis] : 1;
   };
 
-  // Where a unit is drawn: the middle of its box, or of its share of the image.
+  // Where a unit is drawn: the middle of what moves with it, or of its share of the image.
   function center(layer, axis, unit) {
-    const found = moving(layer, axis).length ? ends(layer, axis, unit) : null;
-    if (found && Number.isFinite(found[0]) && Number.isFinite(found[1])) return (found[0] + found[1]) / 2;
+    const found = ends(layer, axis, unit, moving(layer, axis));
+    if (found) return (found[0] + found[1]) / 2;
     return stride(layer, axis) * (unit + 0.5) - 0.5;
   }
 
@@ -256,6 +256,8 @@
       this.canvas.height = Math.round(height * ratio);
       const pen = this.canvas.getContext("2d");
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+      const { left, top, scale } = this;
+      this.canvas.dataset.frame = JSON.stringify({ left, top, scale, view: state.view });
       return pen;
     }
 
@@ -284,7 +286,11 @@
     rectangle(rows, columns) {
       const cut = (ends, axis) => {
         const [lo, hi] = state.view[axis];
-        return [Math.max(ends[0] - 0.5, lo - 9), Math.min(ends[1] + 0.5, hi + 9)];
+        // What has no end is drawn along the edges.
+        const edge = 3 / this.scale;
+        const first = Number.isFinite(ends[0]) ? Math.max(ends[0] - 0.5, lo - 9) : lo + edge;
+        const last = Number.isFinite(ends[1]) ? Math.min(ends[1] + 0.5, hi + 9) : hi - edge;
+        return [first, last];
       };
       const [a, b] = cut(columns, this.horizontal);
       if (this.vertical === null) return [this.x(a), this.top, this.x(b) - this.x(a), this.height];
@@ -317,7 +323,9 @@
       if (seen) {
         pen.strokeStyle = style("--box");
         pen.lineWidth = 2;
+        pen.setLineDash(seen.flat().every(Number.isFinite) ? [] : [6, 5]);
         pen.strokeRect(...this.rectangle(v === null ? null : seen[v], seen[h]));
+        pen.setLineDash([]);
       }
       pen.fillStyle = style("--here");
       pen.beginPath();
@@ -466,7 +474,8 @@
     else {
       const parts = seen.map(([a, b], axis) => `${data.axes[axis]} ${show(a)} … ${show(b)}`);
       const sizes = seen.map(([a, b]) => (Number.isFinite(b - a) ? String(b - a + 1) : "∞"));
-      text = `${unit}. TRF: ${sizes.join(" × ")} pixels, ${parts.join(", ")}`;
+      const plural = sizes.every((s) => s === "1") ? "" : "s";
+      text = `${unit}. TRF: ${sizes.join(" × ")} pixel${plural}, ${parts.join(", ")}`;
       const beyond = bounded && seen.some(([a, b], i) => a < 0 || b >= data.inputSize[i]);
       text += beyond ? " (it reaches beyond the image, into padding). " : ". ";
     }

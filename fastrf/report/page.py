@@ -190,9 +190,9 @@ def _summary(document: Document) -> str:
         if field.input_size is not None:
             pairs.append(("Mass lost in padding", _percent(erf["lost_mass"])))
     notes = [escape(note) for note in document.notes]
-    if erf is None:
+    if document.why:
         notes.append(f"{escape(field.node)} has no ERF: {escape(document.why)}.")
-    elif not erf["exact"]:
+    elif erf is not None and not erf["exact"]:
         notes.append('<span class="warn">The ERF is approximate.</span>')
     if erf is not None:
         notes += [escape(_sentence(warning)) for warning in erf["warnings"]]
