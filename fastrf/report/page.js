@@ -34,11 +34,31 @@
     return bounded && layer.shape ? data.inputSize[axis] / layer.shape[axis] : 1;
   };
 
-  // Where a unit is drawn: the middle of what moves with it, or of its share of the image.
+  // Where a unit is drawn: at the middle of its box, in a decoder of its regular grid; where paths
+  // of several strides meet, at the middle of what moves with the unit.
   function center(layer, axis, unit) {
-    const found = ends(layer, axis, unit, moving(layer, axis));
+    const jumps = moving(layer, axis);
+    if (jumps.length === 1) return gridCenter(jumps[0]) + unit * stride(layer, axis);
+    const found = ends(layer, axis, unit, jumps);
     if (found) return (found[0] + found[1]) / 2;
     return stride(layer, axis) * (unit + 0.5) - 0.5;
+  }
+
+  // The middle of unit 0's box, the mean over the phases once their jumps are taken off.
+  const centers = new Map();
+  function gridCenter(jump) {
+    if (!centers.has(jump)) {
+      const [advance, firsts, lasts] = jump;
+      let sum = 0;
+      let count = 0;
+      firsts.forEach((first, phase) => {
+        if (first === null) return;
+        sum += (first + lasts[phase]) / 2 - (phase * advance) / firsts.length;
+        count += 1;
+      });
+      centers.set(jump, count ? sum / count : 0);
+    }
+    return centers.get(jump);
   }
 
   function clamped(layer, axis, unit) {
@@ -47,12 +67,11 @@
 
   // The unit drawn nearest to a place.
   function nearest(layer, axis, place) {
-    const guess = Math.round((place - center(layer, axis, 0)) / stride(layer, axis));
-    const reach = 2 * Math.min(Math.max(...layer.ends[axis].map((e) => (e[1] || [0]).length), 1), 64);
-    let best = clamped(layer, axis, guess);
-    for (let u = guess - reach; u <= guess + reach; u++) {
-      const unit = clamped(layer, axis, u);
-      if (Math.abs(center(layer, axis, unit) - place) < Math.abs(center(layer, axis, best) - place)) best = unit;
+    const distance = (unit) => Math.abs(center(layer, axis, unit) - place);
+    let best = clamped(layer, axis, Math.round((place - center(layer, axis, 0)) / stride(layer, axis)));
+    for (let step = -3; step <= 3; step++) {
+      const unit = clamped(layer, axis, best + step);
+      if (distance(unit) < distance(best)) best = unit;
     }
     return best;
   }
