@@ -53,8 +53,9 @@ _PUBLIC = {
     "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
+    "fastrf.report": ("report",),
 }
-_MODULES = ("analytic", "errors", "importers", "metrics", "plot", "zoo")
+_MODULES = ("analytic", "errors", "importers", "metrics", "plot", "tiling", "zoo")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604 (names known at run time)
@@ -76,8 +77,8 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `fastrf.erf` and `fastrf.check` the functions, which live in modules of that name:
-    importing a submodule would bind the module's name over them."""
+    """Keeps `fastrf.erf`, `fastrf.check` and `fastrf.report` the functions, which live in modules
+    of that name: importing a submodule would bind the module's name over them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _HOME and isinstance(value, ModuleType):
@@ -89,7 +90,7 @@ sys.modules[__name__].__class__ = _Package
 
 
 if TYPE_CHECKING:
-    from fastrf import analytic, errors, importers, metrics, plot, zoo
+    from fastrf import analytic, errors, importers, metrics, plot, tiling, zoo
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
     from fastrf.erf import ERF, erf, plan
@@ -125,3 +126,4 @@ if TYPE_CHECKING:
     )
     from fastrf.netfile import load, save
     from fastrf.network import Builder, Network, Node, Parallel, Residual, Sequential
+    from fastrf.report import report
