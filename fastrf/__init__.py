@@ -53,6 +53,7 @@ _PUBLIC = {
     "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
+    "fastrf.comparison": ("Comparison", "compare"),
     "fastrf.empirical": ("empirical",),
 }
 _MODULES = ("analytic", "errors", "importers", "metrics", "plot", "zoo")
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from fastrf import analytic, errors, importers, metrics, plot, zoo
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
+    from fastrf.comparison import Comparison, compare
     from fastrf.empirical import empirical
     from fastrf.erf import ERF, erf, plan
     from fastrf.importers.onnx import from_onnx
