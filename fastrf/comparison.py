@@ -2,11 +2,12 @@
 
 Pixel by pixel, z = (measured − computed)/standard error, over the brightest pixels that carry
 nearly all of the mass. The largest |z| is held against the two-sided quantile of Student's t at
-`LEVEL` over the number of pixels (Bonferroni). Σz² sees what is wrong by little in many pixels. These
-vary together (a draw's wide kernel lights up a whole neighbourhood), so that Σz² is spread more
-widely than χ²: with R the pixels' correlation matrix it has the mean m = tr R and the variance
-2·tr R², as m/f·χ²(f) has with f = m²/tr R² (Satterthwaite 1946). tr R² is estimated without bias
-from the groups of draws (Bai and Saranadasa 1996, eq. 3.8), of which there are far less than pixels.
+`LEVEL` over the number of pixels (Bonferroni). Σz² sees what is wrong by little in many pixels.
+These vary together (a draw's large weight lights up a whole neighbourhood), so that Σz² is no χ²:
+with R the pixels' correlation matrix its cumulants are tr R = m, 2·tr R² and 8·tr R³, and its tail
+that of the shifted χ² with the same three (Pearson 1959; Imhof 1961, eq. 2). The traces are
+estimated without bias as U-statistics of the groups of draws, of which there are far less than
+pixels.
 
 Squared gradients are products of many squared weights and have heavy tails: of few draws, the mean
 is most often below the truth and the standard error with it. Degrees of freedom count
@@ -77,8 +78,8 @@ class Comparison:
         pixels: how many they are.
         largest: z of largest magnitude, at the input pixel `at`.
         bound: what its magnitude may be.
-        chi_square: Σz² over the pixels.
-        freedom: degrees of freedom that it has: as many pixels vary by themselves.
+        chi_square: Σz² over the pixels; as large as their number where the theory is right.
+        spread: its standard deviation.
         p_value: chance of a larger Σz² where the theory is right; it may be as small as `LEVEL`.
         spilled: measured mass where the theory knows no path; `SPILLED` at the most.
         rows: sizes side by side.
@@ -95,7 +96,7 @@ class Comparison:
     at: tuple[int, ...]
     bound: float
     chi_square: float
-    freedom: float
+    spread: float
     p_value: float
     spilled: float
     rows: tuple[SizeRow, ...]
@@ -129,7 +130,7 @@ class Comparison:
             "at": list(self.at),
             "bound": self.bound,
             "chi_square": self.chi_square,
-            "freedom": self.freedom,
+            "spread": self.spread,
             "p_value": self.p_value,
             "spilled": self.spilled,
             "rows": [
@@ -157,8 +158,8 @@ class Comparison:
             f"  {mark(abs(self.largest) <= self.bound)} largest |z| of {self.pixels} pixels that "
             f"carry {self.share:.4g} of the mass: {abs(self.largest):.2f} at ({at}), bound "
             f"{self.bound:.2f}",
-            f"  {mark(self.p_value >= LEVEL)} Σz² = {self.chi_square:.4g}, expected "
-            f"{self.pixels} with {self.freedom:.3g} degrees of freedom: p = {self.p_value:.3g}",
+            f"  {mark(self.p_value >= LEVEL)} Σz² = {self.chi_square:.4g}, expected {self.pixels} ± "
+            f"{self.spread:.2g}: p = {self.p_value:.3g}",
             f"  {mark(self.spilled <= SPILLED)} mass where no path leads: {self.spilled:.2g}",
         ]
         width = max(len(row.name) for row in self.rows)
@@ -173,8 +174,8 @@ class Comparison:
 def compare(theory: ERF, experiment: ERF, share: float = SHARE) -> Comparison:
     """Holds a computed field against a measured one.
 
-    >>> # rf.compare(rf.erf(net, input_size=32), rf.empirical(module, (1, 3, 32, 32), draws=1000,
-    >>> #            initialise="unit", network=net))
+    ``compare(erf(net, input_size=32), empirical(module, (1, 3, 32, 32), initialise="unit"))`` is
+    true where they agree, and prints as a table.
 
     Args:
         theory: from `erf`, with the images' size as its `input_size`.
@@ -189,11 +190,11 @@ def compare(theory: ERF, experiment: ERF, share: float = SHARE) -> Comparison:
     chosen = _brightest(pair.theory, share)
     z = pair.scores
     at = np.unravel_index(int(np.argmax(np.where(chosen, np.abs(z), -1.0))), z.shape)
-    pixels, freedom = int(chosen.sum()), _freedom(pair, chosen)
     from scipy import stats
 
-    effective = _effective_draws(experiment)
+    pixels, effective = int(chosen.sum()), _effective_draws(experiment)
     chi_square = float((z[chosen] ** 2).sum())
+    spread, freedom = _spread(pair, chosen)
     return Comparison(
         nodes=(theory.node, experiment.node),
         unit=theory.unit,
@@ -205,8 +206,12 @@ def compare(theory: ERF, experiment: ERF, share: float = SHARE) -> Comparison:
         at=tuple(int(i) + o for i, o in zip(at, pair.origin, strict=True)),
         bound=float(stats.t.isf(LEVEL / pixels / 2, max(effective - 1, 1))),
         chi_square=chi_square,
-        freedom=freedom,
-        p_value=float(stats.f.sf(chi_square / pixels, freedom, max(effective - 1, 1))),
+        spread=spread,
+        p_value=float(
+            stats.chi2.sf(
+                freedom + (chi_square - pixels) / spread * math.sqrt(2 * freedom), freedom
+            )
+        ),
         spilled=float(pair.experiment[pair.theory <= 0].sum()),
         rows=tuple(_rows(theory, experiment)),
         scores=z,
@@ -299,19 +304,24 @@ def _brightest(image: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     return (mask & (image.ravel() > 0)).reshape(image.shape)
 
 
-def _freedom(pair: Pair, chosen: NDArray[np.bool_]) -> float:
-    """m²/tr R² of the chosen pixels' correlation matrix R; see the module's docstring."""
+def _spread(pair: Pair, chosen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Standard deviation of Σz² over the chosen pixels, and the degrees of freedom of the χ² that
+    is as skew; see the module's docstring."""
     groups = pair.groups[:, chosen]
-    count, pixels = groups.shape
+    n, pixels = groups.shape
     # What a group adds to the image beyond its share in the mass; then of variance 1.
-    apart = groups - pair.experiment[chosen] * pair.groups.reshape(count, -1).sum(1)[:, None]
+    apart = groups - pair.experiment[chosen] * pair.groups.reshape(n, -1).sum(1)[:, None]
     apart -= apart.mean(0)
-    spread = np.sqrt((apart**2).sum(0) / (count - 1))
-    apart = apart[:, spread > 0] / spread[spread > 0]
-    inner = apart @ apart.T / (count - 1)
-    trace, n = float(np.trace(inner)), count - 1
-    square = n**2 / ((n + 2) * (n - 1)) * (float((inner**2).sum()) - trace**2 / n)
-    return float(np.clip(trace**2 / square, 1.0, pixels)) if square > 0 else float(pixels)
+    deviation = np.sqrt((apart**2).sum(0) / (n - 1))
+    apart = apart[:, deviation > 0] / deviation[deviation > 0]
+    inner = apart @ apart.T
+    np.fill_diagonal(inner, 0.0)
+    # Between independent pixels and all alike.
+    second = float(np.clip((inner**2).sum() / (n * (n - 1)), pixels, pixels**2))
+    third = float(np.trace(inner @ inner @ inner)) / (n * (n - 1) * (n - 2))
+    plain = pixels**2 / second
+    freedom = second**3 / third**2 if third > 0 else plain
+    return math.sqrt(2 * second), float(np.clip(freedom, 1.0, plain))
 
 
 def _effective_draws(experiment: ERF) -> float:
