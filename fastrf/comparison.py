@@ -158,8 +158,8 @@ class Comparison:
             f"  {mark(abs(self.largest) <= self.bound)} largest |z| of {self.pixels} pixels that "
             f"carry {self.share:.4g} of the mass: {abs(self.largest):.2f} at ({at}), bound "
             f"{self.bound:.2f}",
-            f"  {mark(self.p_value >= LEVEL)} Σz² = {self.chi_square:.4g}, expected {self.pixels} ± "
-            f"{self.spread:.2g}: p = {self.p_value:.3g}",
+            f"  {mark(self.p_value >= LEVEL)} Σz² = {self.chi_square:.4g}, expected "
+            f"{self.pixels} ± {self.spread:.2g}: p = {self.p_value:.3g}",
             f"  {mark(self.spilled <= SPILLED)} mass where no path leads: {self.spilled:.2g}",
         ]
         width = max(len(row.name) for row in self.rows)

@@ -219,8 +219,9 @@ def he(module, *names):
 
 
 def masks_by_biases(module):
-    """ "conv1" of each block by He, and biases before each ReLU that an identity leads to, a thousand times as large as
-    what they are added to: the masks are then fair coins, independent of each other."""
+    """The first convolution of each block by He, and biases before each ReLU that an identity leads
+    to, a thousand times as large as what they are added to: the masks are then fair coins,
+    independent of each other."""
     deviations, scale = he(module, "conv1"), 1.0
     for name, part in module.named_modules():
         if isinstance(part, nn.BatchNorm2d) and (name == "bn1" or name.endswith("bn2")):

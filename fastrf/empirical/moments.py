@@ -16,8 +16,8 @@ import numpy as np
 from fastrf.errors import EmptyFieldError, InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 GROUPS = 32
