@@ -581,8 +581,8 @@ def test_modules_that_cannot_be_measured() -> None:
     module.kept = module(images(1))
     with pytest.raises(InputError, match="cannot be copied"):
         rf.empirical(module, shape)
+    large = nn.Sequential(nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 3))
     with pytest.raises(InputError, match="the gradient holds"):
-        large = nn.Sequential(nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 3))
         rf.empirical(large, shape, initialise={"0.weight": 1e30, "1.weight": 1e30}, draws=2)
 
 
@@ -631,3 +631,33 @@ def test_a_comparison_is_a_table() -> None:
     assert not other
     assert other.spilled > 0.3
     assert "FAIL" in str(other)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_the_figure(ndim, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    from fastrf.comparison_plot import comparison_figure
+
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+    module = nn.Sequential(conv(1, 3, 3, padding=1), conv(3, 3, 3, padding=1))
+    experiment = rf.empirical(module, (1, 1, *(7,) * ndim), draws=40, initialise="unit")
+    theory = rf.erf(experiment.network, input_size=7)
+    figure = comparison_figure(theory, experiment)
+    profiles = [axes for axes in figure.axes if axes.get_ylabel() == "mass per pixel"]
+    ratios = [axes for axes in figure.axes if axes.get_ylabel() == "experiment / theory"]
+    assert len(profiles) == len(ratios) == ndim
+    for axis, (above, below) in enumerate(zip(profiles, ratios, strict=True)):
+        computed, measured = (line.get_ydata() for line in above.lines)
+        assert computed == pytest.approx(theory.profile(axis))
+        assert measured == pytest.approx(experiment.profile(axis))
+        assert below.lines[1].get_ydata() == pytest.approx(measured / computed)
+        # The band is two of the jackknife's errors wide on either side.
+        error = experiment.uncertainty(lambda e, a=axis: e.profile(a))
+        (band,) = above.collections
+        low, high = (band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1])
+        assert low == pytest.approx((measured - 2 * error).min())
+        assert high.max() == pytest.approx((measured + 2 * error).max())
+    shown = [axes.get_title() for axes in figure.axes if axes.images]
+    assert shown == (["theory", "experiment", "z"] if ndim == 2 else [])
+    assert "agree" in figure.get_suptitle()
+    figure.savefig(tmp_path / "figure.png")
