@@ -54,6 +54,8 @@ _PUBLIC = {
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
     "fastrf.report": ("report",),
+    "fastrf.comparison": ("Comparison", "compare"),
+    "fastrf.empirical": ("empirical",),
 }
 _MODULES = ("analytic", "errors", "importers", "metrics", "plot", "tiling", "zoo")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
     from fastrf import analytic, errors, importers, metrics, plot, tiling, zoo
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
+    from fastrf.comparison import Comparison, compare
+    from fastrf.empirical import empirical
     from fastrf.erf import ERF, erf, plan
     from fastrf.importers.onnx import from_onnx
     from fastrf.importers.torch import from_torch
