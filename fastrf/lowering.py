@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -44,6 +44,7 @@ from fastrf.layers import (
 )
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
+from fastrf.meanfield import MeanField, is_needed
 from fastrf.network import Network, Node
 
 Shares = tuple[tuple[int, float], ...]
@@ -104,7 +105,7 @@ class PlaneGraph:
     """A lowered network.
 
     Attributes:
-        network: the bound network.
+        network: the bound network, its layers settled (see `fastrf.meanfield`).
         input_size: pixels of the input map(s), or None on the unbounded grid.
         planes: every plane, inputs first, in topological order of their nodes.
         operations: in topological order.
@@ -269,7 +270,7 @@ def _lowered(
     pieces = _forward(graph, sizes, ignore_global)
     labels, relations = _label(graph)
     wholes = _number_planes(graph, labels)
-    for node in network.nodes.values():
+    for node in graph.network.nodes.values():
         edges = zip(node.inputs, relations[node.name], pieces[node.name], strict=True)
         for source, parts, ways in edges:
             for part in parts:
@@ -344,16 +345,21 @@ class _Walked(NamedTuple):
 def _forward(
     graph: PlaneGraph, sizes: dict[str, Size | None], ignore_global: bool
 ) -> dict[str, Sequence[tuple[_Piece, ...]]]:
-    """Fills sizes, channels and collapsed; returns the pieces of every node, per input."""
+    """Settles the layers and fills sizes, channels and collapsed; returns the pieces of every
+    node, per input."""
     pieces: dict[str, Sequence[tuple[_Piece, ...]]] = {}
     known: dict[tuple[int, Size | None], _Walked] = {}
-    for node in graph.network.nodes.values():
-        layer = node.layer
+    settles = is_needed(node.layer for node in graph.network.nodes.values())
+    means = MeanField() if settles else None
+    for given in graph.network.nodes.values():
+        node, layer = given, given.layer
         try:
             if isinstance(layer, Input):
                 graph.sizes[node.name] = sizes[node.name]
                 graph.channels[node.name] = layer.channels
                 pieces[node.name] = ()
+                if means is not None:
+                    means.settle(node, graph.channels, graph.sizes)
                 continue
             channels = layer.output_channels([graph.channels[i] for i in node.inputs])
             if channels is not None and channels > MAXIMUM_CHANNELS:
@@ -362,16 +368,33 @@ def _forward(
                     f"{MAXIMUM_CHANNELS}; give fewer channels to the layers before"
                 )
             graph.channels[node.name] = channels
+            if means is not None:
+                node = means.settle(node, graph.channels, graph.sizes)
             if isinstance(layer, _MERGES):
                 found: Sequence[tuple[_Piece, ...]] = _merge_pieces(graph, node)
             else:
                 found = (_single_pieces(graph, node, known, ignore_global),)
+            if means is not None and node.name in means.factors:
+                found = _weighed(found, means.factors[node.name])
             if ignore_global:
                 found = [tuple(p for p in ways if not p.is_global) for ways in found]
             pieces[node.name] = found
         except InputError as error:
             raise type(error)(f"{node.name}: {error}") from None
+    if means is not None:
+        graph.network = graph.network.with_nodes(means.nodes)
+        graph.assumptions.extend(means.assumptions)
     return pieces
+
+
+def _weighed(
+    pieces: Sequence[tuple[_Piece, ...]], gains: Sequence[float]
+) -> list[tuple[_Piece, ...]]:
+    """The ways from a node's inputs, each input's with a further gain."""
+    return [
+        tuple(replace(way, gain=way.gain * gain) for way in ways)
+        for ways, gain in zip(pieces, gains, strict=True)
+    ]
 
 
 def _single_pieces(
