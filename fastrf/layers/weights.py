@@ -33,6 +33,8 @@ class Weights:
         try:
             given = _unpacked(values) if isinstance(values, Mapping) else np.asarray(values)
             kept = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
+            if given.dtype.kind == "c":
+                raise TypeError
             self.array: NDArray[Any] = np.array(given, dtype=kept, order="C")
         except NO_NUMBERS:
             raise InputError(f"weights={short(values)} must be an array of numbers") from None
