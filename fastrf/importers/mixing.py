@@ -115,6 +115,8 @@ def normalised(
     Args:
         factors: its affine scale, where that is known.
     """
+    if factors is not None and factors.shape != x.extent[:1]:
+        factors = factors.reshape(1, -1)
     if x.axes is None:
         return op.chain(x, op.weighting.norm("channel", factors))
     axes = [x.axes[p] for p in positions]

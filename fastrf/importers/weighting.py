@@ -103,7 +103,7 @@ class Weighting:
 
     def scaled(self, layer: Norm, factors: NDArray[Any]) -> Norm:
         """A norm with these factors."""
-        if self.full and factors.ndim == 1 and not layer.mean_field:
+        if self.full and factors.ndim == 1:
             return replace(layer, weights=factors)
         return replace(layer, gain=float(np.square(factors, dtype=np.float64).mean()) or MUTED)
 

@@ -104,3 +104,9 @@ def derived(owner: str, stated: float, own: float) -> float:
             f"{owner}: gain={stated} is not that of its weights, {own}; leave out one of the two"
         )
     return own
+
+
+def weights_of(layer: object) -> Weights | None:
+    """The weights that a bound layer holds."""
+    found = getattr(layer, "weights", None)
+    return found if isinstance(found, Weights) else None
