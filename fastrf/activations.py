@@ -206,6 +206,9 @@ _EDGE = 10.0
 _NEAR = 40
 """Beyond so far from 0, in x, every function here is a straight line to rounding."""
 
+_LEAST = 1e-200
+"""The variance that stands for 0: σ′ differs on either side of a kink however near."""
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -225,7 +228,7 @@ def moments(name: str, variance: float = 1.0, parameter: float | None = None) ->
         left, right = (function.slope(np.array([s]), a).item() for s in (-1.0, 1.0))
         gain = (left**2 + right**2) / 2
         return Moments(gain, (left + right) / 2, gain * variance)
-    sigma = math.sqrt(variance)
+    sigma = math.sqrt(max(variance, _LEAST))
     z, weights = _rule(sigma, function.kinks)
     x = sigma * z
     slope, value = function.slope(x, a), function.value(x, a)
@@ -238,8 +241,7 @@ def _rule(sigma: float, kinks: tuple[float, ...]) -> tuple[Values, Values]:
     edges = np.arange(-_EDGE, _EDGE + 1)
     if sigma > 1:
         edges = np.concatenate([edges, np.arange(-_NEAR, _NEAR + 1) / sigma])
-    if sigma > 0:
-        edges = np.concatenate([edges, np.array(kinks) / sigma])
+    edges = np.concatenate([edges, np.array(kinks) / sigma])
     edges = np.unique(edges[np.abs(edges) <= _EDGE])
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     z = (middle[:, None] + half[:, None] * _NODES).ravel()

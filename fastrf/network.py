@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fastrf.errors import InputError
+from fastrf.initialisation import SCHEMES
 from fastrf.layers import Add, Concat, Identity, Input, Layer, Multiply
+from fastrf.layers.checks import TRAINED
 from fastrf.layers.checks import scheme as scheme_of
 from fastrf.layers.weights import Weights
 
@@ -157,6 +159,11 @@ class Network:
         Raises:
             InputError: no scheme has that name.
         """
+        if scheme == TRAINED:
+            raise InputError(
+                f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, or read trained "
+                f"weights with from_torch or from_onnx"
+            )
         checked = scheme_of("Network.initialised", "scheme", scheme, 0)
         layers: dict[int, Layer] = {}
         nodes = {}
