@@ -161,8 +161,8 @@ class Network:
         """
         if scheme == TRAINED:
             raise InputError(
-                f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, or read trained "
-                f"weights with from_torch or from_onnx"
+                f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, or read "
+                f"trained weights with from_torch or from_onnx"
             )
         checked = scheme_of("Network.initialised", "scheme", scheme, 0)
         layers: dict[int, Layer] = {}

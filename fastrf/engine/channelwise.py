@@ -193,7 +193,7 @@ class _Walk:
                 moved = replace(moved, array=whole)
             if isinstance(layer, Norm) and own is not None and moved is not None:
                 squares = self._fitting(name, own.squares(), moved.array.shape[0])
-                factors = self.xp.asarray(squares / squares.mean(), self.dtype)
+                factors = self.xp.asarray(squares / (squares.mean() or 1.0), self.dtype)
                 moved = replace(moved, array=moved.array * _column(factors, self.graph.ndim))
         else:
             blocks = relation.blocks

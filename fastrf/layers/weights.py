@@ -30,8 +30,10 @@ class Weights:
     """
 
     def __init__(self, values: Any) -> None:
+        if isinstance(values, Mapping):
+            values = _unpacked(values)
         try:
-            given = _unpacked(values) if isinstance(values, Mapping) else np.asarray(values)
+            given = np.asarray(values)
             kept = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
             if given.dtype.kind == "c":
                 raise TypeError
