@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastrf.kernels import load
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 import fastrf as rf
+from fastrf.engine.channelwise import propagate_channelwise
+from fastrf.engine.direct import propagate
 from fastrf.errors import InputError
 from fastrf.layers.weights import Weights
 from fastrf.lowering import lower
@@ -238,6 +241,44 @@ def test_layers_without_weights_hand_on_the_sum() -> None:
     expected = 2.0 * (w**2).sum() / 2
     assert rf.erf(mixed).log_gain == pytest.approx(math.log(expected), rel=1e-13)
     np.testing.assert_allclose(rf.erf(mixed).image, np.full(3, 1 / 3), rtol=1e-13)
+
+
+EVERYTHING: dict[str, rf.Network] = {
+    "resnet": rf.zoo.resnet18(),
+    "densenet": rf.zoo.densenet121(),
+    "mobilenet": rf.zoo.mobilenet_v2(),
+    "inception": rf.zoo.googlenet(),
+    "3-D": rf.Sequential(
+        rf.Input(4),
+        *[rf.Conv(3, padding=1, channels=4, groups="depthwise"), rf.AvgPool(2)],
+        *[rf.ConvTranspose((3, 2, 2), stride=(1, 2, 2), channels=2), rf.Norm(gain=3.0)],
+        *[rf.Upsample(2), rf.Conv(1, channels=4, taps=None), rf.PixelShuffle((2, 1, 2))],
+    ),
+    "taps": rf.Sequential(
+        rf.Input(2),
+        rf.Pad(2, "reflect"),
+        rf.Conv(3, channels=4, taps=[[1, 2, 0], [0, 5, 1], [1, 1, 3]], padding_mode="circular"),
+        rf.ConvTranspose(3, stride=2, taps=[[1, 2, 0], [0, 5, 1], [1, 1, 3]], channels=4, gain=4.0),
+        *[rf.ChannelShuffle(2), rf.ChannelSlice(1, 3), rf.Filter(3, weights=np.eye(3)), rf.Crop(1)],
+        *[rf.Attention(), rf.Conv(3, padding=1, channels=3), rf.MaxPool(3, 2, padding=1)],
+    ),
+}
+"""Networks without weights: each layer does to all channels what it does to a plane."""
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_channels_that_are_alike(name: str) -> None:
+    net = EVERYTHING[name]
+    graph = lower(net, 12 if name == "3-D" else 33 if name == "taps" else 48)
+    node = graph.output_node(None)
+    where = (graph, node, graph.unit_index(node, "center"), "input")
+    plain = propagate(*where, kernels=load("cpu"))
+    found = propagate_channelwise(*where)
+    assert found.origin == plain.origin
+    # At most some 200 layers of some 60 roundings each, of nonnegative numbers.
+    np.testing.assert_allclose(found.image, plain.pixels(), rtol=2e-12)
+    assert found.mass.log() == pytest.approx(plain.mass.log(), abs=1e-11)
+    assert found.lost == pytest.approx(plain.lost, abs=1e-11)
 
 
 # --- what is read ---------------------------------------------------------------------------
@@ -512,6 +553,8 @@ def test_bad_channels() -> None:
         rf.erf(net, method="direct")
     with pytest.raises(InputError, match="channelwise: no layer holds its weights"):
         rf.erf(rf.Conv(3), method="channelwise")
+    with pytest.raises(InputError, match="check compares engines and formulas that average weigh"):
+        rf.check(net)
     unknown = rf.Sequential(rf.Conv(1, weights=np.ones((2, 1, 1, 1))))
     with pytest.raises(InputError, match="the number of channels of 'input' is not known"):
         rf.erf(unknown)

@@ -52,10 +52,13 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     """Why the engine does not serve a field."""
     if not needed(graph, node, input_node):
         return "no layer holds its weights"
-    for name in graph.ancestors(node):
-        if graph.channels[name] is None:
-            return f"the number of channels of {name!r} is not known"
-    return None
+    unknown = _unknown(graph, node)
+    return None if unknown is None else f"the number of channels of {unknown!r} is not known"
+
+
+def _unknown(graph: PlaneGraph, node: str) -> str | None:
+    """A map whose number of channels is not known."""
+    return next((n for n in graph.ancestors(node) if graph.channels[n] is None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,10 @@ def propagate_channelwise(
         tail: nothing is dropped.
 
     Raises:
-        InputError: the channel does not exist, or a number of channels is not known.
+        InputError: weights do not fit the maps that they are used on.
     """
     count = graph.channels[node]
-    if count is None or (why_not := obstacle(graph, node, input_node)) is not None:
-        raise InputError(f"{why_not}; give channels= to Input and to the layers before")
-    if channel is not None and not 0 <= channel < count:
-        raise InputError(f"channel={channel} is none of the {count} channels of {node!r}")
+    assert count is not None, "the plan has asked for `obstacle`"
     seed = xp.full((count, *(1,) * graph.ndim), 1 / count, dtype)
     if channel is not None:
         seed[...] = 0
@@ -198,9 +198,11 @@ class _Walk:
         else:
             blocks = relation.blocks
             summed = part.array.reshape(blocks, -1, *part.array.shape[1:]).sum(axis=1)
-            moved = self._moved(maps, replace(part, array=summed / (read // blocks)), source)
+            moved = self._moved(maps, replace(part, array=summed), source)
             if moved is not None:
-                moved = replace(moved, array=self.xp.repeat(moved.array, read // blocks, axis=0))
+                alike = read // blocks
+                array = self.xp.repeat(moved.array / alike, alike, axis=0)
+                moved = replace(moved, array=array)
         if moved is not None:
             normal = self._normal(moved)
             if normal is not None:
