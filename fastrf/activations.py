@@ -83,11 +83,12 @@ _TANH_GELU = math.sqrt(2 / math.pi), 0.044715  # Hendrycks and Gimpel 2016
 
 
 def _softplus(x: Values) -> Values:
-    return np.logaddexp(0.0, x)
+    raised: Values = np.logaddexp(0.0, x)
+    return raised
 
 
 def _mish_slope(x: Values, _: float) -> Values:
-    t = np.tanh(_softplus(x))
+    t: Values = np.tanh(_softplus(x))
     return t + x * (1 - t * t) * _sigmoid(x)
 
 
@@ -95,7 +96,8 @@ def _tanh_gelu_inner(x: Values) -> Values:
     """The tanh of GELU's approximation."""
     scale, cubic = _TANH_GELU
     x = np.clip(x, -1e3, 1e3)
-    return np.tanh(scale * (x + cubic * x**3))
+    bent: Values = np.tanh(scale * (x + cubic * x**3))
+    return bent
 
 
 def _tanh_gelu_slope(x: Values, _: float) -> Values:

@@ -311,7 +311,7 @@ def _lowered(
     labels, relations = _label(graph)
     wholes = _number_planes(graph, labels)
     for node in graph.network.nodes.values():
-        edges = [*zip(relations[node.name], pieces[node.name], strict=True)]
+        edges: list[Ways] = [*zip(relations[node.name], pieces[node.name], strict=True)]
         graph.ways[node.name] = edges
         for source, (parts, ways) in zip(node.inputs, edges, strict=True):
             for part in parts:

@@ -119,8 +119,10 @@ class MeanField:
             self._assume_mean_field()
         key = (id(layer), variance)
         if key not in self._settled:
-            changed = {"gain": 1.0} if layer.known is None else {"variance": variance}
-            self._settled[key] = replace(layer, **changed)
+            unknown = layer.known is None
+            self._settled[key] = (
+                replace(layer, gain=1.0) if unknown else replace(layer, variance=variance)
+            )
         return self._settled[key]
 
     def _assume_mean_field(self) -> None:
@@ -150,7 +152,7 @@ def _behind(layer: Layer, read: Sequence[float], channels: Sequence[int | None])
         own = layer.moments(q)
         return own.square * (layer.pointwise_gain / own.gain)
     if isinstance(layer, ConvTranspose):
-        return q * layer.gain / math.prod(layer.stride)
+        return q * layer.gain / float(math.prod(layer.stride))
     if isinstance(layer, Conv | FullyConnected | Attention):
         return q * layer.gain
     return q * layer.pointwise_gain

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastrf.arrays import Array
 from fastrf.engine.direct import Propagated, nothing_read, unbounded
-from fastrf.engine.forecast import Forecast, of_direct
+from fastrf.engine.forecast import Forecast
 from fastrf.engine.program import mean_gain, mean_gains
 from fastrf.engine.scaled import ZERO, Scaled
 from fastrf.engine.windows import Span, reached, united
@@ -33,9 +33,15 @@ from fastrf.layers.weights import Weights, weights_of
 from fastrf.lowering import Piece, PlaneGraph, Relation
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
-PRODUCT_NANOSECONDS = 0.15
-"""One multiplication and addition of float64 in a matrix product, on one core (bench/cost.py's
-machine)."""
+PRODUCT_NANOSECONDS = 0.3
+"""One multiplication and addition in a matrix product of float64,"""
+
+CELL_NANOSECONDS = 10.0
+"""one pixel of one channel of everything else,"""
+
+NODE_SECONDS = 100e-6
+"""and Python's share of a node: on the machine of `cost`, by the processor time of ResNet-18 with
+random weights on 224 × 224 pixels."""
 
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -152,7 +158,7 @@ class _Walk:
     def run(self, seed: Image, progress: Callable[[float], None]) -> Image | None:
         """The image of the input's channels; None where nothing arrives."""
         graph, nodes = self.graph, self.graph.network.nodes
-        self.images[self.node] = self._normal(seed)
+        self.images[self.node] = seed
         names = list(nodes)
         for name in reversed(names[: names.index(self.node) + 1]):
             image = self.images.get(name)
@@ -298,21 +304,21 @@ class _Walk:
                 f"{name}: weights of shape {weights.shape} do not fit the {read} channels read; "
                 f"check them and groups={given}"
             )
-        # (groups, read, written) per tap, both counts of one group.
         split = squares.reshape(groups, -1, *weights.shape[1:])
         if not transposed:
             split = split.swapaxes(1, 2)
+        # By tap a matrix (read, written) per group, both counts of one group.
+        taps = self.xp.ascontiguousarray(self.xp.moveaxis(split, (0, 1, 2), (-3, -2, -1)))
 
         def product(at: tuple[int, ...], y: Array) -> Array:
-            tap = split[(..., *at)]
-            flat = y.reshape(groups, written // groups, -1)
+            tap, flat = taps[at], y.reshape(groups, written // groups, -1)
             if tap.shape[2] == 1:
                 found = tap * flat
-            else:
-                found = self.xp.matmul(self.xp.ascontiguousarray(tap), flat)
+            else:  # one product alone is quicker than a batch of one
+                found = tap[0] @ flat[0] if groups == 1 else tap @ flat
             return found.reshape(-1, *y.shape[1:])
 
-        return self._products(axes, image, kernel, product, groups * split.shape[1])
+        return self._products(axes, image, kernel, product, taps.shape[-2] * groups)
 
     def _products(
         self,
@@ -426,23 +432,61 @@ def of_channelwise(
     tail: float | None,
     tol: float = 0.0,
 ) -> Forecast:
-    """What `propagate_channelwise` will do: the direct engine's windows, times channels."""
-    plane = of_direct(graph, node, unit, input_node, dtype, tail)
-    products, channels = 0, 1
-    for name in {op.node for op in graph.between(node, input_node)}:
-        channels = max(channels, graph.channels[name] or 1)
-        own = weights_of(graph.network.nodes[name].layer)
-        if own is not None:
-            size = graph.sizes[name]
-            pixels = plane.largest if size is None else min(math.prod(size), plane.largest)
-            products += own.array.size * pixels
-    cells = plane.cells * channels + products
-    seconds = 1e-9 * PRODUCT_NANOSECONDS * cells
-    return replace(
-        plane,
-        cells=cells,
-        shared=plane.shared + seconds,
-        memory=plane.memory * channels,
-        largest=plane.largest,
-        at_once=False,
+    """What `propagate_channelwise` will do: its walk, with windows in the place of images."""
+    nodes = graph.network.nodes
+    windows: dict[str, list[Span]] = {node: [(u, 1) for u in unit]}
+    live, memory, products, cells, largest = 0, 0, 0, 0, 1
+
+    def held(name: str) -> int:
+        pixels = math.prod(max(count, 0) for _, count in windows.get(name, ()))
+        return pixels * (graph.channels[name] or 1) if name in windows else 0
+
+    names = list(nodes)
+    reached_by = {op.node for op in graph.between(node, input_node)}
+    for name in reversed(names[: names.index(node) + 1]):
+        if name not in windows or name not in reached_by:
+            continue
+        own = weights_of(nodes[name].layer)
+        for source, (relations, pieces) in zip(nodes[name].inputs, graph.ways[name], strict=True):
+            live -= held(source)
+            for relation, piece in itertools.product(relations, pieces):
+                spans = _reached(relation, piece, windows[name])
+                before = windows.get(source)
+                windows[source] = spans if before is None else list(map(united, before, spans))
+            live += held(source)
+            cells += held(source)
+            # A product, its sum and the images that it is added to and becomes.
+            memory = max(memory, live + held(name) + 4 * held(source))
+            if own is not None:
+                memory = max(memory, live + held(name) + 2 * own.array.size)
+                written = math.prod(max(n, 0) for _, n in windows[name])
+                read = math.prod(max(n, 0) for _, n in windows[source])
+                transposed = isinstance(nodes[name].layer, ConvTranspose)
+                products += own.array.size * (read if transposed else written)
+            largest = max(largest, math.prod(max(n, 0) for _, n in windows[source]))
+        live -= held(name)
+    steps = len(reached_by)
+    return Forecast(
+        steps,
+        tuple(windows.get(input_node, ())),
+        cells + products,
+        steps * NODE_SECONDS,
+        1e-9 * (PRODUCT_NANOSECONDS * products + CELL_NANOSECONDS * cells),
+        memory * dtype.itemsize,
+        largest,
     )
+
+
+def _reached(relation: Relation, piece: Piece, spans: list[Span]) -> list[Span]:
+    """The window of what a node reads, by one way, that a window of what it writes reaches."""
+    for move in reversed(piece.maps if relation.maps is None else relation.maps):
+        sizes = move.size_in or (None,) * len(spans)
+        if any(
+            isinstance(a, Everything) and n is None for a, n in zip(move.axes, sizes, strict=True)
+        ):
+            return spans  # no field passes: `propagate_channelwise` says so
+        spans = [
+            reached(axis, span, size)[1]
+            for axis, span, size in zip(move.axes, spans, sizes, strict=True)
+        ]
+    return spans

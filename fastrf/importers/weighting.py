@@ -17,7 +17,11 @@ from fastrf.layers.weights import MUTED
 Detail = Literal["mean", "full"]
 """Trained weights averaged over channels, or followed channel by channel."""
 
-CLIPPED = {(0, 6): "relu6", (-1, 1): "hardtanh", (0, None): "relu"}
+CLIPPED: dict[tuple[float | None, float | None], str] = {
+    (0, 6): "relu6",
+    (-1, 1): "hardtanh",
+    (0, None): "relu",
+}
 """What clipping between two ends is called."""
 
 Weighted = TypeVar("Weighted", Conv, ConvTranspose, FullyConnected)

@@ -70,8 +70,8 @@ class _Convolution(Windowed):
                 f"(channels, channels, *kernel), as PyTorch's layer has them"
             )
         first, second = own.shape[:2]
-        depthwise = self.groups == "depthwise"
-        groups = (first if self.transposed else first // second) if depthwise else self.groups
+        # A row of a depthwise layer is a group or, of several per channel, a part of one.
+        groups = self.groups if isinstance(self.groups, int) else first
         channels, reads = (second * groups, first) if self.transposed else (first, second * groups)
         if self.channels not in (None, channels) or channels % groups or reads % groups:
             raise InputError(
@@ -105,7 +105,7 @@ class _Convolution(Windowed):
         """
         if self.init is None:
             return self
-        groups = (reads or 1) if self.groups == "depthwise" else self.groups
+        groups = self.groups if isinstance(self.groups, int) else reads or 1
         count = math.prod(self.kernel)
         own = scheme_gain(self.init, reads, writes, groups, count, transposed=self.transposed)
         taps = self.taps

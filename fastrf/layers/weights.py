@@ -54,7 +54,8 @@ class Weights:
 
     def squares(self) -> NDArray[np.float64]:
         """The variances that the weights stand for."""
-        return np.square(self.array, dtype=np.float64)
+        squares: NDArray[np.float64] = np.square(self.array, dtype=np.float64)
+        return squares
 
     def packed(self) -> dict[str, Any]:
         """The array as numbers and text, for a file."""

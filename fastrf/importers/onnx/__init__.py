@@ -77,13 +77,13 @@ def from_onnx(
     checked_policy(unknown)
     weighting = Weighting.of(init, weights, channels)
     source, proto = open_model(model)
+    file = Path(model) if isinstance(model, str | os.PathLike) else None
     with readable(source):
-        by_file = isinstance(model, str | os.PathLike)
         if name is None:
-            name = Path(source).stem if by_file else line(proto.graph.name) or None
+            name = line(proto.graph.name) or None if file is None else Path(source).stem
         values = {}
         if weighting.trained:
-            values = constants(proto, source, Path(model).parent if by_file else None)
+            values = constants(proto, source, None if file is None else file.parent)
         graph = Graph(light(proto, source), source, input_size)
         return Importer(graph, unknown, weighting, values).network(name)
 

@@ -80,8 +80,7 @@ class Op(Operator):
     def learned(self, index: int) -> NDArray[Any] | None:
         """The numbers of an input that no map reaches, where weights are read."""
         value = self.input(index)
-        known = self.weighting.trained and isinstance(value, Const)
-        return value.array if known else None
+        return value.array if self.weighting.trained and isinstance(value, Const) else None
 
     def weight_shape(self, index: int) -> tuple[int, ...]:
         value = self.input(index)

@@ -84,8 +84,7 @@ class Op(Operator):
     def learned(self, *names: str) -> NDArray[Any] | None:
         """The numbers of the first of these arguments that is given, where weights are read."""
         value = self.get(*names)
-        known = self.weighting.trained and isinstance(value, Const)
-        return value.array if known else None
+        return value.array if self.weighting.trained and isinstance(value, Const) else None
 
     def axes_of(self, x: Map, given: Any) -> list[int]:
         """The axes of a tensor that an argument means; None and [] mean all of them."""
