@@ -384,12 +384,14 @@ class _Question:
         options["device"] = resolve(device)
         return _Question(network, graph, graph.input_node(input), ignore_global, options)
 
-    def plan(self, node: str, unit: Any) -> Plan:
+    def plan(self, node: str, unit: Any, channel: Any = None) -> Plan:
         index = self.graph.unit_index(node, unit)
-        return make_plan(self.graph, node, index, self.input, **self.options)
+        return make_plan(self.graph, node, index, self.input, channel=channel, **self.options)
 
-    def answer(self, node: str, unit: Any, progress: Callable[[float], None] | None = None) -> ERF:
-        plan, result = followed(self.graph, self.plan(node, unit), progress)
+    def answer(
+        self, node: str, unit: Any, progress: Callable[[float], None] | None, channel: Any
+    ) -> ERF:
+        plan, result = followed(self.graph, self.plan(node, unit, channel), progress)
         return self._field(plan, result, inexact_reasons(self.graph, node))
 
     def answer_all(
@@ -446,6 +448,7 @@ def erf(
     workers: int | None = ...,
     memory_limit: int | None = ...,
     *,
+    channel: int | None = ...,
     input: str | None = ...,
     ignore_global: bool = ...,
     progress: Callable[[float], None] | None = ...,
@@ -466,6 +469,7 @@ def erf(
     layers: Literal["all"],
     workers: int | None = ...,
     memory_limit: int | None = ...,
+    channel: None = ...,
     input: str | None = ...,
     ignore_global: bool = ...,
     progress: Callable[[float], None] | None = ...,
@@ -485,6 +489,7 @@ def erf(
     workers: int | None = None,
     memory_limit: int | None = None,
     *,
+    channel: int | None = None,
     input: str | None = None,
     ignore_global: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -519,6 +524,8 @@ def erf(
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free.
+        channel: of the unit, where the network holds its weights channel by channel
+            (``from_torch(…, weights="trained", channels="full")``). None: all channels alike.
         input: the input map, where the network has several.
         ignore_global: leave out paths on which a unit reads the whole map at once.
         progress: called with the share of the work that is done.
@@ -546,7 +553,9 @@ def erf(
     graph = question.graph
     last = graph.output_node(output)
     if layers == "last":
-        return question.answer(last, unit, progress)
+        return question.answer(last, unit, progress, channel)
+    if channel is not None:
+        raise InputError(f"channel={channel!r} is one map's; leave it out of layers='all'")
     if layers != "all":
         raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
     return question.answer_all(last, unit, progress)
@@ -557,6 +566,8 @@ def plan(
     output: str | None = None,
     unit: str | int | Sequence[int] = "center",
     input_size: int | Sequence[int] | Mapping[str, Any] | None = None,
+    *,
+    channel: int | None = None,
     **options: Any,
 ) -> Plan:
     """What `erf` would do with the same arguments, without doing it.
@@ -565,4 +576,4 @@ def plan(
         InputError, PlanError, DeviceError: as `erf`.
     """
     question = _Question.of(net, input_size, **options)
-    return question.plan(question.graph.output_node(output), unit)
+    return question.plan(question.graph.output_node(output), unit, channel)

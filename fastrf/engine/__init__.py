@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastrf.engine import (
+    channelwise,
     correlated,
     covariance,
     direct,
@@ -75,10 +76,15 @@ class Engine:
         return why_not
 
 
+_CHANNELS_DIFFER = "its layers hold their weights, which method='channelwise' follows"
+
+
 def _by_variances(obstacle: Obstacle | None = None) -> Obstacle:
     """The obstacle of an engine that carries variances alone."""
 
     def found(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+        if channelwise.needed(graph, node, input_node):
+            return _CHANNELS_DIFFER
         if covariance.needed(graph, node, input_node):
             return "fixed layers correlate its gradients, of which variances alone do not tell"
         return None if obstacle is None else obstacle(graph, node, input_node)
@@ -91,6 +97,8 @@ def _by_covariances(cancelling: bool) -> Obstacle:
     may cancel each other, or without."""
 
     def found(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+        if channelwise.needed(graph, node, input_node):
+            return _CHANNELS_DIFFER
         if not covariance.needed(graph, node, input_node):
             return "no fixed layer correlates its gradients"
         if covariance.is_relative(graph, node, input_node) == cancelling:
@@ -176,6 +184,13 @@ ENGINES: Mapping[str, Engine] = {
         "relative",
         lambda *_: tilted.FINEST,
         trial=50e-3,
+    ),
+    "channelwise": Engine(
+        "channelwise",
+        channelwise.propagate_channelwise,
+        channelwise.obstacle,
+        channelwise.of_channelwise,
+        "relative",
     ),
 }
 """Every engine by name, those of one method in the order in which they are tried."""

@@ -192,7 +192,7 @@ def propagate_at_once(
         program.of_dtype(dtype), entry.instruction, entry.seeds, entry.shares, place, headroom
     )
     if walked.stopped >= 0:
-        raise _unbounded(program.stops[walked.stopped])
+        raise unbounded(program.stops[walked.stopped])
     if not walked.image.size:
         raise nothing_read(graph, node, unit, input_node)
     mass, lost = Scaled.of(*walked.mass), Scaled.of(*walked.lost)
@@ -205,7 +205,7 @@ def propagate_at_once(
     )
 
 
-def _unbounded(node: str) -> UnboundedError:
+def unbounded(node: str) -> UnboundedError:
     return UnboundedError(
         f"{node}: each of its outputs reads the whole map, so the effective field is "
         f"unbounded; give input_size, or ignore_global=True to leave such paths out"
@@ -375,7 +375,7 @@ class Walk:
     ) -> Image | None:
         """The transposed map applied to an image; None where all of it fell into padding."""
         if move.is_global and move.size_in is None:
-            raise _unbounded(op.node)
+            raise unbounded(op.node)
         image = image.times(move.gain)
         before = image.spans
         if isinstance(move.taps, np.ndarray):

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastrf.arrays import Array
 from fastrf.device import Device, resolve
-from fastrf.engine import ENGINES, cost, covariance
+from fastrf.engine import ENGINES, channelwise, cost, covariance
 from fastrf.engine.direct import Propagated
 from fastrf.engine.factored import factor_all
 from fastrf.engine.outlook import Outlook, operations_below
@@ -177,7 +177,9 @@ def _outlooks(
     left = dict(wanted)
     while left:
         node, unit = left.popitem()
-        if covariance.needed(graph, node, input_node):
+        if covariance.needed(graph, node, input_node) or channelwise.needed(
+            graph, node, input_node
+        ):
             continue
         function = transfer_function(graph, node, input_node)
         if function.obstacle is None:
@@ -297,6 +299,8 @@ class _Units:
         With a tail, what is dropped depends on the number of layers: there are no parts then.
         """
         planes = self.graph.planes
+        if channelwise.needed(self.graph, node, self.input_node):
+            return []
         gains: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         for op in self.own[node]:
             at = _source(op, self.wanted[node])
@@ -358,6 +362,7 @@ def followed(
                 progress=progress,
                 xp=device.xp,
                 **({} if plan.tol is None else {"tol": plan.tol}),
+                **({} if plan.channel is None else {"channel": plan.channel}),
             )
     except ToleranceError as error:
         if plan.asked_for:
