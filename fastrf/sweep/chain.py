@@ -11,16 +11,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.layers import Conv, Input
-from fastrf.layers.pointwise import Norm
+from fastrf.layers import Activation, Conv, Dropout, Identity, Input, Layer, Norm, Scale
 from fastrf.maps import factor
 from fastrf.network import Network, Sequential
 
 Whole: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 
-POINTWISE = ("Identity", "Activation", "Norm", "Dropout", "Scale")
-"""Layers that only multiply."""
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether a layer only multiplies each pixel by a gain."""
+    if isinstance(layer, Norm):
+        return not layer.whole_map
+    return isinstance(layer, Identity | Activation | Dropout | Scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,12 +108,10 @@ class Chain:
                     return None
                 convs.append(layer)
                 gains.append(layer.gain)
-            elif type(layer).__name__ not in POINTWISE:
-                return None
-            elif isinstance(layer, Norm) and layer.whole_map:
-                return None
-            else:
+            elif is_pointwise(layer):
                 gains[-1] *= layer.pointwise_gain
+            else:
+                return None
         axes = _axes(convs, bound.ndim or 0)
         return cls(axes, np.array(gains[1:]), gains[0]) if axes and convs else None
 
@@ -156,9 +157,7 @@ def _axes(convs: Sequence[Conv], ndim: int) -> tuple[ChainAxis, ...] | None:
         taps.append((None,) * ndim if lines is None else lines)
     axes = []
     for axis in range(ndim):
-        rows = [
-            (c.kernel[axis], c.stride[axis], c.dilation[axis], *c.padding[axis]) for c in convs
-        ]
+        rows = [(c.kernel[axis], c.stride[axis], c.dilation[axis], *c.padding[axis]) for c in convs]
         columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T.copy()
         line = tuple(row[axis] for row in taps)
         axes.append(ChainAxis(*columns, line if any(v is not None for v in line) else None))

@@ -74,10 +74,7 @@ class Continuous:
     def at(self, share: float) -> float:
         """The value that a share 0 ≤ share < 1 of the values lies below."""
         low, high = self.low, self.high + self.whole
-        if self.log:
-            value = low * (high / low) ** share
-        else:
-            value = low + (high - low) * share
+        value = low * (high / low) ** share if self.log else low + (high - low) * share
         return min(int(value), int(self.high)) if self.whole else value
 
 
@@ -187,9 +184,7 @@ def _read_range(table: Mapping[str, Any], place: str) -> Values | Continuous:
     return _continuous(first, last, False, False, place)
 
 
-def _counted(
-    count: Any, first: float, last: float, log: bool, whole: bool, place: str
-) -> Values:
+def _counted(count: Any, first: float, last: float, log: bool, whole: bool, place: str) -> Values:
     if type(count) is not int or not 1 <= count <= MOST_VALUES:
         _fail(f"{place}.count", f"{count!r} must be a whole number from 1 to {MOST_VALUES}")
     spaced = Spaced(float(first), float(last), count, log)

@@ -70,9 +70,9 @@ def _checked(value: Any) -> Any:
 
 
 def _power(base: int | float, exponent: int | float) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int):
-        if exponent > 0 and abs(base) > 1 and exponent * math.log2(abs(base)) > 64:
-            raise _Refused(f"{base}**{exponent} is beyond 2**63; whole numbers stay below that")
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and exponent > 0 and abs(base) > 1 and exponent * math.log2(abs(base)) > 64:
+        raise _Refused(f"{base}**{exponent} is beyond 2**63; whole numbers stay below that")
     return base**exponent
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,16 +19,16 @@ from fastrf.layers.checks import MAXIMUM, is_whole, normalised_taps
 from fastrf.maps import factor
 from fastrf.netfile import MAX_NODES
 from fastrf.network import DEFAULT_NDIM
-from fastrf.sweep.chain import POINTWISE, Chain, ChainAxis, Floats, Whole, shared
-from fastrf.sweep.expressions import Names
-from fastrf.sweep.templates import Enter, Item, Value, evaluate, names_of, settled
+from fastrf.sweep.chain import Chain, ChainAxis, Floats, Whole, is_pointwise, shared
+from fastrf.sweep.expressions import Expression, Names
+from fastrf.sweep.templates import Item, Value, evaluate, names_of, settled
 
 MOST_KEPT = 1 << 22
 """Numbers that the vectors of a space may hold together before they are dropped: 32 MB."""
 
 _FIELDS = ("kernel", "stride", "dilation", "padding", "gain", "taps")
 
-Axes = tuple[Any, ...]
+Axes: TypeAlias = tuple[Any, ...]
 """One vector for all axes alike, or one per axis."""
 
 
@@ -39,38 +39,60 @@ class NotPlain(Exception):
 class Vectors:
     """The vectors of one space: computed when they are first asked for."""
 
-    def __init__(self, enter: Enter) -> None:
-        self.enter = enter
+    def __init__(self) -> None:
         self._kept: dict[Any, Any] = {}
         self._size = 0
 
     def get(self, key: Any, size: int, make: Callable[[], Any]) -> Any:
-        """The vector of that key, which holds about `size` numbers."""
+        """What `make` makes, of about `size` numbers, for that key."""
         found = self._kept.get(key)
         if found is None:
-            if self._size > MOST_KEPT:
-                self._kept.clear()
-                self._size = 0
-            found = self._kept[key] = make()
-            self._size += size + 16
+            found = make()
+            self._keep(key, found, size)
         return found
+
+    def first(self, key: Any, times: int, make: Callable[[int, int], Axes]) -> Axes:
+        """The first `times` layers of the vectors of that key; `make(start, stop)` makes some.
+
+        What was made for fewer layers is continued: the layers of a network of 50 are the first
+        ones of a network of 51.
+        """
+        found = self._kept.get(key)
+        have = 0 if found is None else len(found[0])
+        if have < times:
+            more = make(have, times)
+            if found is not None:
+                found, more = _alike(found, more)
+                more = tuple(map(np.concatenate, zip(found, more, strict=True)))
+            self._keep(key, more, (times - have) * len(more))
+            return more
+        return found if have == times else tuple([axis[:times] for axis in found])
+
+    def _keep(self, key: Any, value: Any, size: int) -> None:
+        if self._size > MOST_KEPT:
+            self._kept.clear()
+            self._size = 0
+        self._kept[key] = value
+        self._size += size + 16
 
 
 class _Field:
     """One field of a convolution in a template, over all repeats of it.
 
-    `bases` are the parameters that it depends on, `varies` says that it differs between repeats.
+    Attributes:
+        bases: the parameters that it depends on.
+        layered: the parameters with a value per layer that it needs.
+        varies: whether it differs between repeats.
     """
 
-    __slots__ = ("bases", "value", "varies")
+    __slots__ = ("bases", "layered", "value", "varies")
 
-    def __init__(
-        self, value: Value, bases_of: Callable[[str], frozenset[str]], varying: Collection[str]
-    ) -> None:
+    def __init__(self, value: Value, scope: Scope) -> None:
         names = names_of(value)
         self.value = value
-        self.varies = not names.isdisjoint(varying)
-        self.bases = tuple(sorted(frozenset().union(*map(bases_of, names))))
+        self.varies = not names.isdisjoint(scope.varying)
+        self.bases = tuple(sorted(frozenset().union(*map(scope.bases_of, names))))
+        self.layered = scope.layered_for(names)
 
     def key(self, names: Names) -> Any:
         """What tells one set of values of `bases` from another; 1, 1.0 and True differ."""
@@ -78,11 +100,30 @@ class _Field:
         kinds = tuple(map(type, values))
         return repr(values) if tuple in kinds else (values, kinds)
 
-    def values(self, names: Names, times: int, enter: Enter) -> list[Any]:
-        """Its values for every repeat; one where all are equal."""
+    def values(self, names: Names, start: int, stop: int) -> list[Any]:
+        """Its values for the repeats from `start` to `stop`."""
         if not self.varies:
-            return [evaluate(self.value, names)]
-        return [evaluate(self.value, enter(names, i, 0)) for i in range(times)]
+            return [evaluate(self.value, names)] * (stop - start)
+        here, found = {**names, "j": 0}, []
+        for i in range(start, stop):
+            here["i"] = i
+            for name, expression in self.layered:
+                here[name] = expression(here)
+            found.append(evaluate(self.value, here))
+        return found
+
+
+class Scope(Protocol):
+    """What names mean in a space."""
+
+    varying: Collection[str]
+    """Names whose value differs from repeat to repeat."""
+
+    def bases_of(self, name: str) -> frozenset[str]:
+        """The parameters that a name depends on."""
+
+    def layered_for(self, names: Collection[str]) -> Sequence[tuple[str, Expression]]:
+        """The parameters with a value per layer that names depend on, each behind what it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,27 +142,35 @@ class _Body:
     slots: tuple[_Slot, ...]
 
 
+class _Everywhere:
+    """The scope of what reads no names."""
+
+    varying: Collection[str] = ()
+
+    def bases_of(self, name: str) -> frozenset[str]:
+        return frozenset((name,))
+
+    def layered_for(self, names: Collection[str]) -> Sequence[tuple[str, Expression]]:
+        return ()
+
+
+_ONE, _ZERO = _Field(1, _Everywhere()), _Field(0, _Everywhere())
+
+
 class ChainPlan:
     """How the points of a space become packed chains.
 
     Args:
         items: the space's template.
         blocks: the blocks by name.
-        bases_of: name → the parameters that it depends on.
-        varying: names whose value differs from repeat to repeat.
-        vectors: where vectors are kept.
+        scope: what the names in them mean.
     """
 
     def __init__(
-        self,
-        items: Sequence[Item],
-        blocks: Mapping[str, tuple[Item, ...]],
-        bases_of: Callable[[str], frozenset[str]],
-        varying: Collection[str],
-        vectors: Vectors,
+        self, items: Sequence[Item], blocks: Mapping[str, tuple[Item, ...]], scope: Scope
     ) -> None:
-        self._items, self._blocks, self._vectors = items, blocks, vectors
-        self._bases_of, self._varying = bases_of, varying
+        self._items, self._blocks, self._scope = items, blocks, scope
+        self._vectors = Vectors()
         self._bodies: dict[tuple[int, str | None], _Body | None] = {}
 
     def chain(self, names: Names, ndim: int | None) -> Chain:
@@ -186,9 +235,7 @@ class ChainPlan:
             if item.kind == "Conv":
                 if not set(item.values) <= set(_FIELDS):
                     raise NotPlain
-                convs.append(
-                    {k: _Field(v, self._bases_of, self._varying) for k, v in item.values.items()}
-                )
+                convs.append({k: _Field(v, self._scope) for k, v in item.values.items()})
                 gains.append(1.0)
             else:
                 gains[-1] *= _pointwise_gain(item)
@@ -214,55 +261,51 @@ class ChainPlan:
     def _slot(
         self, label: Any, slot: _Slot, names: Names, times: int, ndim: int | None
     ) -> tuple[dict[str, Axes], Floats]:
-        enter, get = self._vectors.enter, self._vectors.get
         fields: dict[str, Axes] = {}
-        keys = {}
+        keys: dict[str, Any] = {}
         for name in ("kernel", "stride", "dilation"):
-            spec = slot.fields.get(name)
-            if spec is None:
-                if name == "kernel":
-                    raise NotPlain
-                fields[name] = get((times,), times, lambda: (np.ones(times, dtype=np.int64),))
-                keys[name] = None
-                continue
+            spec = slot.fields.get(name, _ONE)
+            if spec is _ONE and name == "kernel":
+                raise NotPlain
             keys[name] = spec.key(names)
-            key = (label, name, times, keys[name])
-            fields[name] = get(
-                key, times, lambda spec=spec: _whole(spec.values(names, times, enter), times)
-            )
-        spec = slot.fields.get("padding")
-        keys["padding"] = None if spec is None else spec.key(names)
-        key = (label, "padding", times, *keys.values())
-        fields["lo"], fields["hi"] = get(
-            key,
+            fields[name] = self._vector((label, name, keys[name]), spec, names, times, _whole)
+        spec = slot.fields.get("padding", _ZERO)
+        fields["lo"], fields["hi"] = self._vectors.get(
+            (label, "padding", times, *keys.values(), spec.key(names)),
             2 * times,
-            lambda: _padding([0] if spec is None else spec.values(names, times, enter), fields),
+            lambda: _padding(spec.values(names, 0, times), fields),
         )
-        gain: Floats = self._gain(label, slot.fields.get("gain"), names, times)
-        spec = slot.fields.get("taps")
-        if spec is not None and not (spec.value is None or spec.bases == ("taps",) and names["taps"] is None):
-            key = (label, "taps", times, keys["kernel"], spec.key(names), ndim)
-            fields["taps"] = get(
-                key, times, lambda: _taps(spec.values(names, times, enter), fields, times, ndim)
+        spec = slot.fields.get("gain", _ONE)
+        (gain,) = self._vector((label, "gain", spec.key(names)), spec, names, times, _positive)
+        if (spec := slot.fields.get("taps")) is not None:
+            fields["taps"] = self._vectors.get(
+                (label, "taps", times, keys["kernel"], spec.key(names), ndim),
+                times,
+                lambda: _taps(spec.values(names, 0, times), fields["kernel"], ndim),
             )
+            if not fields["taps"]:
+                del fields["taps"]
         return fields, gain
 
-    def _gain(self, label: Any, spec: _Field | None, names: Names, times: int) -> Floats:
-        get = self._vectors.get
-        if spec is None:
-            ones: Floats = get(("ones", times), times, lambda: np.ones(times))
-            return ones
-        key = (label, "gain", times, spec.key(names))
-        enter = self._vectors.enter
-        gains: Floats = get(key, times, lambda: _positive(spec.values(names, times, enter), times))
-        return gains
+    def _vector(
+        self,
+        key: Any,
+        spec: _Field,
+        names: Names,
+        times: int,
+        read: Callable[[list[Any]], Axes],
+    ) -> Axes:
+        return self._vectors.first(key, times, lambda a, b: read(spec.values(names, a, b)))
 
 
 def _pointwise_gain(item: Item) -> float:
-    if item.kind not in POINTWISE or any(names_of(v) for v in item.values.values()):
+    if item.kind not in LAYERS or any(names_of(v) for v in item.values.values()):
         raise NotPlain
-    layer = LAYERS[item.kind](**item.values).bind(1)
-    if layer.maps(None, 1) or getattr(layer, "whole_map", False):
+    try:
+        layer = LAYERS[item.kind](**item.values).bind(1)
+    except TypeError:  # a field that it has not, which the network says
+        raise NotPlain from None
+    if not is_pointwise(layer):
         raise NotPlain
     return layer.pointwise_gain
 
@@ -290,22 +333,17 @@ def _spread_out(values: list[Any]) -> list[list[Any]]:
     return [list(axis) for axis in zip(*rows, strict=True)]
 
 
-def _whole(values: list[Any], times: int, least: int = 1) -> Axes:
-    axes = []
-    for line in _spread_out(values):
-        if not all(is_whole(v) and least <= v <= MAXIMUM for v in line):
-            raise NotPlain
-        axes.append(np.full(times, line[0]) if len(line) == 1 else np.array(line, dtype=np.int64))
-    if not axes:
+def _whole(values: list[Any]) -> Axes:
+    axes = _spread_out(values)
+    if not axes or not all(is_whole(v) and 1 <= v <= MAXIMUM for line in axes for v in line):
         raise NotPlain
-    return tuple(axis.astype(np.int64, copy=False) for axis in axes)
+    return tuple(np.array(line, dtype=np.int64) for line in axes)
 
 
-def _positive(values: list[Any], times: int) -> Floats:
+def _positive(values: list[Any]) -> Axes:
     if not all(type(v) in (int, float) and 0 < v < np.inf for v in values):
         raise NotPlain
-    gains = np.full(times, values[0]) if len(values) == 1 else np.array(values)
-    return gains.astype(np.float64)
+    return (np.array(values, dtype=np.float64),)
 
 
 def _padding(values: list[Any], fields: Mapping[str, Axes]) -> tuple[Axes, Axes]:
@@ -330,25 +368,23 @@ def _padding(values: list[Any], fields: Mapping[str, Axes]) -> tuple[Axes, Axes]
     return pads, pads
 
 
-def _taps(
-    values: list[Any], fields: Mapping[str, Axes], times: int, ndim: int | None
-) -> Axes | None:
-    """Per axis the taps of every layer, as `ChainAxis` has them."""
+def _taps(values: list[Any], kernel: Axes, ndim: int | None) -> Axes:
+    """Per axis the taps of every layer, as `ChainAxis` has them; () where all are equal."""
+    if all(value is None for value in values):
+        return ()
     if ndim is None:
-        ndim = max(DEFAULT_NDIM if len(k) == 1 else len(k) for k in (fields["kernel"],))
-    kernels = np.stack([fields["kernel"][a % len(fields["kernel"])] for a in range(ndim)], axis=1)
-    values = values * times if len(values) == 1 else values
+        ndim = DEFAULT_NDIM if len(kernel) == 1 else len(kernel)
+    if len(kernel) not in (1, ndim):
+        raise NotPlain
+    kernels = np.stack([kernel[axis % len(kernel)] for axis in range(ndim)], axis=1)
     rows: list[tuple[Floats | None, ...]] = []
-    for kernel, value in zip(kernels.tolist(), values, strict=True):
-        taps = settled({"kernel": tuple(kernel), "taps": value}, ndim).get("taps")
-        nested = None if taps is None else normalised_taps("Conv", taps, tuple(kernel))
-        if nested is None:
-            rows.append((None,) * ndim)
-            continue
-        factors = factor(np.asarray(nested, dtype=np.float64))
-        if not isinstance(factors, tuple):
+    for k, value in zip(map(tuple, kernels.tolist()), values, strict=True):
+        taps = settled({"kernel": k, "taps": value}, ndim).get("taps")
+        nested = None if taps is None else normalised_taps("Conv", taps, k)
+        factors = None if nested is None else factor(np.asarray(nested, dtype=np.float64))
+        if isinstance(factors, np.ndarray):
             raise NotPlain
-        rows.append(factors)
+        rows.append((None,) * ndim if factors is None else factors)
     return tuple(zip(*rows, strict=True))
 
 
@@ -395,4 +431,3 @@ def _chain(fields: Mapping[str, Axes], gain: Floats, loose: float, ndim: int | N
         for column, line in zip(columns, lines, strict=True)
     ]
     return Chain(shared(axes), gain, loose)
-
