@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.layers import Conv
+from fastrf.layers import Activation, Conv, Dropout, Identity, Input, Layer, Norm, Scale
+from fastrf.maps import factor
 from fastrf.network import Network, Sequential
 
 Whole: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
+
+
+def is_pointwise(layer: Layer) -> bool:
+    """Whether a layer only multiplies each pixel by a gain."""
+    if isinstance(layer, Norm):
+        return not layer.whole_map
+    return isinstance(layer, Identity | Activation | Dropout | Scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +48,12 @@ class ChainAxis:
     lo: Whole
     hi: Whole
     taps: tuple[Floats | None, ...] | None = None
+
+    def key(self) -> tuple[object, ...]:
+        """Equal for axes of equal layers."""
+        arrays = (self.kernel, self.stride, self.dilation, self.lo, self.hi)
+        lines = self.taps and tuple(None if v is None else v.tobytes() for v in self.taps)
+        return (*(array.tobytes() for array in arrays), lines)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +86,35 @@ class Chain:
         """Number of axes."""
         return len(self.axes)
 
+    @classmethod
+    def of(cls, network: Network) -> Chain | None:
+        """A network as a chain; None where it is none.
+
+        It is one where every node reads the one before, and all are convolutions of zero padding
+        in one group, whose taps are products over the axes, or pointwise layers.
+        """
+        bound = network.bound
+        nodes = list(bound.nodes.values())
+        if not isinstance(nodes[0].layer, Input) or bound.outputs != (nodes[-1].name,):
+            return None
+        if any(node.inputs != (before.name,) for before, node in pairwise(nodes)):
+            return None
+        convs: list[Conv] = []
+        gains = [1.0]
+        for node in nodes[1:]:
+            layer = node.layer
+            if isinstance(layer, Conv):
+                if layer.padding_mode != "zeros" or layer.groups != 1:
+                    return None
+                convs.append(layer)
+                gains.append(layer.gain)
+            elif is_pointwise(layer):
+                gains[-1] *= layer.pointwise_gain
+            else:
+                return None
+        axes = _axes(convs, bound.ndim or 0)
+        return cls(axes, np.array(gains[1:]), gains[0]) if axes and convs else None
+
     def network(self) -> Network:
         """The chain as a network of `Conv` layers, `input_gain` left out."""
         return Sequential(*map(self._layer, range(self.depth)), ndim=self.ndim)
@@ -94,3 +139,26 @@ class Chain:
             gain=float(self.gain[layer]),
             taps=taps,
         )
+
+
+def shared(axes: Sequence[ChainAxis]) -> tuple[ChainAxis, ...]:
+    """The axes, those that are alike as one object."""
+    known: dict[object, ChainAxis] = {}
+    return tuple(known.setdefault(axis.key(), axis) for axis in axes)
+
+
+def _axes(convs: Sequence[Conv], ndim: int) -> tuple[ChainAxis, ...] | None:
+    """The axes of bound convolutions; None where one is no product, or its padding not settled."""
+    taps: list[tuple[Floats | None, ...]] = []
+    for conv in convs:
+        lines = None if conv.taps is None else factor(np.asarray(conv.taps, dtype=np.float64))
+        if isinstance(lines, np.ndarray) or any(isinstance(pad, str) for pad in conv.padding):
+            return None
+        taps.append((None,) * ndim if lines is None else lines)
+    axes = []
+    for axis in range(ndim):
+        rows = [(c.kernel[axis], c.stride[axis], c.dilation[axis], *c.padding[axis]) for c in convs]
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T.copy()
+        line = tuple(row[axis] for row in taps)
+        axes.append(ChainAxis(*columns, line if any(v is not None for v in line) else None))
+    return shared(axes)
