@@ -53,6 +53,8 @@ _PUBLIC = {
     "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
+    "fastrf.sweep.run": ("sweep",),
+    "fastrf.sweep.store": ("Store",),
 }
 _MODULES = ("analytic", "errors", "importers", "metrics", "plot", "zoo")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -76,13 +78,12 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `fastrf.erf` and `fastrf.check` the functions, which live in modules of that name:
-    importing a submodule would bind the module's name over them."""
+    """Keeps `fastrf.erf`, `fastrf.check` and `fastrf.sweep` the functions, though there are modules
+    of that name: importing a submodule would bind it over them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package
@@ -125,3 +126,5 @@ if TYPE_CHECKING:
     )
     from fastrf.netfile import load, save
     from fastrf.network import Builder, Network, Node, Parallel, Residual, Sequential
+    from fastrf.sweep.run import sweep
+    from fastrf.sweep.store import Store

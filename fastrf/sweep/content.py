@@ -72,11 +72,24 @@ def point_of(parameters: Mapping[str, Any], options: Mapping[str, Any], fingerpr
     return sha256(text_of([parameters, options, fingerprint]).encode()).hexdigest()
 
 
+DEFAULTS: Mapping[str, Any] = {
+    "unit": "center",
+    "dtype": "float64",
+    "method": "auto",
+    "accuracy": "auto",
+    "tol": 1e-12,
+    "ignore_global": False,
+}
+"""Options that say nothing, beside None."""
+
+
 def spelled_out(options: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     """Options without what is the default, and one number for all axes as one per axis."""
-    found = {name: value for name, value in options.items() if value is not None}
-    if found.get("unit") == "center":
-        del found["unit"]
+    found = {
+        name: value
+        for name, value in options.items()
+        if value is not None and not (name in DEFAULTS and value == DEFAULTS[name])
+    }
     for name in ("unit", "input_size"):
         value = found.get(name)
         if isinstance(value, int | np.integer) and not isinstance(value, bool):
