@@ -128,10 +128,14 @@ class Scope(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A convolution of a template and the gain of the pointwise layers behind it."""
+    """A convolution of a template and the gain of the pointwise layers behind it.
+
+    `rest` stands for all fields but the stride: its key tells their values apart.
+    """
 
     fields: Mapping[str, _Field]
     behind: float
+    rest: _Field
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,10 @@ class ChainPlan:
                 gains.append(1.0)
             else:
                 gains[-1] *= _pointwise_gain(item)
-        slots = tuple(_Slot(f, gain) for f, gain in zip(convs, gains[1:], strict=True))
+        slots = tuple(
+            _Slot(fields, gain, self._all_but_stride(fields))
+            for fields, gain in zip(convs, gains[1:], strict=True)
+        )
         return gains[0], slots
 
     # --- their vectors
@@ -261,31 +268,42 @@ class ChainPlan:
     def _slot(
         self, label: Any, slot: _Slot, names: Names, times: int, ndim: int | None
     ) -> tuple[dict[str, Axes], Floats]:
-        fields: dict[str, Axes] = {}
-        keys: dict[str, Any] = {}
-        for name in ("kernel", "stride", "dilation"):
-            spec = slot.fields.get(name, _ONE)
-            if spec is _ONE and name == "kernel":
-                raise NotPlain
-            keys[name] = spec.key(names)
-            fields[name] = self._vector((label, name, keys[name]), spec, names, times, _whole)
-        spec = slot.fields.get("padding", _ZERO)
-        fields["lo"], fields["hi"] = self._vectors.get(
-            (label, "padding", times, *keys.values(), spec.key(names)),
-            2 * times,
-            lambda: _padding(spec.values(names, 0, times), fields),
+        rest, gain, needs_stride_one = self._vectors.get(
+            (label, times, ndim, slot.rest.key(names)),
+            0,
+            lambda: self._all_but_stride_of(label, slot, names, times, ndim),
         )
+        spec = slot.fields.get("stride", _ONE)
+        stride = self._vector((label, "stride", spec.key(names)), spec, names, times, _whole)
+        if needs_stride_one and any((axis != 1).any() for axis in stride):
+            raise NotPlain
+        return {**rest, "stride": stride}, gain
+
+    def _all_but_stride(self, fields: Mapping[str, _Field]) -> _Field:
+        values = (field.value for name, field in fields.items() if name != "stride")
+        return _Field(tuple(values), self._scope)
+
+    def _all_but_stride_of(
+        self, label: Any, slot: _Slot, names: Names, times: int, ndim: int | None
+    ) -> tuple[dict[str, Axes], Floats, bool]:
+        """The fields of a slot, its gain, and whether its padding needs a stride of 1."""
+        fields: dict[str, Axes] = {}
+        if "kernel" not in slot.fields:
+            raise NotPlain
+        for name in ("kernel", "dilation"):
+            spec = slot.fields.get(name, _ONE)
+            key = (label, name, spec.key(names))
+            fields[name] = self._vector(key, spec, names, times, _whole)
+        spec = slot.fields.get("padding", _ZERO)
+        rules = spec.values(names, 0, times if spec.varies else 1)
+        fields["lo"], fields["hi"], needs_stride_one = _padding(rules, fields)
         spec = slot.fields.get("gain", _ONE)
         (gain,) = self._vector((label, "gain", spec.key(names)), spec, names, times, _positive)
-        if (spec := slot.fields.get("taps")) is not None:
-            fields["taps"] = self._vectors.get(
-                (label, "taps", times, keys["kernel"], spec.key(names), ndim),
-                times,
-                lambda: _taps(spec.values(names, 0, times), fields["kernel"], ndim),
-            )
-            if not fields["taps"]:
-                del fields["taps"]
-        return fields, gain
+        if (spec := slot.fields.get("taps", _ONE)) is not _ONE:
+            taps = _taps(spec.values(names, 0, times), fields["kernel"], ndim)
+            if taps:
+                fields["taps"] = taps
+        return fields, gain, needs_stride_one
 
     def _vector(
         self,
@@ -346,26 +364,25 @@ def _positive(values: list[Any]) -> Axes:
     return (np.array(values, dtype=np.float64),)
 
 
-def _padding(values: list[Any], fields: Mapping[str, Axes]) -> tuple[Axes, Axes]:
-    """lo and hi of one rule or number for all layers."""
+def _padding(values: list[Any], fields: Mapping[str, Axes]) -> tuple[Axes, Axes, bool]:
+    """lo and hi of one rule or number for all layers, and whether it needs a stride of 1."""
     rule = values[0]
     if any(type(v) is not type(rule) or v != rule for v in values):
         raise NotPlain
     kernels, dilations = _alike(fields["kernel"], fields["dilation"])
     spans = [d * (k - 1) for k, d in zip(kernels, dilations, strict=True)]
-    if rule == "causal":
-        return tuple(spans), tuple(span * 0 for span in spans)
-    if rule == "same" and any((s != 1).any() for s in fields["stride"]):
-        raise NotPlain
     if rule in ("same", "centred"):
         halves = [span // 2 for span in spans]
-        return tuple(halves), tuple(s - h for s, h in zip(spans, halves, strict=True))
+        rests = [span - half for span, half in zip(spans, halves, strict=True)]
+        return tuple(halves), tuple(rests), rule == "same"
+    if rule == "causal":
+        return tuple(spans), tuple(span * 0 for span in spans), False
     if rule == "valid":
         rule = 0
     if not is_whole(rule) or not 0 <= rule <= MAXIMUM:
         raise NotPlain
     pads = (np.full(len(kernels[0]), rule, dtype=np.int64),)
-    return pads, pads
+    return pads, pads, False
 
 
 def _taps(values: list[Any], kernel: Axes, ndim: int | None) -> Axes:
@@ -416,7 +433,7 @@ def _joined(
 def _chain(fields: Mapping[str, Axes], gain: Floats, loose: float, ndim: int | None) -> Chain:
     taps = fields.get("taps")
     names = ("kernel", "stride", "dilation", "lo", "hi")
-    width = max(len(fields[name]) for name in names)
+    width = max([len(fields[name]) for name in names])
     if ndim is None:
         ndim = DEFAULT_NDIM if width == 1 else width
     if width not in (1, ndim):
