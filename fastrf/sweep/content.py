@@ -24,7 +24,7 @@ def text_of(value: Any) -> str:
         InputError: it is not made of JSON's values.
     """
     try:
-        return json.dumps(value, sort_keys=True, allow_nan=False, default=_plain)
+        return _ENCODER.encode(value)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{value!r} is no JSON value ({error}); parameters and options are numbers, texts, "
@@ -60,6 +60,9 @@ def _axis_digest(axis: ChainAxis) -> bytes:
         if taps is not None:
             digest.update(b"taps%d" % layer + np.asarray(taps, "<f8").tobytes())
     return digest.digest()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False, default=_plain)
 
 
 def key_of(fingerprint: str, options: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -90,13 +90,20 @@ class Packed:
         )
 
     def chosen(self, chains: Whole) -> Packed:
-        """Some of the chains, of the same lines."""
+        """Some of the chains, with the lines that they have."""
         ends = np.cumsum(self.depths)
         depths = self.depths[chains]
         starts = np.repeat(ends[chains] - depths, depths)
-        return replace(
-            self,
-            lines=self.lines[:, chains],
+        used, lines = np.unique(self.lines[:, chains], return_inverse=True)
+        counts = np.diff(self.offsets)[used]
+        at = np.repeat(self.offsets[used], counts) + _counted(counts)
+        return Packed(
+            lines=lines.reshape(self.ndim, -1),
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            layers=self.layers[:, at],
+            taps=self.taps,
+            sizes=self.sizes[used],
+            units=self.units[used],
             depths=depths,
             gains=self.gains[starts + _counted(depths)],
             input_gains=self.input_gains[chains],

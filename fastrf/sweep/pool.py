@@ -82,10 +82,6 @@ class Workers:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = self._processes()
 
-    def survives(self, error: BaseException) -> bool:
-        """Whether an executor that was given goes on after this: Dask's replaces its workers."""
-        return not isinstance(error, BrokenExecutor)
-
     def close(self, *, now: bool = False) -> None:
         """Lets own processes go; with `now`, whatever they are doing."""
         if not self._own or not isinstance(self._executor, ProcessPoolExecutor):

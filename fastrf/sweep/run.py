@@ -12,46 +12,37 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from fastrf.errors import InputError, WorkerError
-from fastrf.network import Network, as_network
 from fastrf.sweep import work
-from fastrf.sweep.chain import Chain
-from fastrf.sweep.content import (
-    DEFAULTS,
-    chain_fingerprint,
-    key_of,
-    point_of,
-    spelled_out,
-    text_of,
-)
-from fastrf.sweep.packing import pack
+from fastrf.sweep.columns import RESULTS
+from fastrf.sweep.points import AnyPoint, points_of, refused
 from fastrf.sweep.pool import Workers, is_lost
 from fastrf.sweep.progress import Progress
-from fastrf.sweep.space import OPTIONS, Point, Space
+from fastrf.sweep.space import OPTIONS, Space
 from fastrf.sweep.store import Known, PointRow, Store, Writer
-
-ASKED = 256
-"""Points of which the store is asked at a time."""
 
 TASK_SECONDS = 0.4
 """How long a task is meant to take: long against sending it, short against what is lost with it."""
 
-FIRST_CHAINS, MOST_CHAINS = 128, 2048
-FIRST_GRAPHS, MOST_GRAPHS = 2, 256
-"""Items of the first tasks, when it is not known how long one takes, and of the largest."""
+FIRST_POINTS, MOST_POINTS = 64, 2048
+"""Points of the first tasks, when it is not known how long one takes, and of the largest."""
+
+MOST_GRAPHS = 256
+"""Graphs of the largest tasks; the first one is tried alone."""
 
 LOSSES = 2
 """Workers that a task may take with it before it is tried alone, and then in parts."""
 
-_FOR_CHAINS = {"unit", "input_size", "dtype"}
-_DTYPES = ("float64", "float32")
+WRITTEN = 2048
+"""Points whose rows wait for the next result at the most."""
 
 
 def sweep(
@@ -92,7 +83,7 @@ def sweep(
             networks; a space's own come first.
 
     Returns:
-        The store, to be read: ``.to_pandas()``, ``.query(sql)``, ``.top(column)``, ``.export(path)``.
+        The store, to be read: ``.to_pandas()``, ``.query(sql)``, ``.top(column)`` and more.
 
     Raises:
         InputError: an argument breaks a rule.
@@ -108,7 +99,7 @@ def sweep(
         )
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"workers={workers!r}; give a whole number, 0 for no process beside this")
-    points, total = _points(space)
+    points, total = points_of(space)
     wanted = work.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
     with Writer(store) as writer, Progress(total, progress) as bar:
@@ -129,174 +120,36 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-# --- points ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A network that was given as such, in the manner of a `Point`."""
-
-    parameters: Mapping[str, Any]
-    net: Any
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def network(self) -> Network:
-        return as_network(self.net)
-
-    def chain(self) -> Chain | None:
-        return Chain.of(self.network())
-
-
-def _points(space: Any) -> tuple[Iterator[Point | _Given], int | None]:
-    """The points one by one, and how many there are where that is known."""
-    if isinstance(space, str | os.PathLike):
-        space = Space.load(space)
-    if isinstance(space, Space):
-        return iter(space), len(space)
-    if isinstance(space, Network) or not isinstance(space, Iterable):
-        raise InputError(
-            f"{type(space).__name__} is no space; give a Space, the path of a space file, or a "
-            "list of networks"
-        )
-    return map(_given, space), len(space) if hasattr(space, "__len__") else None
-
-
-def _given(item: Any) -> Point | _Given:
-    if isinstance(item, Point):
-        return item
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Mapping):
-        return _Given(*item)
-    name = item.name if isinstance(item, Network) else None
-    return _Given({} if name is None else {"network": name}, item)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A point of which is known what it asks for.
-
-    Attributes:
-        row: what the table says of it.
-        item: the result that it leads to.
-        point: where its network comes from, if it has to be built.
-        chain, size, unit: of a chain for the batched kernels.
-        error: why there is nothing to compute.
-    """
-
-    row: PointRow
-    item: work.Item
-    point: Point | _Given
-    dtype: str = "float64"
-    chain: Chain | None = None
-    size: Sequence[int] | None = None
-    unit: Sequence[int] | None = None
-    error: str | None = None
-
-    @property
-    def kind(self) -> Any:
-        """What it can be bundled with."""
-        return _GRAPHS if self.chain is None else (self.chain.ndim, self.dtype, self.size is None)
-
-
-_GRAPHS = "graphs"
-
-
-def _prepare(number: int, point: Point | _Given, common: Mapping[str, Any]) -> _Prepared:
-    parameters = dict(point.parameters)
-    options: dict[str, Any] = dict(common)
-    network, chain = None, None
-    try:
-        options |= point.options
-        chain = point.chain() if _is_for_chains(options, point) else None
-        if chain is not None:
-            ndim = chain.ndim
-        else:
-            network = point.network()
-            ndim = network.bound.ndim or 0
-        options = spelled_out(options, ndim)
-        if chain is not None and not _is_plain(options, ndim):
-            chain, network = None, point.network()
-        if chain is not None:
-            fingerprint = chain_fingerprint(chain)
-        else:
-            assert network is not None
-            fingerprint = network.fingerprint
-    except InputError as error:
-        said = work.said(error)
-        fingerprint = sha256(text_of([parameters, said]).encode()).hexdigest()
-        key = key_of(fingerprint, {})
-        row = PointRow(point_of(parameters, {}, fingerprint), number, key, parameters)
-        return _Prepared(row, work.Item(key, None), point, error=said)
-    key = key_of(fingerprint, options)
-    row = PointRow(point_of(parameters, options, fingerprint), number, key, parameters)
-    item = work.Item(key, fingerprint, network, options)
-    dtype = options.get("dtype", "float64")
-    size, unit = options.get("input_size"), options.get("unit")
-    return _Prepared(row, item, point, dtype, chain, size, unit)
-
-
-def _is_for_chains(options: Mapping[str, Any], point: Point | _Given) -> bool:
-    """Whether the batched kernels do what is asked. The output of a space's point is its own
-    matter: it is no chain where another is asked for."""
-    asked = {n for n, v in options.items() if v is not None and v != DEFAULTS.get(n)}
-    return asked <= _FOR_CHAINS | ({"output"} if isinstance(point, Point) else set())
-
-
-def _is_plain(options: Mapping[str, Any], ndim: int) -> bool:
-    """Whether size and unit are as they should be; what is not is for `fastrf.erf` to refuse."""
-    if options.get("dtype", "float64") not in _DTYPES:
-        return False
-    for name, least in (("input_size", 1), ("unit", None)):
-        values = options.get(name)
-        if values is None:
-            continue
-        if not isinstance(values, list) or len(values) != ndim:
-            return False
-        if not all(type(v) is int and (least is None or v >= least) for v in values):
-            return False
-    return True
-
-
 # --- the coordinator ------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """A task, where its networks come from, and who learns how long it takes; `losses` counts the
-    workers that died of it."""
+    """A task and who learns how long it takes; `losses` counts the workers that died of it."""
 
-    task: work.Task
-    points: Sequence[_Prepared]
+    task: work.Questions | work.Task
     bin: _Bin
     losses: int = 0
 
     def halves(self) -> list[_Chunk]:
         middle = len(self.task) // 2
         return [
-            _Chunk(self.task.part(a, b), self.points[a:b], self.bin, self.losses)
+            _Chunk(self.task.part(a, b), self.bin, self.losses)
             for a, b in ((0, middle), (middle, len(self.task)))
         ]
 
 
 class _Bin:
-    """Items of one kind that wait to become a task, as many as take `TASK_SECONDS`."""
+    """How many items of one kind take `TASK_SECONDS`, as far as is known."""
 
     def __init__(self, first: int, most: int) -> None:
-        self.waiting: list[_Prepared] = []
-        self._size, self._most = first, most
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.waiting) >= self._size
-
-    def taken(self) -> list[_Prepared]:
-        part, self.waiting = self.waiting[: self._size], self.waiting[self._size :]
-        return part
+        self.size, self._most = first, most
 
     def learn(self, items: int, seconds: float) -> None:
         """A task of so many items took so long."""
         wished = round(items * TASK_SECONDS / max(seconds, 1e-9))
         # At most four times as many: the next ones may take longer.
-        self._size = min(max(1, wished), 4 * self._size, self._most)
+        self.size = min(max(1, wished), 4 * self.size, self._most)
 
 
 class _Run:
@@ -313,25 +166,23 @@ class _Run:
     ) -> None:
         self._writer, self._workers, self._progress = writer, workers, progress
         self._wanted, self._options, self._retry = wanted, options, retry_errors
+        self._points, self._graphs = _Bin(FIRST_POINTS, MOST_POINTS), _Bin(1, MOST_GRAPHS)
         self._rows: list[PointRow] = []  # points that are not written yet
-        self._errors: list[tuple[Any, ...]] = []  # results known without a worker
-        self._bins: dict[Any, _Bin] = {}
+        self._errors: list[work.Row] = []  # results known without a worker
+        self._waiting: list[work.Item] = []  # graphs that are in no task yet
         self._ready: deque[_Chunk] = deque()
         self._suspects: deque[_Chunk] = deque()
-        self._out: dict[Future[work.Done], _Chunk] = {}
-        self._pending: set[str] = set()  # keys in bins, chunks and workers
-        self._worked = False
+        self._out: dict[Future[work.Answers | work.Done], _Chunk] = {}
+        self._pending: set[str] = set()  # keys of what waits or is out
+        self._sources: dict[str, AnyPoint] = {}  # where the networks of chains that are out are
 
-    def through(self, points: Iterable[Point | _Given]) -> None:
+    def through(self, points: Iterable[AnyPoint]) -> None:
         """Goes through all points."""
         numbered = enumerate(points)
-        more = True
         try:
             while True:
                 while len(self._out) < self._workers.ahead and not self._alone:
-                    while more and not self._ready and not self._full():
-                        more = self._take(list(islice(numbered, ASKED)))
-                    chunk = self._next(flush=not more)
+                    chunk = self._next(numbered)
                     if chunk is None:
                         break
                     self._send(chunk)
@@ -345,27 +196,56 @@ class _Run:
 
     # --- what is to be done -----------------------------------------------------------------
 
-    def _take(self, numbered: Sequence[tuple[int, Point | _Given]]) -> bool:
-        """Asks for some points and puts into bins what is missing; False at the end."""
-        if not numbered:
-            return False
-        prepared = [_prepare(number, point, self._options) for number, point in numbered]
-        known = self._writer.known([p.item.key for p in prepared])
-        for p in prepared:
-            self._rows.append(p.row)
-            key = p.item.key
+    def _next(self, numbered: Iterator[tuple[int, AnyPoint]]) -> _Chunk | None:
+        """The next task: what is ready, graphs where there are enough, points, what is left."""
+        if self._ready:
+            return self._ready.popleft()
+        if len(self._waiting) >= self._graphs.size:
+            return self._graph_chunk()
+        points = tuple(islice(numbered, self._points.size))
+        if points:
+            return _Chunk(work.Questions(points, self._options), self._points)
+        return self._graph_chunk() if self._waiting else None
+
+    def _graph_chunk(self) -> _Chunk:
+        size = self._graphs.size
+        part, self._waiting = self._waiting[:size], self._waiting[size:]
+        return _Chunk(work.Task(tuple(part), self._wanted), self._graphs)
+
+    def _answered(self, task: work.Questions, answers: work.Answers) -> None:
+        """Puts into tasks what some points ask for and is not there."""
+        known = self._writer.known([asked.row.key for asked in answers.asked])
+        new = set()
+        for place, asked in enumerate(answers.asked):
+            self._rows.append(asked.row)
+            key = asked.row.key
             there = self._is_there(known.get(key))
             if there or key in self._pending:
-                self._progress.add(1, there=int(there))
-            elif p.error is not None:
-                self._errors.append(work.error_row(key, None, p.error))
+                self._progress.add(1, there=1)
+            elif asked.error is not None:
+                self._errors.append(work.error_row(key, None, asked.error))
                 self._progress.add(1, failed=1)
             else:
                 self._pending.add(key)
-                self._bin(p.kind).waiting.append(p)
-        if len(self._rows) >= 4 * ASKED:
+                new.add(place)
+        for pack in answers.packs:
+            chosen = [i for i, place in enumerate(pack.places) if place in new]
+            if not chosen:
+                continue
+            places = [pack.places[i] for i in chosen]
+            items = []
+            for asked, (_, point) in ((answers.asked[p], task.points[p]) for p in places):
+                items.append(work.Item(asked.row.key, asked.fingerprint, None, asked.options))
+                self._sources[asked.row.key] = point
+            new.difference_update(places)
+            wanted = replace(self._wanted, dtype=pack.dtype)
+            packed = pack.packed.chosen(np.array(chosen))
+            self._ready.append(_Chunk(work.Task(tuple(items), wanted, packed), self._points))
+        for place in sorted(new):
+            asked, (_, point) = answers.asked[place], task.points[place]
+            self._waiting.append(work.Item(asked.row.key, asked.fingerprint, point, asked.options))
+        if len(self._rows) >= WRITTEN:
             self._write()
-        return True
 
     def _is_there(self, known: Known | None) -> bool:
         if known is None:
@@ -378,33 +258,6 @@ class _Run:
             and (known.image or not wanted.images)
             and (known.layers or not wanted.layers)
         )
-
-    def _bin(self, kind: Any) -> _Bin:
-        if kind not in self._bins:
-            sizes = (FIRST_GRAPHS, MOST_GRAPHS) if kind == _GRAPHS else (FIRST_CHAINS, MOST_CHAINS)
-            self._bins[kind] = _Bin(*sizes)
-        return self._bins[kind]
-
-    def _full(self) -> bool:
-        return any(b.is_full for b in self._bins.values())
-
-    def _next(self, flush: bool) -> _Chunk | None:
-        """The next task: what was lost, a full bin, or, at the end, what is left in one."""
-        if self._ready:
-            return self._ready.popleft()
-        for b in self._bins.values():
-            if b.is_full or (flush and b.waiting):
-                return self._chunk(b.taken(), b)
-        return None
-
-    def _chunk(self, points: Sequence[_Prepared], own: _Bin) -> _Chunk:
-        items, first = tuple(p.item for p in points), points[0]
-        if first.chain is None:
-            return _Chunk(work.Task(items, self._wanted), points, own)
-        chains = [(p.chain, p.size, p.unit) for p in points if p.chain is not None]
-        wanted = replace(self._wanted, dtype=first.dtype)
-        items = tuple(work.Item(i.key, i.fingerprint) for i in items)
-        return _Chunk(work.Task(items, wanted, pack(chains, first.chain.ndim)), points, own)
 
     # --- giving out and taking in -----------------------------------------------------------
 
@@ -432,48 +285,59 @@ class _Run:
         finished, _ = wait(self._out, return_when=FIRST_COMPLETED)
         broken = False
         for future in finished:
-            chunk = self._out.pop(future)
-            try:
-                done = future.result()
-            except (Exception, CancelledError) as error:
-                broken |= self._failed(chunk, error)
-            else:
-                self._worked = True
-                self._write(chunk, done)
+            broken |= self._finish(future)
         if broken:
             # The others of a broken pool are lost too.
-            for future, chunk in list(self._out.items()):
-                self._requeue(chunk, future)
-            self._out.clear()
+            for future in list(self._out):
+                self._finish(future)
             self._workers.rebuild()
 
-    def _requeue(self, chunk: _Chunk, future: Future[work.Done]) -> None:
+    def _finish(self, future: Future[work.Answers | work.Done]) -> bool:
+        """Takes in what a task gave; whether the workers have to be made anew."""
+        chunk = self._out.pop(future)
         try:
-            done = future.result()
+            result = future.result()
         except (Exception, CancelledError) as error:
-            self._failed(chunk, error)
+            return self._failed(chunk, error)
+        if isinstance(result, work.Answers):
+            assert isinstance(chunk.task, work.Questions)
+            self._answered(chunk.task, result)
         else:
-            self._write(chunk, done)
+            self._done(chunk, result)
+        return False
+
+    def _done(self, chunk: _Chunk, done: work.Done) -> None:
+        assert isinstance(chunk.task, work.Task)
+        for index in done.left:
+            # A chain that is no matter of a batch is a network like others.
+            item = chunk.task.items[index]
+            self._waiting.append(replace(item, point=self._sources[item.key]))
+        self._write(done)
+        for row in done.rows:
+            self._pending.discard(row[_KEY])
+        for item in chunk.task.items:
+            self._sources.pop(item.key, None)
+        self._progress.add(len(done.rows), failed=sum(row[_ERROR] is not None for row in done.rows))
+        chunk.bin.learn(len(chunk.task), done.seconds)
 
     def _failed(self, chunk: _Chunk, error: BaseException) -> bool:
-        """Deals with a task that has no result; whether the pool has to be made anew."""
-        if isinstance(error, ImportError):
+        """Deals with a task that has no result; whether the workers have to be made anew."""
+        if isinstance(error, ImportError):  # fastrf is not there: none of them will do
             raise error
-        lost = is_lost(error) or isinstance(error, CancelledError)
-        if not lost:
+        if not (is_lost(error) or isinstance(error, CancelledError)):
             # Something in it cannot be sent, or not be sent back.
             self._split(chunk, self._ready, work.said(error))
             return False
         own = self._workers.are_own
-        if not own and not self._workers.survives(error):
+        if not own and isinstance(error, BrokenExecutor):
             raise WorkerError(
                 f"the executor broke ({work.said(error)}): what was computed is in the store; "
                 "make a new one and run the sweep again"
             ) from error
         chunk.losses += 1
-        if chunk.losses == 1 and own:
+        if chunk.losses < LOSSES:
             self._ready.append(chunk)
-        elif chunk.losses <= LOSSES:
+        elif chunk.losses == LOSSES:
             self._suspects.append(chunk)
         else:
             self._split(chunk, self._suspects, _LOST)
@@ -484,51 +348,38 @@ class _Run:
         if len(chunk.task) > 1:
             queue.extend(chunk.halves())
             return
-        item = chunk.task.items[0]
-        self._pending.discard(item.key)
-        self._errors.append(work.error_row(item.key, item.fingerprint, why))
+        if isinstance(chunk.task, work.Questions):
+            asked = refused(*chunk.task.points[0], why)
+            self._rows.append(asked.row)
+            key, fingerprint = asked.row.key, None
+        else:
+            key, fingerprint = chunk.task.items[0].key, chunk.task.items[0].fingerprint
+            self._pending.discard(key)
+            self._sources.pop(key, None)
+        self._errors.append(work.error_row(key, fingerprint, why))
         self._progress.add(1, failed=1)
 
     # --- writing ----------------------------------------------------------------------------
 
-    def _write(self, chunk: _Chunk | None = None, done: work.Done | None = None) -> None:
+    def _write(self, done: work.Done | None = None) -> None:
         """Writes what is not written yet, and the rows of a task."""
-        results, layers = self._errors, []
-        if chunk is not None and done is not None:
-            results = [*results, *done.rows]
-            layers = done.layers
+        results, layers = (self._errors, []) if done is None else (done.rows, done.layers)
+        if done is not None:
+            results = [*self._errors, *results]
         self._writer.write(self._rows, results, layers)
         self._rows, self._errors = [], []
-        if chunk is None or done is None:
-            return
-        for index in done.left:
-            self._as_graph(chunk.points[index])
-        left = {chunk.task.items[i].key for i in done.left}
-        self._pending.difference_update(i.key for i in chunk.task.items if i.key not in left)
-        self._progress.add(len(done.rows), failed=sum(row[_ERROR] is not None for row in done.rows))
-        chunk.bin.learn(len(chunk.task), done.seconds)
-
-    def _as_graph(self, p: _Prepared) -> None:
-        """A chain that is no matter of a batch, as a network of its own."""
-        item = p.item
-        try:
-            item = replace(item, network=p.point.network())
-        except InputError as error:
-            self._pending.discard(item.key)
-            self._errors.append(work.error_row(item.key, item.fingerprint, work.said(error)))
-            self._progress.add(1, failed=1)
-        else:
-            self._bin(_GRAPHS).waiting.append(replace(p, item=item, chain=None))
 
     def _keep_what_is_done(self) -> None:
         """After Ctrl-C: writes the tasks that are finished and waits for none."""
-        for future, chunk in self._out.items():
+        for future in list(self._out):
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._write(chunk, future.result())
+                result = future.result()
+                if isinstance(result, work.Done):
+                    self._write(result)
         self._write()
 
 
-_ERROR = list(work.RESULTS).index("error")
+_KEY, _ERROR = (list(RESULTS).index(name) for name in ("key", "error"))
 _LOST = (
     "WorkerError: the process that computed it died, each time it was tried (out of memory?); "
     "give it more memory, and run the sweep with retry_errors"

@@ -1,8 +1,9 @@
 """The store of a sweep: one SQLite file, written by one coordinator, read by anyone meanwhile.
 
-Three tables: `results`, one row per network, options and version of the numerics (`content.key_of`);
-`points`, what parameters lead to which result; and `layers`, the fields of all layers of a network
-where they were asked for. The view `sweep` joins the first two: it is what users see as the table.
+Three tables: `results`, one row per network, options and version of the numerics
+(`content.key_of`); `points`, what parameters lead to which result; and `layers`, the fields of all
+layers of a network where they were asked for. The view `sweep` joins the first two: it is what
+users see as the table.
 
 Write-ahead logging keeps readers and the writer apart, and whatever was committed survives the
 death of the process and of the machine. Rows are inserted or updated by their keys, so that writing

@@ -6,19 +6,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.device import resolve
 from fastrf.erf import ERF, erf
-from fastrf.network import Network
-from fastrf.sweep.columns import FIGURES, LAYERS, RESULTS
+from fastrf.sweep.columns import LAYERS, RESULTS
 from fastrf.sweep.figures import Measured, measured
 from fastrf.sweep.graphs import figures_of
 from fastrf.sweep.packing import Packed
+from fastrf.sweep.points import AnyPoint, Asked, Pack, prepare
 from fastrf.sweep.store import packed_image
+
+Row: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +42,42 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One result to come: its key, its network's fingerprint, and, of a graph, the network and the
-    options of `fastrf.erf`; or what was wrong with it before."""
+    """One result to come: its key, its network's fingerprint, and, of a graph, where its network
+    comes from and the options of `fastrf.erf`."""
 
     key: str
     fingerprint: str | None
-    network: Network | None = None
+    point: AnyPoint | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
+class Questions:
+    """Numbered points of which is to be found out what they ask for."""
+
+    points: tuple[tuple[int, AnyPoint], ...]
+    options: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def part(self, first: int, stop: int) -> Questions:
+        """Some of the points."""
+        return Questions(self.points[first:stop], self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the points of some `Questions` ask for, see `points.prepare`."""
+
+    asked: list[Asked]
+    packs: list[Pack]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
-    """Work for one worker: graphs one by one, or, where they are `packed`, chains in one call."""
+    """Fields to compute: graphs one by one, or, where they are `packed`, chains in one call."""
 
     items: tuple[Item, ...]
     wanted: Wanted
@@ -76,17 +102,20 @@ class Done:
         seconds: how long it took.
     """
 
-    rows: list[tuple[Any, ...]]
-    layers: list[tuple[Any, ...]]
+    rows: list[Row]
+    layers: list[Row]
     left: list[int]
     seconds: float
 
 
-def run(task: Task) -> Done:
-    """The rows of a task."""
+def run(task: Questions | Task) -> Answers | Done:
+    """Does what a task says."""
     start = time.perf_counter()
-    rows: list[tuple[Any, ...]] = []
-    layers: list[tuple[Any, ...]] = []
+    if isinstance(task, Questions):
+        asked, packs = prepare(task.points, task.options)
+        return Answers(asked, packs, time.perf_counter() - start)
+    rows: list[Row] = []
+    layers: list[Row] = []
     left: list[int] = []
     if task.packed is None:
         for item in task.items:
@@ -96,7 +125,7 @@ def run(task: Task) -> Done:
     return Done(rows, layers, left, time.perf_counter() - start)
 
 
-def error_row(key: str, fingerprint: str | None, error: str, seconds: float = 0.0) -> tuple[Any, ...]:
+def error_row(key: str, fingerprint: str | None, error: str, seconds: float = 0.0) -> Row:
     """The row of a network that has no field."""
     found = {"key": key, "fingerprint": fingerprint, "error": error, "seconds": seconds}
     return tuple(found.get(name) for name in RESULTS)
@@ -110,7 +139,7 @@ def said(error: BaseException) -> str:
 # --- chains ---------------------------------------------------------------------------------
 
 
-def _chains(task: Task, rows: list[tuple[Any, ...]], layers: list[tuple[Any, ...]]) -> list[int]:
+def _chains(task: Task, rows: list[Row], layers: list[Row]) -> list[int]:
     packed, wanted = task.packed, task.wanted
     assert packed is not None
     device, dtype = resolve(wanted.device), np.dtype(wanted.dtype)
@@ -139,13 +168,13 @@ def _chains(task: Task, rows: list[tuple[Any, ...]], layers: list[tuple[Any, ...
     return sorted(left)
 
 
-def _layers_of_chains(task: Task, packed: Packed, left: set[int]) -> list[tuple[Any, ...]]:
+def _layers_of_chains(task: Task, packed: Packed, left: set[int]) -> list[Row]:
     """The fields of all layers of the chains that are not left: those of chains of all depths."""
     device, dtype = resolve(task.wanted.device), np.dtype(task.wanted.dtype)
     whole = np.repeat(np.arange(len(task)), packed.depths)
     ends = np.cumsum(packed.depths)
     position = np.arange(len(whole)) - np.repeat(ends - packed.depths, packed.depths)
-    found: list[tuple[Any, ...]] = []
+    found: list[Row] = []
     for batch in measured(packed.prefixes(), device, dtype):
         owners = whole[batch.chains].tolist()
         columns = batch.figures | {
@@ -178,18 +207,19 @@ def _product(profiles: Sequence[NDArray[Any]]) -> bytes:
 # --- graphs ---------------------------------------------------------------------------------
 
 
-def _graph(item: Item, wanted: Wanted, layers: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+def _graph(item: Item, wanted: Wanted, layers: list[Row]) -> Row:
     start = time.perf_counter()
     try:
-        assert item.network is not None
+        assert item.point is not None
+        network = item.point.network()
         options = {"dtype": wanted.dtype, "device": wanted.device, **item.options, "workers": 1}
         own = []
         if wanted.layers:
-            every = erf(item.network, layers="all", **options)
+            every = erf(network, layers="all", **options)
             for position, found in enumerate(every.values()):
                 figures = figures_of(found) | {"key": item.key, "position": position}
                 own.append(tuple(figures[name] for name in LAYERS))
-        result = erf(item.network, **options)
+        result = erf(network, **options)
         figures = figures_of(result) | {
             "key": item.key,
             "fingerprint": item.fingerprint,

@@ -47,10 +47,10 @@ def _largest(p):  # type: ignore[no-untyped-def]
 @kernel
 def _is_symmetric(p):  # type: ignore[no-untyped-def]
     n = p.size
-    for i in range(n // 2):
-        if p[i] != p[n - 1 - i]:
-            return False
-    return True
+    i = 0
+    while i < n // 2 and p[i] == p[n - 1 - i]:
+        i += 1
+    return i == n // 2
 
 
 @kernel
