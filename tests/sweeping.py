@@ -80,5 +80,5 @@ def networks(count):
             up = rf.Sequential(rf.MaxPool(2), conv, rf.Upsample(2))
             net = rf.Sequential(*[rf.Parallel(None, up)] * depth)
         else:
-            net = rf.Sequential(rf.Conv(kernel + 2 * i, stride=0 if i % 8 == 7 else 1))
+            net = rf.Sequential(rf.Conv(kernel, gain=1 + i, stride=0 if i % 8 == 7 else 1))
         yield {"i": i, "kind": ("residual", "dense", "unet", "conv")[kind]}, net

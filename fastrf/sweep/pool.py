@@ -14,6 +14,8 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from multiprocessing import get_context, parent_process
 from typing import Any
 
+from fastrf.errors import InputError
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -104,7 +106,7 @@ def _as_executor(executor: Any) -> Executor:
     if hasattr(executor, "get_executor"):
         made: Executor = executor.get_executor(pure=False)
         return made
-    raise TypeError(
+    raise InputError(
         f"executor is a {type(executor).__name__}; give a concurrent.futures.Executor or a "
         "distributed.Client"
     )

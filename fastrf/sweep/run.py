@@ -102,8 +102,8 @@ def sweep(
     points, total = points_of(space)
     wanted = work.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
+    team = Workers(executor, count)
     with Writer(store) as writer, Progress(total, progress) as bar:
-        team = Workers(executor, count)
         run = _Run(writer, team, bar, wanted, options, retry_errors)
         finished = False
         try:

@@ -70,9 +70,12 @@ class Lease:
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(
-            f"{path}-lease", timeout=0, isolation_level=None, check_same_thread=False
-        )
+        try:
+            self._connection = sqlite3.connect(
+                f"{path}-lease", timeout=0, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise _failure(path, error) from None
         try:
             self._connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
@@ -159,8 +162,12 @@ class Store:
     # --- rows -------------------------------------------------------------------------------
 
     def _run(self, sql: str) -> sqlite3.Cursor:
+        """A query under way: one that has columns."""
         try:
-            return self._connection.execute(sql)
+            cursor = self._connection.execute(sql)
+            if cursor.description is None:
+                raise sqlite3.ProgrammingError("it finds nothing")
+            return cursor
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
                 raise InputError(
@@ -197,8 +204,8 @@ class Store:
         Raises:
             InputError: it is not one query that only reads.
         """
-        with closing(self._run(sql or self.select)) as cursor:
-            names = [name for name, *_ in cursor.description or ()]
+        with closing(self._run(self.select if sql is None else sql)) as cursor:
+            names = [name for name, *_ in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def top(self, by: str, count: int = 10, *, largest: bool = True) -> list[dict[str, Any]]:
@@ -217,8 +224,8 @@ class Store:
     # --- frames and files -------------------------------------------------------------------
 
     def _by_column(self, sql: str | None) -> dict[str, list[Any]]:
-        with closing(self._run(sql or self.select)) as cursor:
-            names = [name for name, *_ in cursor.description or ()]
+        with closing(self._run(self.select if sql is None else sql)) as cursor:
+            names = [name for name, *_ in cursor.description]
             found = cursor.fetchall()
         columns = zip(*found, strict=True) if found else ((),) * len(names)
         return {name: list(values) for name, values in zip(names, columns, strict=True)}
@@ -262,8 +269,8 @@ class Store:
     def write_csv(self, file: IO[str], sql: str | None = None) -> None:
         """Writes the same as CSV, row by row; what is not there is an empty cell."""
         writer = csv.writer(file, lineterminator="\n")
-        with closing(self._run(sql or self.select)) as cursor:
-            writer.writerow([name for name, *_ in cursor.description or ()])
+        with closing(self._run(self.select if sql is None else sql)) as cursor:
+            writer.writerow([name for name, *_ in cursor.description])
             writer.writerows(cursor)
 
     # --- what is kept beside the figures ----------------------------------------------------
