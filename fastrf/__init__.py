@@ -56,6 +56,8 @@ _PUBLIC = {
     "fastrf.report": ("report",),
     "fastrf.comparison": ("Comparison", "compare"),
     "fastrf.empirical": ("empirical",),
+    "fastrf.sweep.run": ("sweep",),
+    "fastrf.sweep.store": ("Store",),
 }
 _MODULES = ("analytic", "errors", "importers", "metrics", "plot", "tiling", "zoo")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -79,13 +81,12 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `fastrf.erf`, `fastrf.check` and `fastrf.report` the functions, which live in modules
-    of that name: importing a submodule would bind the module's name over them."""
+    """Keeps `fastrf.erf`, `fastrf.check`, `fastrf.report` and `fastrf.sweep` the functions, though there
+    are modules of that name: importing a submodule would bind it over them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package
@@ -131,3 +132,5 @@ if TYPE_CHECKING:
     from fastrf.netfile import load, save
     from fastrf.network import Builder, Network, Node, Parallel, Residual, Sequential
     from fastrf.report import report
+    from fastrf.sweep.run import sweep
+    from fastrf.sweep.store import Store

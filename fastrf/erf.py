@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SHARES = (0.2, 0.3, 0.5, 0.99)
 """Shares t of the mass for which RepLKNet (Ding et al. 2022) reports the area ratio r(t)."""
 
+FILLS = "the ERF fills the image: its sizes are cut off by the border, not by the network"
+"""The warning of a field whose sizes say more about the image than about the unit."""
+
 _FORMAT = "fastrf-erf-1"
 
 
@@ -227,9 +230,7 @@ class ERF:
         """What to know before using the sizes."""
         found, size = [], self.input_size
         if size is not None and metrics.fills(self._measured, self.origin, size):
-            found.append(
-                "the ERF fills the image: its sizes are cut off by the border, not by the network"
-            )
+            found.append(FILLS)
         found.extend(f"approximate: {reason}" for reason in self.inexact)
         return tuple(found)
 
