@@ -1,7 +1,7 @@
 """Advice on one network: where its field stops growing, what sees no more, what would widen it.
 
-Everything is computed from closed forms on the unbounded grid (`fastrf.analytic.moments`), but for
-the tiles' smaller overlaps, which are read off the ERF itself.
+σ and the TRF are computed from closed forms on the unbounded grid (`fastrf.analytic`), or from the
+ERF itself where its layers correlate gradients; the tiles' smaller overlaps are read off the ERF.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import cached_property, reduce
-from itertools import pairwise
-from typing import Any
+from functools import cached_property, lru_cache, reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +23,9 @@ from fastrf.layers.windows import Windowed
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, Node, as_network
 
+if TYPE_CHECKING:
+    from fastrf.erf import ERF
+
 SLOW = 0.01
 """Growth of σ per layer below which a field counts as growing no more."""
 
@@ -33,8 +35,20 @@ SETTLED = 0.95
 SHARES = (1e-2, 1e-3, 1e-4, 1e-6)
 """Shares of the ERF's mass that a smaller halo may cut off on each side."""
 
+DROPPED = 1e-9
+"""Share of the mass that the ERF may lack, far below the smallest of `SHARES`."""
+
 MOST_PHASES = 64
 """Most phases of a decoder that tiles are worked out for."""
+
+MOST_STAGES = 64
+"""Most stages that are worked out; of more, every so many-th."""
+
+SAME = 1e-5
+"""Relative difference up to which the closed form's σ counts as the ERF's."""
+
+LONGEST = 30
+"""Most stages that are printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +242,32 @@ class _Subject:
         if box is None:
             raise InputError(f"{self.node!r} sees nothing of the input; ask for another output")
         self.trf = tuple(high - low + 1 for low, high in box)
-        self.std = tuple(moments(self.graph, self.node, "center", input).std.tolist())
+        # Where fixed layers that overlap correlate gradients, variances alone are not enough.
+        closed = moments(self.graph, self.node, "center", input).std
+        self.closed = bool(np.allclose(closed, self.image((0,) * closed.size).std, rtol=SAME))
+        self.std = self.stds(network, self.graph, self.node)
+
+    @lru_cache(maxsize=1)  # noqa: B019 (lives as long as one call of `advice`)
+    def image(self, unit: tuple[int, ...]) -> ERF:
+        """The ERF of a unit of the output, but for `DROPPED` of its mass."""
+        from fastrf.erf import erf
+
+        return erf(
+            self.network,
+            self.node,
+            unit,
+            input=self.input,
+            ignore_global=True,
+            tail=DROPPED,
+        )
+
+    def stds(self, network: Network, graph: PlaneGraph, node: str) -> tuple[float, ...]:
+        """σ of the ERF of unit 0 of a node, per axis."""
+        if self.closed:
+            return tuple(moments(graph, node, "center", self.input).std.tolist())
+        from fastrf.erf import erf
+
+        return erf(network, node, input=self.input, ignore_global=True, tail=DROPPED).std
 
     @cached_property
     def between(self) -> list[str]:
@@ -271,12 +310,14 @@ class _Subject:
         """The cuts with a new field, and how σ grew between them."""
         final = _mean(self.std)
         found: list[Stage] = []
-        layers, seen = 0, set(self.cuts())
+        cuts = self.cuts()
+        every = -(-len(cuts) // MOST_STAGES)
+        layers, seen = 0, {*cuts[every - 1 :: every], *cuts[-1:]}
         for name in self.between:
             layers += self.windowed(name)
             if name not in seen or not layers:
                 continue
-            std = _mean(moments(self.graph, name, "center", self.input).std.tolist())
+            std = _mean(self.stds(self.network, self.graph, name))
             trf = _mean([s or 0 for s in self.rows[name].size])
             if found and found[-1].trf == trf and found[-1].std == std:
                 continue
@@ -319,7 +360,8 @@ class _Subject:
         convs = {
             name: layer
             for name in self.between
-            if isinstance(layer := self.network.nodes[name].layer, Conv) and (self._taps(name) or 0) > 1
+            if isinstance(layer := self.network.nodes[name].layer, Conv)
+            and math.prod(layer.kernel) > 1
         }
         if not convs:
             return ()
@@ -328,26 +370,34 @@ class _Subject:
         stage = {name: layer for name, layer in convs.items() if areas[name] == deepest}
         last = dict([list(stage.items())[-1]])
         cuts = set(self.cuts())
-        first = {n: c for n, c in convs.items() if n in cuts and max(c.stride) == 1}
-        where = "the layers of the largest stride"
+        unstrided = [(n, c) for n, c in convs.items() if n in cuts and max(c.stride) == 1]
+        first = dict(unstrided[:1])
+        alike = len(stage) == len(convs)
+        where = "all layers" if alike else "the layers of the largest stride"
         options: list[tuple[str, Mapping[str, Conv], Callable[[Conv], Layer]]] = [
-            (f"dilation ×2 in {where}", stage, _dilated),
-            ("dilation ×2 in the last of these alone", last, _dilated),
-            (f"kernels larger by 2 in {where}", stage, _larger),
-            ("a kernel larger by 2 in the last of these alone", last, _larger),
+            (f"dilation ×2 in {where}", {} if len(stage) == 1 else stage, _dilated),
+            ("dilation ×2 in the last layer alone", last, _dilated),
+            (
+                f"kernels larger by 2 in {where}",
+                {} if len(stage) in (1, len(convs)) else stage,
+                _larger,
+            ),
+            ("a kernel larger by 2 in the last layer alone", last, _larger),
             ("kernels larger by 2 in all layers", convs, _larger),
-            ("stride ×2 in the first layer that all paths share", dict(list(first.items())[:1]),
-             lambda conv: replace(conv, stride=tuple(2 * s for s in conv.stride))),
+            (
+                "stride ×2 in the first layer that all paths share; halves the output",
+                first,
+                _strided,
+            ),
             ("all weight variance on the rims of the kernels (initialisation)", convs, _rim),
-        ]  # fmt: skip
+        ]
         cost = self._cost(self.field)
-        found: dict[tuple[str, ...], Change] = {}
-        for what, layers, change in options:
-            if not layers or (layers is stage and len(stage) == 1):
-                continue
-            new = {name: change(layer) for name, layer in layers.items()}
-            found[(what,)] = self._change(what, new, cost)
-        return tuple(sorted(found.values(), key=lambda c: -c.std_factor))
+        found = [
+            self._change(what, {name: change(layer) for name, layer in layers.items()}, cost)
+            for what, layers, change in options
+            if layers
+        ]
+        return tuple(sorted(found, key=lambda c: -c.std_factor))
 
     def _change(self, what: str, layers: Mapping[str, Layer], cost: float) -> Change:
         nodes = [
@@ -357,7 +407,7 @@ class _Subject:
         net = Network(nodes, self.network.outputs, ndim=self.network.ndim)
         field = receptive_field(net, self.node, input=self.input, ignore_global=True)
         graph = lower(net, None, ignore_global=True)
-        std = _mean(moments(graph, self.node, "center", self.input).std.tolist())
+        std = _mean(self.stds(net, graph, self.node))
         box = field.box()
         assert box is not None
         trf = _mean([high - low + 1 for low, high in box])
@@ -394,8 +444,6 @@ class _Subject:
 
     def tiles(self) -> Tiles | None:
         """What tiles need; None for a decoder of too many phases."""
-        from fastrf.erf import erf
-
         phases = max(self.field.period)
         if phases > MOST_PHASES:
             return None
@@ -407,9 +455,7 @@ class _Subject:
             box = self.field.box((u,) * ndim)
             if box is None:
                 continue
-            image = erf(
-                self.network, self.node, (u,) * ndim, input=self.input, ignore_global=True
-            )
+            image = self.image((u,) * ndim)
             for axis, ((low, high), stride) in enumerate(zip(box, strides, strict=True)):
                 first = math.floor(u * stride)
                 last = max(first, math.floor((u + 1) * stride) - 1)
@@ -418,9 +464,7 @@ class _Subject:
                 at = image.origin[axis]
                 for share, halo in smaller.items():
                     before, behind = _within(profile, share)
-                    _widen(
-                        halo[axis], first - (at + before), at + len(profile) - 1 - behind - last
-                    )
+                    _widen(halo[axis], first - (at + before), at + len(profile) - 1 - behind - last)
         alignment = tuple(
             int(s * p * (s * p).denominator)
             for s, p in zip(strides, self.field.period, strict=True)
@@ -460,6 +504,10 @@ def _dilated(conv: Conv) -> Conv:
     return _padded(conv, replace(conv, dilation=tuple(2 * d for d in conv.dilation)))
 
 
+def _strided(conv: Conv) -> Conv:
+    return replace(conv, stride=tuple(2 * s for s in conv.stride))
+
+
 def _larger(conv: Conv) -> Conv:
     kernel = tuple(k + 2 if k > 1 else k for k in conv.kernel)
     return _padded(conv, replace(conv, kernel=kernel, taps=None))
@@ -480,7 +528,7 @@ def _padded(old: Conv, new: Conv) -> Conv:
 
 def _rim(conv: Conv) -> Conv:
     """The same layer with the variance on the outermost taps, all equal there."""
-    inner = [np.arange(k) % max(k - 1, 1) > 0 for k in conv.kernel]
+    inner = [np.arange(k) % (k - 1) > 0 if k > 1 else np.array([True]) for k in conv.kernel]
     taps = 1.0 - reduce(np.multiply.outer, inner).astype(np.float64)
     return replace(conv, taps=taps)
 
@@ -489,6 +537,8 @@ def _rim(conv: Conv) -> Conv:
 
 
 def _text(a: Advice) -> list[str]:
+    every = -(-len(a.stages) // LONGEST)
+    shown = [s for n, s in enumerate(a.stages) if n % every == (len(a.stages) - 1) % every]
     on = "" if a.input_size is None else f" on {_axes(a.input_size)}"
     lines = [
         f"{a.network}, {a.node!r}{on}: TRF {_axes(a.trf)}, σ of the ERF {_axes(a.std)} pixels",
@@ -504,7 +554,7 @@ def _text(a: Advice) -> list[str]:
                     f"{s.share:.0%}",
                     "" if s.growth is None else f"{s.growth:+.1%}",
                 ]
-                for s in a.stages
+                for s in shown
             ],
         ),
         f"95% of σ is there at {a.settled_at}; "
@@ -570,7 +620,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _axes(values: Sequence[float]) -> str:
     texts = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values]
-    return texts[0] if len(set(texts)) == 1 and len(texts) == 1 else " × ".join(texts)
+    return " × ".join(texts)
 
 
 def _listed(names: Sequence[str]) -> str:
