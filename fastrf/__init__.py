@@ -53,6 +53,9 @@ _PUBLIC = {
     "fastrf.analytic.geometry": ("ReceptiveField", "receptive_field"),
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
+    "fastrf.advice": ("advice",),
+    "fastrf.design": ("design",),
+    "fastrf.sweep.space": ("Space",),
 }
 _MODULES = ("analytic", "errors", "importers", "metrics", "plot", "zoo")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -90,8 +93,10 @@ sys.modules[__name__].__class__ = _Package
 
 if TYPE_CHECKING:
     from fastrf import analytic, errors, importers, metrics, plot, zoo
+    from fastrf.advice import advice
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
+    from fastrf.design import design
     from fastrf.erf import ERF, erf, plan
     from fastrf.importers.onnx import from_onnx
     from fastrf.importers.torch import from_torch
@@ -125,3 +130,4 @@ if TYPE_CHECKING:
     )
     from fastrf.netfile import load, save
     from fastrf.network import Builder, Network, Node, Parallel, Residual, Sequential
+    from fastrf.sweep.space import Space

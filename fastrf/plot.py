@@ -57,7 +57,7 @@ def erf_figure(erf: ERF, scale: Literal["both", "linear", "log"] = "both") -> Fi
     """
     if scale not in _SCALES:
         raise InputError(f"scale={scale!r} is unknown; choose one of {', '.join(_SCALES)}")
-    _require()
+    require()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.gridspec import GridSpec
@@ -120,10 +120,11 @@ def check_path(path: str | os.PathLike[str]) -> None:
             f"a figure cannot be written as {suffix!r} ({str(path)!r}); "
             f"name the file {', '.join(FORMATS)}"
         )
-    _require()
+    require()
 
 
-def _require() -> None:
+def require() -> None:
+    """Raises `MissingExtra` where matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
