@@ -515,7 +515,7 @@ def _larger(conv: Conv) -> Conv:
 
 def _padded(old: Conv, new: Conv) -> Conv:
     """The new layer with so much more padding that its map keeps its size and place."""
-    pads = []
+    pads: list[Any] = []
     axes = zip(old.padding, old.kernel, old.dilation, new.kernel, new.dilation, strict=True)
     for pad, k, d, k_new, d_new in axes:
         if isinstance(pad, str):

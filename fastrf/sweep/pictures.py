@@ -82,7 +82,7 @@ def ratio_curves(
         where, values = (np.array(c, dtype=np.float64) for c in zip(*points, strict=True))
         named = label
         if len(points) > 1:
-            slope = metrics.slope_fit(where, values)
+            slope = metrics.slope_fit(where.tolist(), values.tolist())
             named = f"{label}: slope {slope:.3f}".replace("-", "−")
             # The least-squares line goes through the mean of the logarithms.
             at, level = np.log(where).mean(), np.log(values).mean()
@@ -338,4 +338,4 @@ def _label_cells(axes: Axes, which: str, values: Sequence[Any]) -> None:
 def _reach(array: np.ndarray) -> float:
     """Pixels from the centre within which an image is drawn: four standard deviations, or all."""
     spread = max(metrics.std(array))
-    return max(2.5, min(4.0 * spread + 1.0, max(array.shape) / 2))
+    return float(max(2.5, min(4.0 * spread + 1.0, max(array.shape) / 2)))
