@@ -160,8 +160,8 @@ def _extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, .
     if isinstance(layer, Pad):
         return replace(layer, mode="zeros").maps(size, ndim)
     if isinstance(layer, MaxPool | AvgPool):
-        windows = Conv(layer.kernel, layer.stride, layer.dilation, layer.padding)
-        return windows.bind(ndim).maps(size, ndim)
+        (tables,) = maps
+        return (replace(tables, axes=layer.windows(size)),)
     if isinstance(layer, Upsample):
         return _extended_upsample(layer, size, out)
     assert isinstance(layer, AdaptivePool), f"{type(layer).__name__} has no rule beyond its borders"
