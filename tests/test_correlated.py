@@ -24,6 +24,7 @@ from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
 from fastrf.lowering import lower
+from fastrf.maps import Window
 
 torch_oracle = pytest.importorskip("torch_oracle")
 covariance_oracle = pytest.importorskip("covariance_oracle")
@@ -308,6 +309,36 @@ def test_unbounded(name: str) -> None:
     assert min(corner) > 0
     assert origin == corner
     np.testing.assert_allclose(image, clipped, rtol=1e-12, atol=1e-12 * image.max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_lost(name: str) -> None:
+    """With what arrives it is what would arrive if there were no borders, where all units see the
+    same there; covariances are lost with variances."""
+    size, nodes = CASES[name]
+    network = network_of(nodes, len(size))
+    bounded = lower(network, size)
+    node = bounded.output_node(None)
+    axes = (axis for op in bounded.operations for m in op.maps for axis in m.axes)
+    if not all(isinstance(axis, Window) for axis in axes):
+        pytest.skip("phases and borders of its own: the gains are means")
+    run = functools.partial(propagate_correlated, input_node="input", kernels=load())
+    free = run(lower(network), node, (0,) * len(size))
+    for unit in units(bounded.sizes[node]):
+        found = run(bounded, node, unit)
+        assert found.lost == pytest.approx(1 - found.mass.over(free.mass), abs=1e-14)
+        assert found.lost >= 0 or not is_relative(bounded, node, "input")
+
+
+def test_what_is_lost_may_have_cancelled() -> None:
+    """Of a difference of two pixels of an average, half a unit beyond the border: its variance is
+    as large as that of both together."""
+    line = rf.Sequential(rf.Filter(2, weights=(1, -1)), rf.AvgPool(2, 1, padding=1), ndim=1)
+    graph = lower(line, 6)
+    node = graph.output_node(None)
+    found = propagate_correlated(graph, node, (0,), "input", kernels=load())
+    free = propagate_correlated(lower(line), node, (0,), "input", kernels=load())
+    assert found.lost == pytest.approx(1 - found.mass.over(free.mass), abs=1e-15)
 
 
 def test_design_figures() -> None:

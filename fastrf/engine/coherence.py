@@ -72,6 +72,13 @@ class Pair:
     b: tuple[Term, ...]
     factor: float
 
+    def both_orders(self) -> Iterator[tuple[Term, Term]]:
+        """Products of a part of one way with one of the other, and the same the other way round,
+        whose sum the covariance is."""
+        for one, other in itertools.product(self.a, self.b):
+            yield one, other
+            yield other, one
+
 
 @dataclass(slots=True)
 class Coherence:

@@ -128,9 +128,8 @@ class _CorrelatedRise(Rise):
             jump = self.function.jumps[pair.below]
             lags = self.coherence.lags[plane]
             found = [(1.0, family)]
-            for one, other in itertools.product(pair.a, pair.b):
-                for a, b in ((one, other), (other, one)):
-                    found.append((pair.factor, self._common(below, a, b, jump, lags)))
+            for a, b in pair.both_orders():
+                found.append((pair.factor, self._common(below, a, b, jump, lags)))
             family = self._summed(found)
             self._release(pair.below)
         return family
