@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -23,6 +24,7 @@ from fastrf.engine import direct
 from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
+from fastrf.engine.forecast_correlated import of_correlated
 from fastrf.lowering import lower
 from fastrf.maps import Window
 
@@ -663,6 +665,44 @@ def test_right_pixel_by_pixel_unless_something_cancels() -> None:
     assert found.origin == expected.origin
     assert found.image[0] < 1e-50 * found.image.max()
     np.testing.assert_allclose(found.image, expected.profiles[0], rtol=1e-11)
+
+
+FORETOLD: dict[str, tuple[rf.Network, Any]] = {
+    "pools at both ends": (rf.Sequential(AVG, *[CONV] * 30, AVG, CONV), None),
+    "with borders": (rf.Sequential(AVG, *[CONV] * 20, AVG, CONV), 150),
+    "pools in a row": (rf.Sequential(*[AVG, CONV] * 3, *[CONV] * 40), None),
+    "blur-pools": (rf.Sequential(*[CONV, CONV, rf.Filter(3, 2, padding=1)] * 5, CONV), None),
+    "3-D": (rf.Sequential(AVG, *[CONV] * 8, AVG, CONV, ndim=3), None),
+    "of either sign": (rf.Sequential(SOBEL, *[CONV] * 30, AVG, CONV), None),
+    "dense block": (rf.Network({"input": (rf.Input(),), "first": (DOWN, "input"), **{
+        name: node
+        for n in range(24)
+        for name, node in {
+            f"c{n}": (CONV, f"cat{n - 1}" if n else "first"),
+            f"cat{n}": (CONCAT, f"cat{n - 1}" if n else "first", f"c{n}"),
+        }.items()
+    }, "t": (rf.AvgPool(40), "cat23")}), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", FORETOLD)
+def test_memory_is_foretold(name: str, dtype: str) -> None:
+    """No less than what is taken, and little more: lags are counted plane by plane."""
+    network, size = FORETOLD[name]
+    graph = lower(network, size)
+    node = graph.output_node(None)
+    at = (graph, node, graph.unit_index(node, "center"), graph.input_node(None))
+    foretold = of_correlated(*at, np.dtype(dtype), None)
+    found = propagate_correlated(*at, kernels=load(), dtype=dtype)
+    tracemalloc.start()
+    try:
+        propagate_correlated(*at, kernels=load(), dtype=dtype)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= foretold.memory <= 1.35 * peak + (1 << 19)
+    assert foretold.support == tuple(zip(found.origin, found.image.shape, strict=True))
 
 
 def test_threads_do_not_matter() -> None:

@@ -103,7 +103,7 @@ class Coherence:
         """As `wanted_inside`, of all that an operation reads; none where nothing is to be read."""
         if id(op) not in self._inside:
             lags = [self.lags[q] for q, _ in op.sources if q in self.lags]
-            united = reduce(_united, lags) if lags else None
+            united = reduce(united_lags, lags) if lags else None
             self._inside[id(op)] = [] if united is None else wanted_inside(op, kinds, united)
         return self._inside[id(op)]
 
@@ -292,7 +292,7 @@ def _alone(lags: Lags) -> bool:
     return all(len(axis) == 1 for axis in lags)
 
 
-def _united(a: Lags | None, b: Lags) -> Lags:
+def united_lags(a: Lags | None, b: Lags) -> Lags:
     return b if a is None else tuple(x | y for x, y in zip(a, b, strict=True))
 
 
@@ -335,7 +335,7 @@ def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
         spread = tuple(frozenset(t for r in m.values() for t in r) for m in met)
-        found = _united(found, spread)
+        found = united_lags(found, spread)
     return found
 
 
@@ -362,7 +362,7 @@ def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags)
             frozenset(t for t, r in m.items() if not axis.isdisjoint(r))
             for m, axis in zip(met, lags, strict=True)
         )
-        found = _united(found, here)
+        found = united_lags(found, here)
     return found
 
 
@@ -380,10 +380,10 @@ def _wanted(
         for op, kinds in readers.get(q, ()):
             above = wanted_inside(op, kinds, found[q])[-1]
             for p, _ in op.targets:
-                found[p] = _united(found.get(p), above)
+                found[p] = united_lags(found.get(p), above)
         for pair in pairs.get(q, ()):
             above = _mixed_above(pair.a, pair.b, found[q])
-            found[pair.above] = _united(found.get(pair.above), _both_ways(above))
+            found[pair.above] = united_lags(found.get(pair.above), _both_ways(above))
     return found
 
 
@@ -411,7 +411,7 @@ def _existing(
             targets = [p for p, _ in op.targets if p in found.lags]
             if not targets:
                 continue
-            lags = reduce(_united, (found.lags[p] for p in targets))
+            lags = reduce(united_lags, (found.lags[p] for p in targets))
             cause = next((causes[p] for p in targets if p in causes), None)
             if cause is not None and not _alone(lags) and chooses(graph, op):
                 kind = graph.network.nodes[op.node].layer.kind
@@ -425,11 +425,11 @@ def _existing(
                         found.within.add(id(op))
             if cause is not None and not _alone(lags):
                 causes.setdefault(q, cause)
-            found.lags[q] = _united(found.lags.get(q), lags)
+            found.lags[q] = united_lags(found.lags.get(q), lags)
         for pair in found.pairs.get(q, ()):
             if pair.above in found.lags:
                 here = _mixed_below(pair.a, pair.b, found.lags[pair.above], wanted[q])
-                found.lags[q] = _united(found.lags.get(q), _both_ways(here))
+                found.lags[q] = united_lags(found.lags.get(q), _both_ways(here))
                 causes.setdefault(q, graph.planes[q].node)
     found.reasons += [_doubt(graph, layers) for layers in doubts.values()]
 

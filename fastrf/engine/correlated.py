@@ -39,7 +39,7 @@ from fastrf.engine.coherence import (
 )
 from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, nothing_read, propagate
-from fastrf.engine.lag_gains import LagGains, far_inside, through_ways
+from fastrf.engine.lag_gains import far_inside, lag_gains, through_ways
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import sight_of
 from fastrf.engine.stack import Stack, Sums, in_order
@@ -102,7 +102,6 @@ class _Correlated:
         self.coherence, self.kernels, self.threads = coherence, kernels, threads
         self.dtype, self.xp, self.sight = dtype, xp, sight_of(xp)
         self.sums = Sums(dtype, xp)
-        self.gains: LagGains | None = None  # where something is lost
         self.operations = graph.between(node, input_node)
         concerned = (n for n, op in enumerate(self.operations) if coherence.concerns(op))
         self.split = next(concerned, len(self.operations))
@@ -487,7 +486,7 @@ class _Correlated:
     def _book(self, stack: Stack, axis: int, size: int, op: Operation, number: int) -> None:
         """What of a stack is lost where one of two pixels, or both, lie off the map along an axis:
         each covariance by the gain of its lag."""
-        gains = self._lag_gains().of(op, number)
+        gains = lag_gains(self.graph, self.node, self.input_node).of(op, number)
         if gains is None:
             return
         (start, count), lags = stack.spans[axis], stack.lags[axis]
@@ -510,7 +509,7 @@ class _Correlated:
     ) -> None:
         """What is lost on two deterministic ways: what they would pass without borders, less what
         they pass."""
-        below = self._lag_gains().planes[pair.below]
+        below = lag_gains(self.graph, self.node, self.input_node).planes[pair.below]
         gains = through_ways(*ways, below, stack.existing)
         for part, own, sign in ((stack, gains, 1.0), (arrived, below, -1.0)):
             if part is not None:
@@ -518,12 +517,6 @@ class _Correlated:
                 sums = part.array.sum(axis=pixels, dtype=np.float64)
                 passed = (sums * self.xp.asarray(own.at(part.lags))).sum()
                 self.lost.append((passed, part.scale * own.scale * (sign * pair.factor)))
-
-    def _lag_gains(self) -> LagGains:
-        if self.gains is None:
-            where = (self.graph, self.node, self.input_node)
-            self.gains = LagGains(*where, self.coherence)
-        return self.gains
 
 
 def _is_cut(stack: Stack, ways: tuple[Term, Term]) -> bool:

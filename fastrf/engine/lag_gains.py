@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.engine.coefficients import Line, Stage, Term, terms
-from fastrf.engine.coherence import Coherence, Lags, Pair, kinds_of, lag_above, mean_share
+from fastrf.engine.coherence import Lags, Pair, coherence_of, kinds_of, lag_above, mean_share
 from fastrf.engine.scaled import ZERO, Scaled
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Kind, SpatialMap, Spread, Table, Window
@@ -39,33 +39,32 @@ class Gains:
 
     def at(self, lags: Sequence[Sequence[int]]) -> Floats:
         """Those of some lags, times 1/scale; 0 where they are not known."""
-        found = np.zeros(tuple(map(len, lags)))
-        own = [sorted(axis) for axis in self.lags]
-        for at in itertools.product(*(range(len(axis)) for axis in lags)):
-            lag = [axis[n] for axis, n in zip(lags, at, strict=True)]
-            if all(t in axis for t, axis in zip(lag, own, strict=True)):
-                found[at] = self.array[tuple(a.index(t) for a, t in zip(own, lag, strict=True))]
+        found = np.pad(self.array, [(0, 1)] * self.array.ndim)
+        for axis, (own, asked) in enumerate(zip(self.lags, lags, strict=True)):
+            place = {t: n for n, t in enumerate(sorted(own))}
+            found = found.take([place.get(t, len(own)) for t in asked], axis=axis)
         return found
 
     def times(self, factor: float) -> Gains:
         return replace(self, scale=self.scale * factor)
 
 
+def lag_gains(graph: PlaneGraph, node: str, input_node: str) -> LagGains:
+    """The gains of all planes between a map and an input, found at the first call."""
+    return graph.once(("lag gains", node, input_node), lambda: LagGains(graph, node, input_node))
+
+
 class LagGains:
-    """The gains of all planes between a map and an input.
+    """The gains of all planes between a map and an input."""
 
-    Args:
-        coherence: of that map and that input.
-    """
-
-    def __init__(self, graph: PlaneGraph, node: str, input_node: str, coherence: Coherence) -> None:
-        self.graph, self.coherence = graph, coherence
+    def __init__(self, graph: PlaneGraph, node: str, input_node: str) -> None:
+        self.graph, self.coherence = graph, coherence_of(graph, node, input_node)
         alone = (frozenset((0,)),) * graph.ndim
         one = np.ones((1,) * graph.ndim)
         self.planes = {p: Gains(alone, one, Scaled.of(1.0)) for p in graph.planes_of[input_node]}
         self.read: dict[int, list[Gains]] = {}
         self.pairs: dict[int, list[Pair]] = {}
-        for pair in itertools.chain.from_iterable(coherence.pairs.values()):
+        for pair in itertools.chain.from_iterable(self.coherence.pairs.values()):
             self.pairs.setdefault(pair.above, []).append(pair)
         for op in graph.between(node, input_node):
             self._follow(op)

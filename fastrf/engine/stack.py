@@ -127,8 +127,9 @@ class Sums:
     def steady(self, stack: Stack, growth: float = 0.0) -> Stack:
         """The stack with its largest value near the top of the headroom, or as far below it as
         room for growth asks."""
-        values = self.xp.abs(stack.array) if stack.signed else stack.array
-        largest = float(values.max())
+        largest = float(stack.array.max())
+        if stack.signed:
+            largest = max(largest, -float(stack.array.min()))
         if not largest:
             return stack
         peak = math.log2(largest)
@@ -136,7 +137,11 @@ class Sums:
         if 0 <= shift <= 16:
             return replace(stack, peak=peak)
         array = self.xp.ldexp(stack.array, shift)
-        array[self.xp.abs(array) < np.finfo(self.dtype).tiny] = 0
+        tiny = np.finfo(self.dtype).tiny
+        small = array < tiny
+        if stack.signed:
+            small &= array > -tiny
+        array[small] = 0
         scale = stack.scale * Scaled.of(1.0, -shift)
         return replace(stack, array=array, scale=scale, peak=peak + shift)
 
