@@ -22,6 +22,7 @@ from fastrf.engine.covariance import inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
 from fastrf.engine.plan import Plan, make_plan
+from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
 from fastrf.images import Image, image_of
@@ -64,7 +65,7 @@ class ERF:
             (groups, *shape) that sums to `image` over its first axis; else None.
     """
 
-    values: NDArray[Any] | FactoredImage = field(repr=False)
+    values: NDArray[Any] | FactoredImage | TuckerImage = field(repr=False)
     origin: tuple[int, ...]
     log_gain: float
     lost_mass: float

@@ -153,11 +153,10 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "powers": Engine(
         "factored",
-        recompressed.propagate_recompressed,
+        recompressed.propagate_powers,
         _by_variances(_not_powers),
-        recompressed.of_recompressed,
+        recompressed.of_powers,
         "relative",
-        recompressed.finest,
         trial=1e-3,
     ),
     "recompressed": Engine(
