@@ -383,6 +383,8 @@ CHAINS: list[dict[str, Any]] = [
     {"parameters": {"block": ["plain", "residual"], "depth": [1, 2]}},
     {"parameters": {"ndim": [1, 2, 3], "kernel": [3, [3, 5]]}, "ndim": "{ndim}"},
     {"parameters": {"ndim": [1, 3], "depth": [0, 1]}},
+    {"parameters": {"depth": [2, 4], "late": "12 // (i - 1)",
+                    "kernel": "3 if i < 2 else late", "dilation": "4 // (3 - i)"}},
     {"parameters": {"depth": [0, 2]}, "layers": [
         {"block": "dense", "repeat": "{depth}"}, {"type": "Conv", "kernel": 3},
         {"type": "Residual", "branch": [{"type": "Conv", "kernel": 1}], "when": "depth > 5"}]},

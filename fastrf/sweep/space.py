@@ -61,7 +61,7 @@ from fastrf.sweep.dimensions import (
     read_values,
     sampled,
 )
-from fastrf.sweep.expressions import FUNCTIONS, Expression, Failed, Names, nearest
+from fastrf.sweep.expressions import FUNCTIONS, Expression, Failed, Names, nearest, settled
 from fastrf.sweep.templates import INDICES, Filling, Item, evaluate
 from fastrf.sweep.vectors import ChainPlan, NoChain, NotPlain
 
@@ -217,7 +217,7 @@ def within(
     """The names within a repeat: those that have a value per layer as well."""
     here = {**names, "i": i, "j": j}
     for name, expression in layered:
-        here[name] = _settled(expression, here)
+        here[name] = settled(expression, here)
     return here
 
 
@@ -322,7 +322,7 @@ class Space:
             else:
                 names.update(zip(axis.names, axis[index], strict=True))
             for name, expression in dependents:
-                names[name] = _settled(expression, names)
+                names[name] = settled(expression, names)
             if constraints and not all(self._holds(c, names) for c in constraints):
                 continue
             if last:
@@ -568,7 +568,7 @@ class Space:
             elif self._axes_of[name]:
                 self._levels[max(self._axes_of[name])].dependents.append((name, expression))
             else:
-                self._constants[name] = _settled(expression, self._constants)
+                self._constants[name] = settled(expression, self._constants)
         self.varying = frozenset(varying)
         self.columns = tuple(name for name in self._names if name not in varying)
 
@@ -780,14 +780,6 @@ class Space:
 
     def _fail(self, place: str, message: str) -> NoReturn:
         raise InputError(" ".join(f"{self._place(place)}: {message}".split())) from None
-
-
-def _settled(expression: Expression, names: Names) -> Any:
-    """The value of an expression, or that it has none."""
-    try:
-        return expression(names)
-    except InputError as error:
-        return Failed(error)
 
 
 def _rebuilt(content: Mapping[str, Any], source: str) -> Space:

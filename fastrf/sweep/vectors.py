@@ -21,6 +21,7 @@ from fastrf.netfile import MAX_NODES
 from fastrf.network import DEFAULT_NDIM
 from fastrf.sweep.chain import Chain, ChainAxis, Floats, Whole, is_pointwise, shared
 from fastrf.sweep.expressions import Expression, Names
+from fastrf.sweep.expressions import settled as settled_value
 from fastrf.sweep.templates import Item, Value, evaluate, names_of, settled
 
 MOST_KEPT = 1 << 22
@@ -114,7 +115,7 @@ class _Field:
         for i in range(start, stop):
             here["i"] = i
             for name, expression in self.layered:
-                here[name] = expression(here)
+                here[name] = settled_value(expression, here)
             found.append(evaluate(self.value, here))
         return found
 
