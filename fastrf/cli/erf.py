@@ -132,9 +132,10 @@ def erf(
         found.save(save)
         note(f"wrote {save}")
     if plot is not None:
-        from fastrf.plot import save as save_plot
+        from fastrf.plot import erf_figure
+        from fastrf.plot import save as save_figure
 
-        save_plot(found, plot)
+        save_figure(erf_figure(found), plot)
         note(f"wrote {plot}")
     return 0
 
