@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,16 @@ pytest.importorskip("PIL")
 
 from matplotlib.figure import Figure
 
-from bench import gallery
 from fastrf import plot
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+# The benchmarks are no installed package.
+_SPEC = importlib.util.spec_from_file_location("gallery", ROOT / "bench" / "gallery.py")
+gallery = importlib.util.module_from_spec(_SPEC)
+sys.modules["gallery"] = gallery
+_SPEC.loader.exec_module(gallery)
 ENTRIES = {entry.name: entry for entry in gallery.ENTRIES}
 
 
