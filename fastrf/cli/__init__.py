@@ -1,4 +1,4 @@
-"""The command line: `fastrf rf`, `erf`, `plot`, `check`, `bench` and `info`, one module each.
+"""The command line, one module a command.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error.
 Exit codes: 0 done, 1 a check failed, 2 bad input; an interrupt gives 130, and a reader that
@@ -40,9 +40,10 @@ Examples:
   fastrf erf "plain(1000, 3)" --save erf.npz
   fastrf plot resnet50 --kind graph -o graph.svg
   fastrf check resnet50
+  fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "plot", "check", "bench", "info")
+COMMANDS = ("rf", "erf", "plot", "report", "check", "bench", "info")
 """Each is the function of its name in the module of its name."""
 
 app = App(

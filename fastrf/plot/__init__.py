@@ -51,7 +51,7 @@ __all__ = [*_HOME, "check_path"]  # noqa: PLE0604 (names known at run time)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'fastrf.plot' has no attribute {name!r}")
-    _require()
+    require()
     value = getattr(import_module(f"fastrf.plot.{_HOME[name]}"), name)
     globals()[name] = value
     return value
@@ -68,7 +68,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
         InputError: a suffix that is none of `FORMATS`.
         MissingExtra: matplotlib is not installed.
     """
-    _require()
+    require()
     from fastrf.plot.style import FORMATS
 
     suffix = Path(path).suffix.lower()
@@ -79,7 +79,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _require() -> None:
+def require() -> None:
     try:
         import_module("matplotlib")
     except ImportError:
