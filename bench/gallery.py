@@ -64,6 +64,12 @@ y, x = np.mgrid[:224, :224]
 picture = 0.6 + 0.3 * np.sin(x / 9) * np.sin(y / 14) * (np.hypot(x - 120, y - 90) < 80)
 erf = rf.erf(rf.zoo.resnet50(), "layer3", unit=(6, 8), input_size=224)"""
 
+_MEASURED = """\
+from torch import nn
+layers = [nn.Conv2d(8 if i else 1, 8, 3, padding=1) for i in range(5)]
+experiment = rf.empirical(nn.Sequential(*layers), (1, 1, 19, 19), draws=400, initialise="unit")
+theory = rf.erf(experiment.network, input_size=19)"""
+
 _CAUSAL = """\
 dilated = [rf.Conv(2, dilation=d, padding=((d, 0),)) for d in (1, 2, 4, 8)]
 field = rf.receptive_field(rf.Sequential(*dilated, ndim=1))"""
@@ -124,6 +130,13 @@ ENTRIES = (
         _NET_3D,
         "rf.plot.sections_figure(erf)",
         colors=128,
+    ),
+    Entry(
+        "comparison",
+        "Theory beside experiment: gradients of 400 networks of random weights.",
+        _MEASURED,
+        "rf.plot.comparison_figure(theory, experiment)",
+        colors=64,
     ),
     Entry(
         "growth",

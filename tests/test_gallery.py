@@ -45,8 +45,9 @@ def test_every_kind_is_shown():
     assert len(ENTRIES) == len(gallery.ENTRIES)
 
 
-# Those that need no field of a large network.
-QUICK = sorted(set(ENTRIES) - {"erf", "erf-deep", "erf-background", "growth", "growth-unet"})
+# Those that need no field of a large network, and no measurement.
+SLOW = {"erf", "erf-deep", "erf-background", "growth", "growth-unet", "comparison"}
+QUICK = sorted(set(ENTRIES) - SLOW)
 
 
 @pytest.mark.parametrize("name", QUICK)
