@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,14 +22,21 @@ from fastrf.engine.covariance import inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
 from fastrf.engine.plan import Plan, make_plan
+from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
 from fastrf.images import Image, image_of
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, as_network
 
+if TYPE_CHECKING:
+    from fastrf.empirical.measuring import Measurement
+
 SHARES = (0.2, 0.3, 0.5, 0.99)
 """Shares t of the mass for which RepLKNet (Ding et al. 2022) reports the area ratio r(t)."""
+
+FILLS = "the ERF fills the image: its sizes are cut off by the border, not by the network"
+"""The warning of a field whose sizes say more about the image than about the unit."""
 
 _FORMAT = "fastrf-erf-1"
 
@@ -38,21 +45,27 @@ _FORMAT = "fastrf-erf-1"
 class ERF:
     """The effective receptive field of one unit: the normalised gradient-variance image.
 
+    `erf` computes one, `empirical` measures one.
+
     Attributes:
         values: the image as the engine left it: an array, or factors that `image` multiplies out.
         origin: input index of ``image[0, …, 0]``, per axis; may be negative on the unbounded grid.
         log_gain: natural logarithm of the gradient variance that arrives at the input per unit
             of variance put on the unit.
-        lost_mass: share of the gradient that fell into padding on the way.
+        lost_mass: share of the gradient that fell into padding on the way; NaN where measured.
         dropped_mass: share that was dropped because `tail` allowed it.
         network, node, unit, input: what was asked for.
         input_sizes: pixels of every input map, or None on the unbounded grid.
         exact: whether adding up variances is exact for this network; if not, `inexact` says why.
         assumptions: what was assumed where the network does not say.
-        plan: how it was computed; ``print(erf.plan)`` explains.
+        plan: how it was computed or measured; ``print(erf.plan)`` explains.
+        standard_error: of every pixel of `image`, where it was measured; else None.
+        draws: independent samples that it is the mean of, where it was measured; else None.
+        groups: where it was measured, the shares that groups of draws have in it, an array
+            (groups, *shape) that sums to `image` over its first axis; else None.
     """
 
-    values: NDArray[Any] | FactoredImage = field(repr=False)
+    values: NDArray[Any] | FactoredImage | TuckerImage = field(repr=False)
     origin: tuple[int, ...]
     log_gain: float
     lost_mass: float
@@ -65,7 +78,10 @@ class ERF:
     ignore_global: bool
     inexact: tuple[str, ...]
     assumptions: tuple[str, ...]
-    plan: Plan | str = field(repr=False)
+    plan: Plan | Measurement | str = field(repr=False)
+    standard_error: NDArray[np.float64] | None = field(default=None, repr=False)
+    draws: int | None = None
+    groups: NDArray[np.float64] | None = field(default=None, repr=False)
 
     @cached_property
     def image(self) -> NDArray[Any]:
@@ -215,11 +231,36 @@ class ERF:
         """What to know before using the sizes."""
         found, size = [], self.input_size
         if size is not None and metrics.fills(self._measured, self.origin, size):
-            found.append(
-                "the ERF fills the image: its sizes are cut off by the border, not by the network"
-            )
+            found.append(FILLS)
         found.extend(f"approximate: {reason}" for reason in self.inexact)
         return tuple(found)
+
+    def uncertainty(self, measure: Callable[[ERF], Any]) -> Any:
+        """Standard error of a measure of a measured field, by the jackknife over groups of draws.
+
+        ``erf.uncertainty(lambda e: e.std)`` is one error per axis. Right for measures that vary
+        smoothly with the image (mean, std, `profile`, `log10` of a pixel); those that count pixels
+        (`luo_size`, `smallest_set`) jump, and their errors are rough.
+
+        Raises:
+            InputError: the field was computed and not measured, or of less than two draws.
+
+        Source: Efron 1982, The jackknife, the bootstrap and other resampling plans, eq. 3.1.
+        """
+        if self.groups is None or len(self.groups) < 2:
+            how = "was computed" if self.groups is None else "is of one draw"
+            raise InputError(
+                f"this field {how} and has no spread; measure it with fastrf.empirical, "
+                f"by at least two draws"
+            )
+        found = []
+        for group in self.groups:
+            rest = self.image - group
+            part = replace(self, values=rest / rest.sum(), standard_error=None, groups=None)
+            found.append(np.asarray(measure(part), dtype=np.float64))
+        values, count = np.stack(found), len(found)
+        error = np.sqrt((count - 1) / count * ((values - values.mean(0)) ** 2).sum(0))
+        return float(error) if error.ndim == 0 else error
 
     # --- out --------------------------------------------------------------------------------
 
@@ -240,8 +281,9 @@ class ERF:
             "origin": list(self.origin),
             "dtype": str(self.values.dtype),
             "log_gain": self.log_gain,
-            "lost_mass": self.lost_mass,
+            "lost_mass": None if math.isnan(self.lost_mass) else self.lost_mass,
             "dropped_mass": self.dropped_mass,
+            "draws": self.draws,
             "mean": list(self.mean),
             "std": list(self.std),
             "covariance": self.covariance.tolist(),
@@ -255,7 +297,7 @@ class ERF:
             "exact": self.exact,
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
-            "plan": asdict(self.plan) if isinstance(self.plan, Plan) else self.plan,
+            "plan": self.plan if isinstance(self.plan, str) else asdict(self.plan),
         }
 
     def save(self, path: str | Path) -> None:
@@ -275,10 +317,14 @@ class ERF:
             "inexact": list(self.inexact),
             "assumptions": list(self.assumptions),
             "plan": str(self.plan),
+            "draws": self.draws,
         }
+        arrays: dict[str, Any] = {"image": self.to_numpy()}
+        if self.standard_error is not None and self.groups is not None:
+            arrays |= {"standard_error": self.standard_error, "groups": self.groups}
         try:
             with open(path, "wb") as file:
-                np.savez_compressed(file, image=self.to_numpy(), meta=np.array(json.dumps(meta)))
+                np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
         except OSError as error:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
@@ -292,6 +338,8 @@ class ERF:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
                 image, meta = data["image"], json.loads(str(data["meta"]))
+                for name in ("standard_error", "groups"):
+                    meta[name] = data.get(name)
             if meta.pop("format") != _FORMAT:
                 raise KeyError("format")
             for name in ("origin", "unit", "inexact", "assumptions"):

@@ -231,22 +231,7 @@ class PlaneGraph:
 
         "center" is index ⌊n/2⌋ of each axis, or 0 on the unbounded grid.
         """
-        size = self.sizes[node]
-        if isinstance(unit, str):
-            if unit != "center":
-                raise InputError(f"unit={unit!r} is unknown; give 'center' or one index per axis")
-            return (0,) * self.ndim if size is None else tuple(n // 2 for n in size)
-        values = _spelled_out(unit, self.ndim)
-        if len(values) != self.ndim or not all(map(is_whole, values)):
-            raise InputError(
-                f"unit={short(unit)} must be 'center' or {self.ndim} whole numbers, one per axis"
-            )
-        if size is not None and not all(0 <= v < n for v, n in zip(values, size, strict=True)):
-            raise InputError(
-                f"unit={unit!r} is outside the map of {node!r}, whose size is {size}; "
-                f"indices start at 0"
-            )
-        return tuple(int(v) for v in values)
+        return index_of_unit(node, self.sizes[node] or (None,) * self.ndim, unit)
 
     def between(self, node: str, input_node: str) -> list[Operation]:
         """The operations on paths from `input_node` to `node`, in topological order."""
@@ -348,6 +333,30 @@ def _size(given: Any, ndim: int) -> Size | None:
         raise InputError(
             f"input_size={short(given)} must be a whole number from 1 to {MAXIMUM}, "
             f"or {ndim} of them"
+        )
+    return tuple(int(v) for v in values)
+
+
+def index_of_unit(node: str, size: Sequence[int | None], unit: Any) -> tuple[int, ...]:
+    """`unit` as one index per axis of a map of this size, the map of `node`; None is the
+    unbounded grid.
+
+    Raises:
+        InputError: it is none, or outside.
+    """
+    if isinstance(unit, str):
+        if unit != "center":
+            raise InputError(f"unit={unit!r} is unknown; give 'center' or one index per axis")
+        return tuple(0 if n is None else n // 2 for n in size)
+    values = _spelled_out(unit, len(size))
+    if len(values) != len(size) or not all(map(is_whole, values)):
+        raise InputError(
+            f"unit={short(unit)} must be 'center' or {len(size)} whole numbers, one per axis"
+        )
+    if not all(n is None or 0 <= v < n for v, n in zip(values, size, strict=True)):
+        raise InputError(
+            f"unit={unit!r} is outside the map of {node!r}, whose size is {tuple(size)}; "
+            f"indices start at 0"
         )
     return tuple(int(v) for v in values)
 

@@ -86,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> Network:
     parse = {".toml": _parse_toml, ".json": _parse_json}.get(suffix)
     if parse is None:
         _fail(str(path), f"the suffix {suffix!r} is unknown; name the file .toml, .json or .onnx")
-    text = _read(Path(path))
+    text = read_text(Path(path))
     try:
         content = parse(text)
     except RecursionError:
@@ -113,7 +113,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         _fail(str(path), f"cannot be written: {error}; choose another name or folder")
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             _fail(str(path), "is no regular file; give a .toml or .json file")

@@ -331,8 +331,9 @@ def test_every_kernel_of_the_engines_has_a_fault() -> None:
             patch.setattr(loaded, name, watched)
         for net in (MIXED, RUNS, TERMS, PROFILES):
             assert rf.check(net)
-    # No engine computes one field by the kernel of sweeps.
-    assert used == {name for name, _ in FAULTS} == kernels.KERNELS.keys() - {"chain_profiles"}
+    # No engine computes one field by the kernels of sweeps.
+    sweeps = {"chain_profiles", "grown_profiles", "chain_figures"}
+    assert used == {name for name, _ in FAULTS} == kernels.KERNELS.keys() - sweeps
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

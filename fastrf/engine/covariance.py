@@ -6,7 +6,7 @@ model of independent weights does not say remains approximate, and is named here
 
 from __future__ import annotations
 
-from fastrf.engine.coherence import coherence_of
+from fastrf.engine.coherence import coherence_of, is_correlated
 from fastrf.layers import Attention, Layer, Multiply, Norm, SqueezeExcite
 from fastrf.layers.checks import TRAINED
 from fastrf.layers.weights import weights_of
@@ -16,7 +16,7 @@ from fastrf.maps import SpatialMap, Table
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
     """Whether the image of `node` depends on covariances, so that `correlated` has to make it."""
-    return coherence_of(graph, node, input_node).matters
+    return is_correlated(graph, node, input_node)
 
 
 def is_relative(graph: PlaneGraph, node: str, input_node: str) -> bool:

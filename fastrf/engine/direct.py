@@ -34,6 +34,7 @@ from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
 if TYPE_CHECKING:
+    from fastrf.engine.recompressed.tucker import TuckerImage
     from fastrf.engine.terms import FactoredImage
 
 Array = NDArray[Any]
@@ -78,7 +79,8 @@ class Propagated:
 
     Attributes:
         image: the normalised image on the input (sum 1), no border row or column all zero; some
-            engines hand it back in factors (`terms.FactoredImage`), which `pixels` multiplies out.
+            engines hand it back in factors (`terms.FactoredImage`, `recompressed.TuckerImage`),
+            which `pixels` multiplies out.
         origin: input index of image[0, …, 0].
         mass: gradient variance that arrived, per unit put in.
         lost: share of the gradient that fell into padding, each loss weighted with the mean gain
@@ -86,7 +88,7 @@ class Propagated:
         dropped: share that was dropped on request (`tail`), weighted likewise.
     """
 
-    image: Array | FactoredImage
+    image: Array | FactoredImage | TuckerImage
     origin: tuple[int, ...]
     mass: Scaled
     lost: float

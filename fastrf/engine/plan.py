@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -226,6 +226,42 @@ def make_plans(
     return {
         node: _plan((node, outlook.unit, input_node), method, reason, forecast, *options)
         for node, forecast in forecasts.items()
+    }
+
+
+def make_correlated_plans(
+    outlook: Outlook,
+    input_node: str,
+    nodes: Sequence[str],
+    *,
+    device: Device,
+    method: str = "auto",
+    tol: float = 1e-12,
+    workers: int | None = None,
+) -> dict[str, Plan]:
+    """As `make_plans`, of the pass that carries covariances, which makes the fields of some nodes
+    on its way."""
+    forecasts = {n: f.on(costs_of(device)) for n, f in outlook.correlated.items()}
+    reason = (
+        f"its part of one pass over {len(outlook.nodes)} maps; fixed layers correlate gradients: "
+        f"covariances count too"
+    )
+    if method == "direct":
+        reason = _ASKED_FOR
+    count = _workers(workers, forecasts.values(), device)
+    options = (device, outlook.dtype, count, outlook.tail, tol)
+    # What only passes by counts with the first of the fields.
+    passing = [f for n, f in forecasts.items() if n not in nodes]
+    first = next(n for n in forecasts if n in nodes)
+    forecasts[first] = replace(
+        forecasts[first],
+        fixed=forecasts[first].fixed + sum(f.fixed for f in passing),
+        shared=forecasts[first].shared + sum(f.shared for f in passing),
+    )
+    return {
+        n: _plan((n, outlook.unit, input_node), "correlated", reason, f, *options)
+        for n, f in forecasts.items()
+        if n in nodes
     }
 
 

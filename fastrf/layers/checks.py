@@ -175,6 +175,14 @@ def nonzero(owner: str, name: str, value: Any, ndim: int) -> float:
     return number
 
 
+def keys_parameter(owner: str, name: str, value: Any, ndim: int) -> float:
+    """A number from −1 to 0: for these, cubic convolution smooths wherever it is stretched."""
+    number = _finite(value)
+    if number is None or not -1 <= number <= 0:
+        raise InputError(f"{owner}: {name}={short(value)} must be a number from -1 to 0")
+    return number
+
+
 def probability_below_one(owner: str, name: str, value: Any, ndim: int) -> float:
     """A number p with 0 ≤ p < 1."""
     number = _finite(value)

@@ -70,7 +70,7 @@ def _taps(weight: Const, reads: int) -> dict[str, Any]:
 def _conv(op: Op) -> Result:
     if op.arguments.get("transposed"):
         return _conv_transpose(op)
-    if op.x.pixels == (1,) * op.ndim and op.x.dims == op.shape:
+    if op.x.pixels == (1,) * op.ndim and op.x.dims == op.shape and not op.x.is_standard:
         # Along the channels of one pixel (efficient channel attention).
         return op.chain(op.x, Conv(1, channels=op.x.extent[CHANNEL]))
     if isinstance(op["weight"], Map):
