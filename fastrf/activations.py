@@ -266,6 +266,8 @@ def covariance(
     before, now = np.zeros_like(z), np.ones_like(z)
     total = 0.0
     for k in range(_ORDERS):
+        if abs(rho) ** k < 1e-17:
+            break
         total += float(value @ now) ** 2 * rho**k
         before, now = now, (z * now - math.sqrt(k) * before) / math.sqrt(k + 1)
     return total
