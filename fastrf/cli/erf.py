@@ -49,6 +49,10 @@ def erf(
     *,
     selection: Selection = EVERYTHING,
     unit: Unit = "center",
+    channel: Annotated[
+        int | None,
+        Parameter(group=CHOOSE, help="Of the unit, with --per-channel. Default: all of them."),
+    ] = None,
     layers: Annotated[
         str, Parameter(group=CHOOSE, help="last, or all for one line per layer.")
     ] = "last",
@@ -110,12 +114,22 @@ def erf(
     if plan:
         from fastrf.erf import plan as plan_of
 
-        question = {**selection.options(), **computation, "unit": unit_of(unit)}
+        question = {
+            **selection.options(),
+            **computation,
+            "unit": unit_of(unit),
+            "channel": channel,
+        }
         return _show_plan(plan_of(network, **question), as_json)
     from fastrf.erf import erf as field_of
 
     with Progress() as progress:
-        options: dict[str, Any] = {**selection.options(), **computation, "layers": layers}
+        options: dict[str, Any] = {
+            **selection.options(),
+            **computation,
+            "layers": layers,
+            "channel": channel,
+        }
         found: Any = field_of(network, unit=unit_of(unit), progress=progress, **options)
         if layers == "all":
             documents = [field.to_dict() for field in found.values()]

@@ -44,9 +44,10 @@ def _weights(op: Op, index: int) -> tuple[int, ...]:
 
 
 def _kernel(op: Op) -> Const | None:
-    """The weights of a convolution in floating point."""
+    """The weights of a convolution; those of quantised ones are not read."""
     value = op.input(1)
-    return value if isinstance(value, Const) else None
+    floating = op.type in ("Conv", "ConvTranspose") and isinstance(value, Const)
+    return value if floating else None
 
 
 def _groups(op: Op, x: Map) -> Any:
