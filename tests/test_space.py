@@ -266,9 +266,7 @@ def test_a_users_own_template() -> None:
         return [[Conv(width, padding=width // 2)] * times, rf.Activation(act)]
 
     stem = Conv(7, stride=2)
-    assert three == Sequential(
-        stem, *pair(3, 1, "tanh"), *pair(3, 2, "tanh"), *pair(5, 1, "relu")
-    )
+    assert three == Sequential(stem, *pair(3, 1, "tanh"), *pair(3, 2, "tanh"), *pair(5, 1, "relu"))
     assert five == Sequential(
         stem, *pair(5, 1, "tanh"), *pair(5, 2, "tanh"), *pair(7, 1, "relu"), Conv(1)
     )
@@ -294,9 +292,7 @@ def test_indices_of_nested_repeats_and_lists_of_branches() -> None:
             ],
         )
     )
-    expected = [
-        [Conv(1 + 10 * j), Conv(3 + 10 * j), Parallel(None, Conv(j + 1))] for j in range(2)
-    ]
+    expected = [[Conv(1 + 10 * j), Conv(3 + 10 * j), Parallel(None, Conv(j + 1))] for j in range(2)]
     assert found == Sequential(*expected)
 
 
@@ -338,10 +334,13 @@ def test_options() -> None:
 
 def test_taps() -> None:
     line = [1.0, 2.0, 1.0]
-    found = space({"kernel": 3, "depth": 2, "taps": ["none"], "shape": "binomial(kernel)"},
-                  blocks={"p": [{"type": "Conv", "kernel": "{kernel}", "taps": "{shape}",
-                                 "padding": "centred"}]},
-                  layers=[{"block": "p", "repeat": "{depth}", "when": "taps == 'none'"}])
+    found = space(
+        {"kernel": 3, "depth": 2, "taps": ["none"], "shape": "binomial(kernel)"},
+        blocks={
+            "p": [{"type": "Conv", "kernel": "{kernel}", "taps": "{shape}", "padding": "centred"}]
+        },
+        layers=[{"block": "p", "repeat": "{depth}", "when": "taps == 'none'"}],
+    )
     taps = np.multiply.outer(line, line)
     assert only(found) == Sequential(*[Conv(3, padding=1, taps=taps)] * 2)
     standard = space({"kernel": 3, "depth": 2, "taps": "binomial(3)"})

@@ -56,6 +56,7 @@ class Workers:
         else:
             self._executor = _as_executor(executor)
             count = _size(executor)
+        self._last: Future[Any] | None = None
         self.ahead = 2 * count if self._executor is not None else 1
 
     @property
@@ -78,11 +79,23 @@ class Workers:
             future.set_exception(error)
         return future
 
+    def look(self) -> None:
+        """Has a pool of one's own look for dead processes.
+
+        A `ProcessPoolExecutor` that has started a process with a task may wait for those that it
+        had before alone (CPython 3.11 to 3.13): the next task makes it look again.
+        """
+        if self._own and self._executor is not None and (self._last is None or self._last.done()):
+            try:
+                self._last = self._executor.submit(int)
+            except BrokenExecutor:
+                self._last = None  # its tasks say so, too
+
     def rebuild(self) -> None:
         """New processes in place of a pool that broke."""
         if self._own and self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = self._processes()
+            self._executor, self._last = self._processes(), None
 
     def close(self, *, now: bool = False) -> None:
         """Lets own processes go; with `now`, whatever they are doing."""

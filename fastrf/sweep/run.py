@@ -39,7 +39,11 @@ MOST_GRAPHS = 256
 """Graphs of the largest tasks; the first one is tried alone."""
 
 LOSSES = 2
-"""Workers that a task may take with it before it is tried alone, and then in parts."""
+"""Workers that a task may take with it before it is tried alone. What dies alone goes in halves,
+and a single network is then given up."""
+
+LOOK_SECONDS = 1.0
+"""How long nothing may come before it is looked for workers that died."""
 
 WRITTEN = 2048
 """Points whose rows wait for the next result at the most."""
@@ -173,6 +177,7 @@ class _Run:
         self._ready: deque[_Chunk] = deque()
         self._suspects: deque[_Chunk] = deque()
         self._out: dict[Future[work.Answers | work.Done], _Chunk] = {}
+        self._was_alone = False  # whether one task alone was out
         self._pending: set[str] = set()  # keys of what waits or is out
         self._sources: dict[str, AnyPoint] = {}  # where the networks of chains that are out are
 
@@ -282,7 +287,10 @@ class _Run:
 
     def _collect(self) -> None:
         """Waits for a task and deals with all that are done."""
-        finished, _ = wait(self._out, return_when=FIRST_COMPLETED)
+        self._was_alone = len(self._out) == 1
+        finished, _ = wait(self._out, LOOK_SECONDS, FIRST_COMPLETED)
+        if not finished:
+            self._workers.look()
         broken = False
         for future in finished:
             broken |= self._finish(future)
@@ -335,12 +343,13 @@ class _Run:
                 "make a new one and run the sweep again"
             ) from error
         chunk.losses += 1
-        if chunk.losses < LOSSES:
-            self._ready.append(chunk)
-        elif chunk.losses == LOSSES:
-            self._suspects.append(chunk)
-        else:
+        if self._was_alone and (len(chunk.task) > 1 or chunk.losses > LOSSES):
+            chunk.losses = max(chunk.losses, LOSSES)
             self._split(chunk, self._suspects, _LOST)
+        elif chunk.losses < LOSSES:
+            self._ready.append(chunk)
+        else:
+            self._suspects.append(chunk)
         return own
 
     def _split(self, chunk: _Chunk, queue: deque[_Chunk], why: str) -> None:
