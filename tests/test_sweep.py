@@ -236,7 +236,7 @@ def test_own_processes_of_which_one_is_killed_and_some_networks_kill(tmp_path, e
     never.touch()
     given[4] = nets[4]
     with swept(given, tmp_path / "b.db", retry_errors=True) as found:
-        assert [row for row in table(found) if row[0] == 2][:1] == wanted[2:3]
+        assert table(found) == wanted
 
 
 class Breaking(ThreadPoolExecutor):
@@ -635,3 +635,14 @@ def test_dask_of_which_a_worker_is_killed(tmp_path, expected, monkeypatch):
             assert table(found) == expected["chains"]
         killed.result()
         killer.shutdown()
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import fastrf as rf\n"
+        f"rf.sweep([rf.Conv(3)], {str(tmp_path / 's.db')!r}, workers=1, progress=False)\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "call sweep under `if __name__ == '__main__':`" in ran.stderr.splitlines()[-1]

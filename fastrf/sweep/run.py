@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing import current_process
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,8 @@ def sweep(
     points, total = points_of(space)
     wanted = work.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
+    if executor is None and count and getattr(current_process(), "_inheriting", False):
+        raise WorkerError("sweep was called while a process of another sweep imports the script")
     team = Workers(executor, count)
     with Writer(store) as writer, Progress(total, progress) as bar:
         run = _Run(writer, team, bar, wanted, options, retry_errors)
@@ -269,7 +272,7 @@ class _Run:
     def _send(self, chunk: _Chunk) -> None:
         try:
             future = self._workers.submit(work.run, chunk.task)
-        except BrokenExecutor as error:  # found out before any of its tasks was asked for
+        except Exception as error:  # it cannot be sent, or the pool is known to be broken
             future = Future()
             future.set_exception(error)
         self._out[future] = chunk
