@@ -404,7 +404,8 @@ def _ranked(
     candidates: Sequence[_Candidate], rules: Sequence[_Rule], slack: float
 ) -> list[_Candidate]:
     """Those that may fit, the cheapest first; then those within the budget, the nearest first."""
-    likely, others = [], []
+    likely: list[_Candidate] = []
+    others: list[tuple[float, float, int, _Candidate]] = []
     for candidate in candidates:
         misses = [r.miss(candidate, slack if r.name == "target_erf" else 0.0) for r in rules]
         if not any(misses):
@@ -551,7 +552,7 @@ class _Family:
 
     def misses(self, rule: _Rule, slack: float = 0.0) -> np.ndarray:
         """By which factor every candidate misses a rule, as a logarithm."""
-        value = np.log(self._figures[rule.name])
+        value: np.ndarray = np.log(self._figures[rule.name])
         miss = np.zeros_like(value)
         if rule.low > 0:
             np.maximum(miss, math.log(rule.low) - value - slack, out=miss)

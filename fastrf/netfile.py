@@ -45,6 +45,7 @@ import numpy as np
 
 from fastrf.errors import InputError, NetworkFileError
 from fastrf.layers import LAYERS, Input, Layer
+from fastrf.layers.weights import Weights
 from fastrf.network import DEFAULT_NDIM, Network, Node, Parallel, Residual, Sequential
 
 MAX_BYTES = 64 * 2**20
@@ -283,6 +284,8 @@ def _once(layer: Layer, name: str, value: Any, ndim: int) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Weights):
+        return value.packed()
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, tuple | list):

@@ -21,7 +21,7 @@ from shim.standin import StandIn
 
 from fastrf import benchmark as bench
 from fastrf import cli, device, kernels
-from fastrf.benchmark import Benchmark, Measurement, Sizes, benchmark
+from fastrf.benchmark import Benchmark, Measurement, Sizes, benchmark, cases, machine, measuring
 from fastrf.errors import DeviceError, InputError, PlanError
 
 TINY = Sizes(
@@ -89,7 +89,7 @@ def test_updates_are_the_pixels_of_all_layers(found: Benchmark) -> None:
     updates = {m.case: m.updates for m in those(found) if m.dtype == "float64"}
     assert updates["dense stencil"] == sum((2 * i + 1) ** 2 for i in range(1, TINY.stencil + 1))
     assert updates["volume"] == sum((2 * i + 1) ** 3 for i in range(1, TINY.volume + 1))
-    sweep = bench._Chains(TINY.chains, TINY.depth)
+    sweep = cases.Chains(TINY.chains, TINY.depth)
     pixels = 0
     for c in range(TINY.chains):
         length = 1
@@ -141,10 +141,10 @@ def test_progress() -> None:
 
 @pytest.mark.parametrize("sizes", [Sizes(), bench.QUICK], ids=["default", "quick"])
 def test_the_sizes_that_are_offered_exist(sizes: Sizes) -> None:
-    for case in bench._cases(sizes):
+    for case in cases.cases_of(sizes):
         assert case.name in CASES
         assert case.description
-        if isinstance(case, bench._Fields) and "input_size" in (case.options or {}):
+        if isinstance(case, cases.Fields) and "input_size" in (case.options or {}):
             output = sizes.image // 32
             assert all(0 <= i < output for unit in case.units for i in unit)
             assert len(case.units) == sizes.units**2
@@ -197,14 +197,14 @@ def test_a_library_that_takes_too_long() -> None:
 
 def test_a_case_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the result in float64, there is nothing to compare others with."""
-    whole = bench.erf
+    whole = cases.erf
 
     def half(*arguments: Any, dtype: str, **options: Any) -> Any:
         if dtype == "float64":
             raise PlanError("the plan needs about 9 MiB")
         return whole(*arguments, dtype=dtype, **options)
 
-    monkeypatch.setattr(bench, "erf", half)
+    monkeypatch.setattr(cases, "erf", half)
     found = benchmark(sizes=TINY, device="cpu")
     for m in found.measurements:
         if m.case == "sweep":
@@ -268,7 +268,7 @@ A = np.array([[4.0, 2.0], [1.0, 0.0]])
     ],
 )
 def test_errors(pictures: Any, relative: float, of_peak: float) -> None:
-    found = bench._errors([(A, (0, 0))], pictures)
+    found = measuring.errors_of([(A, (0, 0))], pictures)
     assert found == pytest.approx((relative, of_peak), nan_ok=True, abs=0)
 
 
@@ -305,9 +305,9 @@ def gpu(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_sweep_on_a_gpu(gpu: device.Device, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch, which would look for a GPU of its own."""
-    monkeypatch.setattr(bench, "_GPU_COUNT", 2)
-    case = bench._Chains(6, 4)
-    ours, numpy = bench._Run(TINY, None).measure(case, gpu, dtype)
+    monkeypatch.setattr(machine, "GPU_COUNT", 2)
+    case = cases.Chains(6, 4)
+    ours, numpy = measuring.Run(TINY, None).measure(case, gpu, dtype)
     assert (ours.device, ours.dtype, ours.engine) == ("cuda:0", dtype, "chain_profiles")
     assert ours.ok is True
     assert ours.seconds_with_transfer > 0

@@ -16,6 +16,7 @@ import pytest
 
 import fastrf as rf
 from fastrf import cli, kernels
+from fastrf.cli import info, options, printing, progress
 from fastrf.erf import ERF
 from fastrf.erf import erf as field_of
 
@@ -162,7 +163,7 @@ def test_columns_are_left_out_only_where_they_do_not_fit(capsys, monkeypatch):
 
 @pytest.mark.parametrize("width", [1, 2, 7, 8])
 def test_shortened_names_keep_both_ends(width):
-    found = cli._shortened("layer4.2.relu_2", width)
+    found = printing.shortened("layer4.2.relu_2", width)
     assert len(found) == width
     head, tail = found.split("…")
     assert "layer4.2.relu_2".startswith(head)
@@ -356,7 +357,7 @@ def test_info(capsys):
     _, out, _ = run(capsys, "info")
     for name, version in found["packages"].items():
         (line,) = [line for line in out.splitlines() if line.split()[0] == name]
-        assert (version or f"fastrf[{cli.OPTIONAL.get(name)}]") in line
+        assert (version or f"fastrf[{info.OPTIONAL.get(name)}]") in line
 
 
 def test_version_and_help(capsys):
@@ -511,7 +512,7 @@ def test_interrupt(capsys, monkeypatch):
     def interrupted(self, net):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Selection, "read", interrupted)
+    monkeypatch.setattr(options.Selection, "read", interrupted)
     assert run(capsys, "rf", "resnet50") == (130, "", "fastrf: interrupted\n")
 
 
@@ -523,7 +524,7 @@ def test_the_machine_s_limits_are_one_line(capsys, monkeypatch, error, named):
     def fails(self, net):
         raise error
 
-    monkeypatch.setattr(cli.Selection, "read", fails)
+    monkeypatch.setattr(options.Selection, "read", fails)
     code, out, err = run(capsys, "rf", "resnet50")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert named in err
@@ -586,30 +587,30 @@ class Terminal(io.StringIO):
 def test_progress_appears_for_long_work_alone(monkeypatch, patience, shown):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(cli, "PATIENCE", patience)
+    monkeypatch.setattr(progress, "PATIENCE", patience)
     monkeypatch.setenv("TERM", "xterm")
-    with cli._Progress() as progress:
-        progress(0.25)
+    with progress.Progress() as bar:
+        bar(0.25)
         end = time.monotonic() + 5
-        while shown and progress._bar is None and time.monotonic() < end:
+        while shown and bar._bar is None and time.monotonic() < end:
             time.sleep(0.01)
-        progress(0.5)
+        bar(0.5)
     assert ("computing" in terminal.getvalue()) is shown
 
 
 def test_progress_needs_a_terminal(monkeypatch):
     errors = io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)
-    monkeypatch.setattr(cli, "PATIENCE", 0.0)
-    with cli._Progress() as progress:
-        progress(0.5)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    with progress.Progress() as bar:
+        bar(0.5)
         time.sleep(0.05)
     assert errors.getvalue() == ""
 
 
 def test_progress_reports_shares(monkeypatch):
     shares = []
-    monkeypatch.setattr(cli._Progress, "__call__", lambda self, share: shares.append(share))
+    monkeypatch.setattr(progress.Progress, "__call__", lambda self, share: shares.append(share))
     assert cli.main(["erf", "plain(5)", "--method", "direct"]) == 0
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)

@@ -515,6 +515,14 @@ def test_windows_that_leave_the_map_keep_their_size(pool: Any) -> None:
     assert field.beyond == ((0, 1),)
 
 
+@pytest.mark.parametrize("pool", [MaxPool, AvgPool])
+def test_a_window_larger_than_its_map(pool: Any) -> None:
+    """In ceil mode the only window of a map may reach beyond it."""
+    field = receptive_field([pool((3,), stride=3, ceil_mode=True)], input_size=2)
+    assert field.box(0) == ((0, 2),)
+    assert field.box(0, clip=True) == ((0, 1),)
+
+
 def test_several_inputs() -> None:
     net = Network(
         {

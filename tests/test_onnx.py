@@ -930,12 +930,10 @@ UNSUPPORTED = {
     "concat with constant": (one("Concat", (1, 2, 8, 6), axis=1), "constant"),
     "subgraph": (subgraph(), "subgraph"),
     "reverse": (slices([-1], [-99], [2], [-1]), "backwards"),
-    "cubic": (resize([1, 1, 2, 2], mode="cubic"), "'cubic'"),
     "crop and resize": (
         resize([1, 1, 2, 2], mode="linear", coordinate_transformation_mode="tf_crop_and_resize"),
         "tf_crop_and_resize",
     ),
-    "antialias": (resize([1, 1, 0.5, 0.5], mode="linear", antialias=1), "antialias"),
     # Of four pixels ONNX takes the second by default; PyTorch's modes take the first or third.
     "nearest ties": (resize([1, 1, 0.25, 0.25], **NEAREST), "round_prefer_floor"),
     "resized channels": (resize([1, 2, 2, 2], **NEAREST), "channels"),

@@ -23,10 +23,13 @@ OPTIONAL = {"numba", "scipy", "onnx", "torch", "matplotlib", "cupy"}
 
 
 def sources(*folders: str) -> Iterator[Path]:
-    """Python and CUDA sources under the folders, relative to the checkout."""
+    """Python and CUDA sources, and parts of the report's page, relative to the checkout."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".cu", ".cuh") and "__pycache__" not in path.parts:
+            if (
+                path.suffix in (".py", ".cu", ".cuh", ".css", ".js")
+                and "__pycache__" not in path.parts
+            ):
                 yield path.relative_to(ROOT)
 
 
@@ -228,7 +231,14 @@ def reaches(names: set[str], rooms: tuple[str, ...]) -> list[str]:
     return sorted(n for n in names if any(n == r or n.startswith(f"{r}.") for r in rooms))
 
 
-OUTER = ("fastrf.erf", "fastrf.check", "fastrf.cli", "fastrf.plot")
+OUTER = (
+    "fastrf.erf",
+    "fastrf.check",
+    "fastrf.cli",
+    "fastrf.plot",
+    "fastrf.report",
+    "fastrf.tiling",
+)
 CORE = (
     "fastrf/layers", "fastrf/layers.py", "fastrf/maps.py", "fastrf/network.py", "fastrf/lowering",
     "fastrf/lowering.py", "fastrf/netfile.py", "fastrf/zoo", "fastrf/importers", "fastrf/errors.py",
@@ -251,7 +261,7 @@ WALLS = [
     (("fastrf/engine",), ("fastrf/engine/plan.py",), ANALYTIC_BUT_BOUNDS),
     (("fastrf/engine/plan.py",), (), ("fastrf.analytic.geometry", *OUTER)),
     (
-        ("fastrf/metrics.py", "fastrf/images.py", "fastrf/arrays.py"),
+        ("fastrf/metrics", "fastrf/images.py", "fastrf/arrays.py"),
         (),
         ("fastrf.analytic", *COMPUTING),
     ),

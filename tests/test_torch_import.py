@@ -141,7 +141,9 @@ CHAINS = {
     "half pixel": (nn.Upsample(scale_factor=(2, 3), mode="bilinear"),
                    [Upsample((2, 3), "linear")]),
     "antialiased": (Function(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear",
-                                                     antialias=True)), [Upsample(2, "linear")]),
+                                                     antialias=True)),
+                    [Upsample(2, "linear", antialias=True)]),
+    "cubic": (nn.Upsample(scale_factor=2, mode="bicubic"), [Upsample(2, "cubic")]),
     "to its own size": (Function(lambda x: F.interpolate(x, size=x.shape[-2:])), [Identity()]),
     "zeros": (nn.ZeroPad2d((1, 2, 3, 0)), [Pad(((3, 0), (1, 2)))]),
     "negative pad": (nn.ZeroPad2d((1, -2, 0, 0)), [Crop((0, (0, 2))), Pad((0, (1, 0)))]),
@@ -483,9 +485,6 @@ def written_into(x):
 
 
 REFUSED = {
-    "cubic": (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), "bicubic"),
-    "antialiased": (lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True),
-                    "antialias"),
     "fractional": (lambda x: F.fractional_max_pool2d(x, 2, output_size=3), "random"),
     "flip": (lambda x: x.flip(2), "turns an axis round"),
     "sampled": (lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1)), "the data decide"),

@@ -144,8 +144,8 @@ def _per_axis(rule: Callable[..., Any], *values: Sequence[Any]) -> tuple[Any, ..
 # --- layers beyond their borders ------------------------------------------------------------
 
 
-def _extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, ...]:
-    """`maps`, lowered for a map of known size, continued beyond its borders.
+def extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, ...]:
+    """`maps` of a layer, lowered for a map of known size, continued beyond the map's borders.
 
     Only tables know borders: padding that mirrors, windows that leave the map, clamped resizes.
     """
@@ -160,8 +160,8 @@ def _extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, .
     if isinstance(layer, Pad):
         return replace(layer, mode="zeros").maps(size, ndim)
     if isinstance(layer, MaxPool | AvgPool):
-        windows = Conv(layer.kernel, layer.stride, layer.dilation, layer.padding)
-        return windows.bind(ndim).maps(size, ndim)
+        (tables,) = maps
+        return (replace(tables, axes=layer.windows(size)),)
     if isinstance(layer, Upsample):
         return _extended_upsample(layer, size, out)
     assert isinstance(layer, AdaptivePool), f"{type(layer).__name__} has no rule beyond its borders"
@@ -239,7 +239,7 @@ def _ascend(graph: PlaneGraph, source: str) -> _Pass:
         writers: dict[int, set[str]] = {}
         layer = graph.network.nodes[name].layer
         for op in operations:
-            maps = _extended(op.maps, layer)
+            maps = extended(op.maps, layer)
             found.maps.append(maps)
             state = unite(found.planes[q] for q, _ in op.sources)
             for spatial in maps:
@@ -551,6 +551,21 @@ class ReceptiveField:
         return tuple(math.lcm(*(len(e.firsts) for e in ends)) for ends in state)
 
     @property
+    def ends(self) -> State:
+        """First and last pixel of every unit's box, per axis: what `box` says, as functions of the
+        unit's index, one `Ends` per jump; () where the input is not seen."""
+        return self._pass.nodes[self.node]
+
+    def of(self, output: str) -> ReceptiveField:
+        """The field of another map on the same input; it costs nothing more.
+
+        Raises:
+            InputError: no node or end point is called `output`.
+        """
+        node = self._graph.output_node(output)
+        return replace(self, node=node, map_size=self._graph.sizes[node])
+
+    @property
     def aligned(self) -> bool:
         """Whether every path into every merge gives the same stride and centre.
 
@@ -776,7 +791,8 @@ def receptive_field(
     """
     graph = lower(as_network(net), input_size, ignore_global=ignore_global)
     node, source = graph.output_node(output), graph.input_node(input)
-    found = _ascend(graph, source)
+    # Fields of several maps of one network share the pass.
+    found = graph.once(("ascent", source), lambda: _ascend(graph, source))
     if () in found.nodes[node]:
         left_out = " once global layers are left out" if ignore_global else ""
         raise InputError(

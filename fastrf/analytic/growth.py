@@ -90,4 +90,4 @@ def gaussian_size(
         beside = spike / (1 - np.asarray(spike)) * (2 * math.pi * wide**2) ** (ndim / 2)
         heights = -np.log(level) - np.log1p(beside)
     # No smaller than the pixel of the centre.
-    return np.maximum(1.0, side * wide * np.sqrt(2 * np.maximum(heights, 0.0)))
+    return np.asarray(np.maximum(1.0, side * wide * np.sqrt(2 * np.maximum(heights, 0.0))))

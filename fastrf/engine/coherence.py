@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,9 @@ Lags = tuple[frozenset[int], ...]
 MOST_STEPS = 1_000_000
 """Steps taken in search of ways that meet again, before it is given up and said so."""
 
+KEPT_MAPS = 4096
+"""Maps whose lags are kept: all layers of a network ask for those of the maps below them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -68,6 +71,13 @@ class Pair:
     a: tuple[Term, ...]
     b: tuple[Term, ...]
     factor: float
+
+    def both_orders(self) -> Iterator[tuple[Term, Term]]:
+        """Products of a part of one way with one of the other, and the same the other way round,
+        whose sum the covariance is."""
+        for one, other in itertools.product(self.a, self.b):
+            yield one, other
+            yield other, one
 
 
 @dataclass(slots=True)
@@ -93,7 +103,7 @@ class Coherence:
         """As `wanted_inside`, of all that an operation reads; none where nothing is to be read."""
         if id(op) not in self._inside:
             lags = [self.lags[q] for q, _ in op.sources if q in self.lags]
-            united = reduce(_united, lags) if lags else None
+            united = reduce(united_lags, lags) if lags else None
             self._inside[id(op)] = [] if united is None else wanted_inside(op, kinds, united)
         return self._inside[id(op)]
 
@@ -124,7 +134,63 @@ def coherence_of(graph: PlaneGraph, node: str, input_node: str | None = None) ->
     return graph.once(("coherence", node, input_node), lambda: _found(graph, node, input_node))
 
 
-def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
+def coherence_of_all(graph: PlaneGraph, node: str, input_node: str) -> Coherence:
+    """As `coherence_of`, of units on all maps between the input and a node together: lags are
+    there if there is a map from whose unit they come."""
+    key = ("coherence of all", node, input_node)
+    return graph.once(key, lambda: _found(graph, node, input_node, everywhere=True))
+
+
+def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
+    """`coherence_of(…).matters`, found for all maps at the first call: whether some layer on the
+    way correlates what is uncorrelated above it, and something below adds that up."""
+    origins = graph.once(("correlating", input_node), lambda: _correlating(graph, input_node))
+    return bool(origins) and not origins.isdisjoint(graph.ancestors(node))
+
+
+def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
+    """The nodes that correlate gradients which are uncorrelated above them."""
+    reached = set(graph.planes_of[input_node])
+    operations = []
+    for op in graph.operations:
+        if any(q in reached for q, _ in op.sources):
+            reached.update(p for p, _ in op.targets)
+            operations.append(op)
+    if not _anything_common(operations):
+        return set()
+    readers = _readers(graph, operations)
+    pairs: dict[int, list[Pair]] = {}
+    for pair in _Ways(graph, readers).pairs():
+        pairs.setdefault(pair.below, []).append(pair)
+    found = {graph.planes[pair.above].node for some in pairs.values() for pair in some}
+    wanted = _wanted(graph.planes_of[input_node], graph.ndim, readers, pairs)
+    for q in wanted:
+        for op, kinds in readers.get(q, ()):
+            inside = wanted_inside(op, kinds, wanted[q])
+            lags: Lags = (frozenset((0,)),) * graph.ndim
+            for number in range(len(op.maps) - 1, -1, -1):
+                lags = below(kinds[number], op.maps[number], lags, inside[number])
+                if not _alone(lags):
+                    found.add(op.node)
+    return found
+
+
+def _readers(
+    graph: PlaneGraph, operations: Iterable[Operation]
+) -> dict[int, list[tuple[Operation, Kinds]]]:
+    """What reads each plane, and how the weights of its maps behave."""
+    readers: dict[int, list[tuple[Operation, Kinds]]] = {}
+    for op in operations:
+        if not is_endless(op):
+            kinds = kinds_of(graph, op)
+            for q, _ in op.sources:
+                readers.setdefault(q, []).append((op, kinds))
+    return readers
+
+
+def _found(
+    graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool = False
+) -> Coherence:
     inputs = graph.network.inputs if input_node is None else (input_node,)
     if input_node is None:
         if len(inputs) == 1:
@@ -135,22 +201,23 @@ def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
         all_ = graph.between(node, input_node)
     if not _anything_common(all_):
         return Coherence()
-    operations = [(op, kinds_of(graph, op)) for op in all_ if not is_endless(op)]
-    readers: dict[int, list[tuple[Operation, Kinds]]] = {}
-    for op, kinds in operations:
-        for q, _ in op.sources:
-            readers.setdefault(q, []).append((op, kinds))
+    readers = _readers(graph, all_)
     found, ways = Coherence(), _Ways(graph, readers)
     for pair in ways.pairs():
         found.pairs.setdefault(pair.below, []).append(pair)
     found.reasons = list(ways.reasons)
-    maps = [(kind, m) for op, kinds in operations for kind, m in zip(kinds, op.maps, strict=True)]
+    maps = [
+        (kind, m)
+        for ops in readers.values()
+        for op, kinds in ops
+        for kind, m in zip(kinds, op.maps, strict=True)
+    ]
     spread = bool(found.pairs) or any(kind == "fixed" and m.correlates for kind, m in maps)
     if not spread or not (found.pairs or any(k != "random" and m.overlaps for k, m in maps)):
         return found  # most networks; no lag but 0 is there, or none is wanted
     seeds = [p for name in inputs for p in graph.planes_of[name]]
     wanted = _wanted(seeds, graph.ndim, readers, found.pairs)
-    _existing(graph, node, readers, wanted, found)
+    _existing(graph, wanted if everywhere else graph.planes_of[node], readers, wanted, found)
     return found
 
 
@@ -225,7 +292,7 @@ def _alone(lags: Lags) -> bool:
     return all(len(axis) == 1 for axis in lags)
 
 
-def _united(a: Lags | None, b: Lags) -> Lags:
+def united_lags(a: Lags | None, b: Lags) -> Lags:
     return b if a is None else tuple(x | y for x, y in zip(a, b, strict=True))
 
 
@@ -238,6 +305,7 @@ def wanted_inside(op: Operation, kinds: Kinds, lags: Lags) -> list[Lags]:
     return found
 
 
+@lru_cache(maxsize=KEPT_MAPS)
 def _above(kind: Kind, move: SpatialMap, lags: Lags) -> Lags:
     """The lags of what a map writes that those of what it reads depend on."""
     if kind == "random":
@@ -267,10 +335,11 @@ def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
         spread = tuple(frozenset(t for r in m.values() for t in r) for m in met)
-        found = _united(found, spread)
+        found = united_lags(found, spread)
     return found
 
 
+@lru_cache(maxsize=KEPT_MAPS)
 def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
     """The lags among those wanted of what a map reads at which there is something."""
     if kind == "random":
@@ -278,7 +347,8 @@ def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
             frozenset(t for t in want if lag_above(a, t) in axis)
             for a, axis, want in zip(move.axes, lags, wanted, strict=True)
         )
-    if _alone(wanted) or (kind == "routing" and _alone(lags)):
+    # Uncorrelated gradients stay so unless one of them goes to several pixels for certain.
+    if _alone(wanted) or (_alone(lags) and (kind == "routing" or not move.correlates)):
         return (frozenset((0,)),) * len(lags)
     own = terms((move,), len(lags))
     return _mixed_below(own, own, lags, wanted)
@@ -292,7 +362,7 @@ def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags)
             frozenset(t for t, r in m.items() if not axis.isdisjoint(r))
             for m, axis in zip(met, lags, strict=True)
         )
-        found = _united(found, here)
+        found = united_lags(found, here)
     return found
 
 
@@ -310,10 +380,10 @@ def _wanted(
         for op, kinds in readers.get(q, ()):
             above = wanted_inside(op, kinds, found[q])[-1]
             for p, _ in op.targets:
-                found[p] = _united(found.get(p), above)
+                found[p] = united_lags(found.get(p), above)
         for pair in pairs.get(q, ()):
             above = _mixed_above(pair.a, pair.b, found[q])
-            found[pair.above] = _united(found.get(pair.above), _both_ways(above))
+            found[pair.above] = united_lags(found.get(pair.above), _both_ways(above))
     return found
 
 
@@ -324,23 +394,24 @@ def _both_ways(lags: Lags) -> Lags:
 
 def _existing(
     graph: PlaneGraph,
-    node: str,
+    starts: Iterable[int],
     readers: Mapping[int, Sequence[tuple[Operation, Kinds]]],
     wanted: Mapping[int, Lags],
     found: Coherence,
 ) -> None:
-    """Fills in the lags at which there is something among those wanted, and the reasons."""
+    """Fills in the lags among those wanted at which there is something, where gradients start on
+    the planes `starts`; and the reasons."""
     doubts: dict[str, dict[str, str]] = {}
     causes: dict[int, str] = {}
     alone = (frozenset((0,)),) * graph.ndim
-    for p in graph.planes_of[node]:
+    for p in starts:
         found.lags[p] = alone
     for q in sorted(wanted, reverse=True):
         for op, kinds in readers.get(q, ()):
             targets = [p for p, _ in op.targets if p in found.lags]
             if not targets:
                 continue
-            lags = reduce(_united, (found.lags[p] for p in targets))
+            lags = reduce(united_lags, (found.lags[p] for p in targets))
             cause = next((causes[p] for p in targets if p in causes), None)
             if cause is not None and not _alone(lags) and chooses(graph, op):
                 kind = graph.network.nodes[op.node].layer.kind
@@ -354,11 +425,11 @@ def _existing(
                         found.within.add(id(op))
             if cause is not None and not _alone(lags):
                 causes.setdefault(q, cause)
-            found.lags[q] = _united(found.lags.get(q), lags)
+            found.lags[q] = united_lags(found.lags.get(q), lags)
         for pair in found.pairs.get(q, ()):
             if pair.above in found.lags:
                 here = _mixed_below(pair.a, pair.b, found.lags[pair.above], wanted[q])
-                found.lags[q] = _united(found.lags.get(q), _both_ways(here))
+                found.lags[q] = united_lags(found.lags.get(q), _both_ways(here))
                 causes.setdefault(q, graph.planes[q].node)
     found.reasons += [_doubt(graph, layers) for layers in doubts.values()]
 

@@ -6,15 +6,17 @@ model of independent weights does not say remains approximate, and is named here
 
 from __future__ import annotations
 
-from fastrf.engine.coherence import coherence_of
-from fastrf.layers import Attention, Multiply, Norm, SqueezeExcite
+from fastrf.engine.coherence import coherence_of, is_correlated
+from fastrf.layers import Attention, Layer, Multiply, Norm, SqueezeExcite
+from fastrf.layers.checks import TRAINED
+from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Table
 
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
     """Whether the image of `node` depends on covariances, so that `correlated` has to make it."""
-    return coherence_of(graph, node, input_node).matters
+    return is_correlated(graph, node, input_node)
 
 
 def is_relative(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -41,7 +43,34 @@ def inexact_reasons(graph: PlaneGraph, node: str) -> list[str]:
 
 
 def _reasons(graph: PlaneGraph, node: str) -> list[str]:
-    return [*_models(graph, node), *coherence_of(graph, node).reasons]
+    correlations = coherence_of(graph, node)
+    found = [*_models(graph, node), *_weights(graph, node), *correlations.reasons]
+    if correlations.matters and any(map(weights_of, _layers(graph, node))):
+        found.append(
+            "fixed layers correlate gradients: channel by channel their squares are added up as if "
+            "uncorrelated"
+        )
+    return found
+
+
+def _layers(graph: PlaneGraph, node: str) -> list[Layer]:
+    return [graph.network.nodes[name].layer for name in graph.ancestors(node)]
+
+
+def _weights(graph: PlaneGraph, node: str) -> list[str]:
+    """What is left out where weights are given and not random."""
+    found, layers = [], _layers(graph, node)
+    if any(map(weights_of, layers)):
+        found.append(
+            "the weights are fixed: the image is the mean over independent random signs of all of "
+            "them, so what paths through different weights have in common is left out"
+        )
+    if any(getattr(layer, "init", None) == TRAINED for layer in layers):
+        found.append(
+            "trained weights are fixed: independent ones of mean 0 stand in for them, with the "
+            "mean squares of a layer's taps over its channels"
+        )
+    return found
 
 
 def _models(graph: PlaneGraph, node: str) -> list[str]:

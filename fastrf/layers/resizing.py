@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from fastrf.errors import InputError
 from fastrf.layers.base import Layer
-from fastrf.layers.checks import checked, checked_size, choice, per_axis, scales, whole_per_axis
+from fastrf.layers.checks import (
+    checked,
+    checked_size,
+    choice,
+    flag,
+    keys_parameter,
+    per_axis,
+    scales,
+    whole_per_axis,
+)
 from fastrf.maps import IDENTITY, AxisMap, Size, SpatialMap, Spread, Table, Window
 
 
@@ -26,9 +35,15 @@ class Upsample(Layer):
             nearest fraction with a denominator up to 1024).
         size: output size instead of a scale; needs a known input size.
         mode: "nearest" (⌊o/scale⌋, PyTorch), "nearest-exact" (pixel centres), "linear", "cubic"
-            (Keys' kernel with a = −3/4, as in PyTorch).
+            (Keys' cubic convolution, 1981).
         coordinates: for "linear" and "cubic": "half_pixel" (PyTorch's align_corners=False),
             "align_corners" or "asymmetric" (o/scale).
+        antialias: for "linear" and "cubic": stretch the kernel to the output's pixels where the
+            map gets smaller.
+        a: Keys' parameter; default: −3/4, with `antialias` −1/2, as in PyTorch.
+        outside: what taps beyond the map count for: its "edge", or nothing ("excluded"; the
+            others are scaled up to sum 1). Default: "edge", with `antialias` "excluded", as in
+            PyTorch.
     """
 
     scale: Any = per_axis(scales, None)
@@ -39,11 +54,24 @@ class Upsample(Layer):
     coordinates: Literal["half_pixel", "align_corners", "asymmetric"] = checked(
         choice("half_pixel", "align_corners", "asymmetric"), "half_pixel", kw_only=True
     )
+    antialias: bool = checked(flag, False, kw_only=True)
+    a: float | None = checked(keys_parameter, None, kw_only=True)
+    outside: Literal["edge", "excluded"] | None = checked(
+        choice("edge", "excluded"), None, kw_only=True
+    )
 
     def _bound(self, ndim: int) -> Self:
         if (self.scale is None) == (self.size is None):
             raise InputError("Upsample: give either scale or size, and not both")
-        return self if self._interpolates else replace(self, coordinates="half_pixel")
+        if not self._interpolates:
+            return replace(self, coordinates="half_pixel", antialias=False, a=None, outside=None)
+        a = None if self.mode == "linear" else (-0.5 if self.antialias else -0.75)
+        outside: Literal["edge", "excluded"] = "excluded" if self.antialias else "edge"
+        return replace(
+            self,
+            a=a if self.a is None or self.mode == "linear" else self.a,
+            outside=self.outside or outside,
+        )
 
     @property
     def _interpolates(self) -> bool:
@@ -94,35 +122,66 @@ class Upsample(Layer):
             above, below = o * (n - 1), max(rows - 1, 1)
         else:
             above, below = o * q, p  # o/scale
-        if self.mode == "cubic":
-            return _cubic(above, below, n, q)
+        if self._interpolates:
+            stretch = max(1 / scale, Fraction(1)) if self.antialias else Fraction(1)
+            kernel = _Kernel(stretch, self.a, self.outside == "excluded")
+            return kernel.table(above, below, n, q)
         if n is not None:
             above = above.clip(0, (n - 1) * below)
-        starts = above // below
-        if self.mode != "linear":
-            return Table(starts, np.ones((rows, 1)), 0 if n is not None else q)
-        # Both weights from whole numbers: 1 − right would lose digits where right is near 1.
-        right = above - starts * below
-        weights = np.stack([below - right, right], axis=1) / below
-        return Table(starts, weights**2, 0 if n is not None else q)
+        return Table(above // below, np.ones((rows, 1)), 0 if n is not None else q)
 
 
-def _cubic(above: NDArray[np.int64], below: int, n: int | None, advance: int) -> Table:
-    """Keys' cubic convolution (1981) at the positions above/below, with a = −3/4: taps that fall
-    off the map are added to its edge pixels."""
-    starts = above // below - 1
-    t = (above - (starts + 1) * below) / below
-    a = -0.75
-    near, far = ([(a + 2) * d**3 - (a + 3) * d**2 + 1 for d in (t, 1 - t)]), (t + 1, 2 - t)
-    outer = [a * (d**3 - 5 * d**2 + 8 * d - 4) for d in far]
-    weights = np.stack([outer[0], *near, outer[1]], axis=1)
-    if n is None:
-        return Table(starts, weights**2, advance, weights)
-    taps = (starts[:, None] + np.arange(4)).clip(0, n - 1)
-    starts = np.ascontiguousarray(taps[:, 0])
-    folded = np.zeros_like(weights)
-    np.add.at(folded, (np.arange(len(taps))[:, None], taps - starts[:, None]), weights)
-    return Table(starts, folded**2, 0, folded)
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """An interpolation kernel.
+
+    Attributes:
+        stretch: pixels per unit of the kernel's argument, at least 1.
+        a: parameter of Keys' cubic, which reaches 2 units to either side; None: the triangle,
+            which reaches 1.
+        excluded: whether taps beyond the map count for nothing, and not for its edge.
+    """
+
+    stretch: Fraction
+    a: float | None
+    excluded: bool
+
+    def table(self, above: NDArray[np.int64], below: int, n: int | None, advance: int) -> Table:
+        """The taps at the positions above/below of a map of n pixels (None: of any)."""
+        reach, whole = self.stretch * (1 if self.a is None else 2), self.stretch.denominator
+        first = (above * reach.denominator - reach.numerator * below) // (
+            below * reach.denominator
+        ) + 1
+        read = first[:, None] + np.arange(math.ceil(2 * reach))
+        distance = np.abs(read * below - above[:, None]) * whole
+        weights = self._at(distance, below * self.stretch.numerator)
+        if n is not None and self.excluded:
+            weights = np.where((read >= 0) & (read < n), weights, 0.0)
+        if self.stretch > 1 or self.excluded:
+            weights = weights / weights.sum(axis=1, keepdims=True)
+        starts = first
+        if n is not None:
+            # Taps beyond the map are added to its edge pixels.
+            taps = read.clip(0, n - 1)
+            starts = np.ascontiguousarray(taps[:, 0])
+            folded = np.zeros_like(weights)
+            np.add.at(folded, (np.arange(len(taps))[:, None], taps - starts[:, None]), weights)
+            weights = folded
+        negative = self.a is not None and weights.min() < 0
+        return Table(
+            starts, weights**2, 0 if n is not None else advance, weights if negative else None
+        )
+
+    def _at(self, distance: NDArray[np.int64], unit: int) -> NDArray[np.float64]:
+        """The kernel at distance/unit."""
+        if self.a is None:
+            # From whole numbers: 1 − distance would lose digits where that is near 1.
+            return (unit - distance).clip(0) / unit
+        d, a = distance / unit, self.a
+        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+        found: NDArray[np.float64] = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+        return found
 
 
 def _resize(axes: Sequence[AxisMap], size: Size | None, out: Size | None) -> SpatialMap:

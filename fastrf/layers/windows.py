@@ -46,6 +46,10 @@ class Windowed(Layer):
         window = (self.padding, self.kernel, self.stride, self.dilation, sizes)
         return tuple(_resolve(*axis) for axis in zip(*window, strict=True))
 
+    def windows(self, size: Size | None) -> tuple[Window, ...]:
+        """The primitive map of each axis, on a map of this size but regardless of its borders."""
+        return self._windows(self._pads(size))
+
     def _windows(self, pads: tuple[Pair, ...]) -> tuple[Window, ...]:
         """The primitive map of each axis, on a map padded by `pads`."""
         window = (self.kernel, self.stride, self.dilation, pads)

@@ -52,8 +52,8 @@ class ChainAxis:
     def key(self) -> tuple[object, ...]:
         """Equal for axes of equal layers."""
         arrays = (self.kernel, self.stride, self.dilation, self.lo, self.hi)
-        lines = self.taps and tuple(None if v is None else v.tobytes() for v in self.taps)
-        return (*(array.tobytes() for array in arrays), lines)
+        lines = [None if v is None else v.tobytes() for v in self.taps or ()]
+        return (*(array.tobytes() for array in arrays), *lines)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +158,8 @@ def _axes(convs: Sequence[Conv], ndim: int) -> tuple[ChainAxis, ...] | None:
     axes = []
     for axis in range(ndim):
         rows = [(c.kernel[axis], c.stride[axis], c.dilation[axis], *c.padding[axis]) for c in convs]
-        columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T.copy()
+        kernel, stride, dilation, lo, hi = np.array(rows, dtype=np.int64).reshape(-1, 5).T.copy()
         line = tuple(row[axis] for row in taps)
-        axes.append(ChainAxis(*columns, line if any(v is not None for v in line) else None))
+        own = line if any(v is not None for v in line) else None
+        axes.append(ChainAxis(kernel, stride, dilation, lo, hi, own))
     return shared(axes)

@@ -145,10 +145,9 @@ def read_values(value: Any, place: str) -> Values | Continuous:
         return value
     if isinstance(value, Mapping):
         return _read_range(value, place)
-    values = frozen(value, place)
-    if not isinstance(values, tuple):
-        values = (values,)
-    if not values:
+    content = frozen(value, place)
+    values: Values = content if isinstance(content, tuple) else (content,)
+    if not len(values):
         _fail(place, "the list is empty; give at least one value")
     return values
 

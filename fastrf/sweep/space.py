@@ -718,9 +718,11 @@ class Space:
     def _callable(self, call: Item) -> Iterable[str]:
         """The blocks that an item may name, as far as that can be said beforehand."""
         if isinstance(call.block, str):
-            names: Any = (call.block,)
-        elif isinstance(call.block, Expression) and call.block.text in self._axis_values():
-            names = self._axis_values()[call.block.text]
+            names: tuple[Any, ...] = (call.block,)
+        elif isinstance(call.block, Expression) and isinstance(
+            values := self._axis_values().get(call.block.text), tuple
+        ):
+            names = values
         else:
             return self._blocks
         for name in names:

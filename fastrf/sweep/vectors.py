@@ -57,13 +57,12 @@ class Vectors:
         What was made for fewer layers is continued: the layers of a network of 50 are the first
         ones of a network of 51.
         """
-        found = self._kept.get(key)
-        have = 0 if found is None else len(found[0])
+        found: Axes = self._kept.get(key, ())
+        have = len(found[0]) if found else 0
         if have < times:
             more = make(have, times)
-            if found is not None:
-                found, more = _alike(found, more)
-                more = tuple(map(np.concatenate, zip(found, more, strict=True)))
+            if found:
+                more = tuple(map(np.concatenate, zip(*_alike(found, more), strict=True)))
             self._keep(key, more, (times - have) * len(more))
             return more
         return found if have == times else tuple([axis[:times] for axis in found])
@@ -116,8 +115,9 @@ class _Field:
 class Scope(Protocol):
     """What names mean in a space."""
 
-    varying: Collection[str]
-    """Names whose value differs from repeat to repeat."""
+    @property
+    def varying(self) -> Collection[str]:
+        """Names whose value differs from repeat to repeat."""
 
     def bases_of(self, name: str) -> frozenset[str]:
         """The parameters that a name depends on."""
@@ -444,7 +444,14 @@ def _chain(fields: Mapping[str, Axes], gain: Floats, loose: float, ndim: int | N
     columns = zip(*_alike(*(fields[name] for name in names), (None,) * ndim)[:-1], strict=True)
     lines = (None,) * ndim if taps is None else taps
     axes = [
-        ChainAxis(*column, None if line is None or not any(v is not None for v in line) else line)
-        for column, line in zip(columns, lines, strict=True)
+        ChainAxis(
+            kernel,
+            stride,
+            dilation,
+            lo,
+            hi,
+            None if line is None or all(v is None for v in line) else line,
+        )
+        for (kernel, stride, dilation, lo, hi), line in zip(columns, lines, strict=True)
     ]
     return Chain(shared(axes), gain, loose)

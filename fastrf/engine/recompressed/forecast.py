@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 
 from fastrf.engine.forecast import Forecast
+from fastrf.engine.recompressed import volumes
 from fastrf.engine.recompressed.lowrank import BATCH, MEASURED, WHOLE, rounding
 from fastrf.engine.recompressed.powers import Passage
-from fastrf.engine.recompressed.script import Apply, Script, Settle, script
+from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Words
 from fastrf.lowering import PlaneGraph
 
-REDUCTION_ERROR = 4e-14
+CHANGE_ERROR = {2: 4e-14, 3: 5e-13}
 """Bound of the error of one reduction, or of one map whose taps are no product, relative to the
-final peak: 1e-14 to 4e-14 where they were many."""
+final peak, by the number of axes: 1e-14 to 4e-14 in many planes, 1e-13 to 4e-13 in volumes."""
+
+MEASURED_ERROR = 1e-13
+"""The same of a volume of which all pixels are formed for it: 4e-14 to 9e-14."""
 
 STEP_SECONDS = 5e-5
 """Python's share of one step of a script."""
@@ -44,6 +48,9 @@ QR_NANOSECONDS = 0.45
 SVD_NANOSECONDS = 0.6
 """One singular value decomposition over the cube of its order."""
 
+CORE_NANOSECONDS = 4.0
+"""One number of a core that is decomposed, and one column of its longest side."""
+
 REDUCTION_SECONDS = 2e-4
 """The rest of a reduction."""
 
@@ -64,7 +71,23 @@ def of_recompressed(
 
     Neither `dtype` nor `tail` nor `tol` makes much of a difference to it.
     """
-    written = script(graph, node, unit, input_node)
+    return _of(script(graph, node, unit, input_node), graph)
+
+
+def of_powers(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float,
+) -> Forecast:
+    """What `propagate_powers` will do, for a field that it serves (`is_relative`)."""
+    return _of(script(graph, node, unit, input_node, KEPT[graph.ndim]), graph)
+
+
+def _of(written: Script, graph: PlaneGraph) -> Forecast:
     count = Counts(written)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
@@ -83,12 +106,16 @@ def of_recompressed(
 def finest(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> float:
     """The tolerance down to which the engine is expected to show its result right."""
     count = Counts(script(graph, node, unit, input_node))
-    return count.changes * REDUCTION_ERROR + 2 * rounding(count.roundings)
+    return count.error + 2 * rounding(count.roundings)
 
 
 def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> bool:
-    """Whether the engine will be right pixel by pixel (`Recompressed.relative`)."""
-    return Counts(script(graph, node, unit, input_node)).changes == 0
+    """Whether all terms can be kept as they are, so that each pixel is right by itself
+    (`propagate_powers`)."""
+    few = KEPT[graph.ndim]
+    written = script(graph, node, unit, input_node, few)
+    many = graph.ndim > 2 and written.terms > few
+    return not many and Counts(written).changes == 0
 
 
 class Counts:
@@ -100,11 +127,13 @@ class Counts:
         held: numbers held in tables of powers.
         operators: different maps.
         changes: how many reductions, and maps whose taps are no product.
+        error: bound of what they change, relative to the final peak.
         roundings: that befall a pixel, one after the other.
     """
 
     def __init__(self, written: Script) -> None:
         self.cells, self.held, self.changes, self.roundings = 0, 0, 0, 0
+        self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
         passages: set[int] = set()
@@ -116,7 +145,8 @@ class Counts:
                 passages.update(id(w.step) for w in step.words)
             elif isinstance(step, Apply):
                 self._apply(step.passage, step.block.rank)
-                self.changes += not step.passage.move.separable
+                if not step.passage.move.separable:
+                    self._change(CHANGE_ERROR[len(step.block.shape)])
                 passages.add(id(step.passage))
         if written.final is not None:
             words = written.final.sum.words
@@ -144,7 +174,30 @@ class Counts:
         entries = pixels * passage.roundings / len(passage.x)
         self.seconds += times * (CALL_SECONDS + 1e-9 * ENTRY_NANOSECONDS * entries * terms)
 
+    def _change(self, error: float, times: int = 1) -> None:
+        self.changes += times
+        self.error += times * error
+
     def _reduce(self, shape: tuple[int, ...], terms: int) -> None:
+        if len(shape) == 2:
+            self._reduce_plane(shape, terms)
+        else:
+            self._reduce_volume(shape, terms)
+
+    def _reduce_volume(self, shape: tuple[int, ...], terms: int) -> None:
+        batches = math.ceil(terms / volumes.BATCH)
+        at_once = min(terms, volumes.BATCH + (batches > 1) * TYPICAL_RANK[3])
+        columns, pixels = [min(at_once, n) for n in shape], math.prod(shape)
+        work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
+        work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
+        measured = pixels <= volumes.MEASURED
+        if measured:
+            work += 8 * GEMM_NANOSECONDS * pixels * max(columns)
+        self._change(MEASURED_ERROR if measured else CHANGE_ERROR[3], batches)
+        self.cells += pixels if measured else sum(shape) * max(columns)
+        self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)
+
+    def _reduce_plane(self, shape: tuple[int, ...], terms: int) -> None:
         pixels, order = math.prod(shape), min(terms, BATCH, *shape)
         batches = 1
         if terms >= min(shape) and min(shape) <= WHOLE:
@@ -153,8 +206,8 @@ class Counts:
             batches = max(1, math.ceil((terms - BATCH) / BATCH) + 1)
             work = QR_NANOSECONDS * sum(shape) * order**2
             if pixels <= MEASURED:
-                work += 2 * GEMM_NANOSECONDS * pixels * order
+                work += 4 * GEMM_NANOSECONDS * pixels * order
         work += SVD_NANOSECONDS * order**3
-        self.changes += batches
+        self._change(CHANGE_ERROR[2], batches)
         self.cells += pixels
         self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)

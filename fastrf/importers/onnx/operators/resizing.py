@@ -85,9 +85,7 @@ def _upsample(
     mode = op.attr("mode", "nearest")
     coordinates = op.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
     rounding = op.attr("nearest_mode", "floor" if old else "round_prefer_floor")
-    if op.attr("antialias", 0):
-        refuse("smooths before it resizes (antialias)")
-    if mode not in ("nearest", "linear"):
+    if mode not in ("nearest", "linear", "cubic"):
         refuse(f"resizes in the mode {mode!r}")
     factors = known(scale)
     if factors is not None:
@@ -114,7 +112,14 @@ def _upsample(
         coordinates = "half_pixel"
     if coordinates not in ("half_pixel", "align_corners", "asymmetric"):
         refuse(f"resizes with {coordinates} coordinates")
-    return Upsample(mode="linear", coordinates=coordinates, **given)
+    return Upsample(
+        mode=mode,
+        coordinates=coordinates,
+        antialias=bool(op.attr("antialias", 0)),
+        a=float(op.attr("cubic_coeff_a", -0.75)) if mode == "cubic" else None,
+        outside="excluded" if op.attr("exclude_outside", 0) else "edge",
+        **given,
+    )
 
 
 _COMPARED = 4096

@@ -133,18 +133,23 @@ def _nearest(op: Op) -> Result:
 
 @handles("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa")
 def _linear(op: Op) -> Result:
-    scale = _scales(op, op.standard(op.x))
-    if op.type.endswith("_aa") and min(scale) < 1:
-        refuse("smooths before it makes the map smaller (antialias=True)")
-    return _resized(op, "linear", "align_corners" if op["align_corners"] else "half_pixel")
+    return _interpolated(op, "linear")
 
 
 @handles("upsample_bicubic2d _upsample_bicubic2d_aa")
 def _cubic(op: Op) -> Result:
-    refuse('resizes in the mode "bicubic"; resize with "bilinear" or "nearest"')
+    return _interpolated(op, "cubic")
 
 
-def _resized(op: Op, mode: Any, coordinates: Any) -> Map:
+def _interpolated(op: Op, mode: Literal["linear", "cubic"]) -> Map:
+    antialias = op.type.endswith("_aa")
+    if op["align_corners"] and antialias:
+        # PyTorch then stretches as if corners were aligned, and samples as if they were not.
+        refuse("aligns corners and smooths (antialias=True); resize with align_corners=False")
+    return _resized(op, mode, "align_corners" if op["align_corners"] else "half_pixel", antialias)
+
+
+def _resized(op: Op, mode: Any, coordinates: Any, antialias: bool = False) -> Map:
     x = op.standard(op.x)
     scale = _scales(op, x)
     if all(s == 1 for s in scale):
@@ -152,7 +157,7 @@ def _resized(op: Op, mode: Any, coordinates: Any) -> Map:
     if coordinates == "align_corners":
         return op.grid(x, Upsample(size=spell(op.size[2:]), mode=mode, coordinates=coordinates))
     whole = spell([s.numerator if s.denominator == 1 else s for s in scale])
-    return op.grid(x, Upsample(whole, mode, coordinates=coordinates))
+    return op.grid(x, Upsample(whole, mode, coordinates=coordinates, antialias=antialias))
 
 
 def _scales(op: Op, x: Map) -> list[Fraction]:

@@ -1,0 +1,151 @@
+"""ERF images as a page shows them: averaged over blocks, in 255 steps of a logarithmic scale.
+
+What is kept of an image is meant for looking, and says what it is: every value of a page's table
+comes from the image itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.arrays import on_host
+from fastrf.erf import ERF
+from fastrf.images import Image, image_of
+
+DECADES = 8
+"""Powers of ten below the peak that a picture tells apart; what is less is left blank."""
+
+LEVELS = 255
+"""Steps of the scale; level 0 is blank."""
+
+FINEST = {1: 1024, 2: 192, 3: 128}
+"""Most blocks along an axis of a picture, by the number of the grid's axes."""
+
+COARSEST = 24
+"""Pictures of no more blocks along any axis are never made coarser."""
+
+PROFILE = 160
+"""Most points of a profile."""
+
+SECTIONS = ((1, 2), (0, 2), (0, 1))
+"""(vertical, horizontal) axes of the sections of a 3-D image."""
+
+Block = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Picture:
+    """The image of one unit: averages over blocks of `step` pixels.
+
+    Attributes:
+        blocks: one array in 1-D and 2-D, the three `SECTIONS` through the middle in 3-D; each
+            relative to its own peak.
+        steps: pixels per block and axis, of every array.
+        profiles: by axis, the mass along it relative to its peak, and the pixels per point.
+    """
+
+    blocks: list[Block]
+    steps: list[tuple[int, ...]]
+    profiles: list[tuple[NDArray[np.float64], int]] = field(repr=False)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal pictures."""
+        arrays = [*self.blocks, *(values for values, _ in self.profiles)]
+        steps = (*self.steps, *(step for _, step in self.profiles))
+        return (*steps, *(a.shape for a in arrays), *(a.tobytes() for a in arrays))
+
+    @property
+    def side(self) -> int:
+        """Most blocks along an axis."""
+        return max(max(block.shape) for block in self.blocks)
+
+    def coarser(self) -> None:
+        """Makes blocks of twice as many pixels along every axis, in place."""
+        self.blocks = [_averaged(block, (2,) * block.ndim) for block in self.blocks]
+        self.steps = [tuple(2 * s for s in step) for step in self.steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: levels and profiles as text (see `packed`)."""
+        return {
+            "parts": [
+                {"shape": list(block.shape), "step": list(step), "levels": packed(levels(block))}
+                for block, step in zip(self.blocks, self.steps, strict=True)
+            ],
+            "profiles": [
+                {"step": step, "values": np.rint(1000 * values).astype(int).tolist()}
+                for values, step in self.profiles
+            ],
+        }
+
+
+def picture(erf: ERF) -> Picture:
+    """What a page keeps of a field."""
+    image = image_of(erf.values)
+    ndim = image.ndim
+    arrays: list[NDArray[Any]]
+    if ndim < 3:
+        arrays = [on_host(image.pixels())]
+    else:
+        arrays = [_section(image, axis, _middle(erf, axis)) for axis in range(ndim)]
+    blocks, steps = [], []
+    for array in arrays:
+        step = (max(-(-max(array.shape) // FINEST[ndim]), 1),) * array.ndim
+        block = _averaged(array, step)
+        blocks.append((block / (block.max() or 1.0)).astype(np.float32))
+        steps.append(step)
+    profiles = []
+    for axis in range(ndim):
+        mass = np.asarray(erf.profile(axis), dtype=np.float64)
+        width = -(-len(mass) // PROFILE)
+        mass = _averaged(mass, (width,))
+        profiles.append((mass / mass.max(), width))
+    return Picture(blocks, steps, profiles)
+
+
+def _middle(erf: ERF, axis: int) -> int:
+    """Index of the unit's centre in the image, along an axis."""
+    return min(max(round(erf.center[axis] - erf.origin[axis]), 0), erf.shape[axis] - 1)
+
+
+def _section(image: Image, axis: int, at: int) -> NDArray[Any]:
+    """The image's plane number `at` across an axis."""
+    box = [(at, at + 1) if a == axis else (0, n) for a, n in enumerate(image.shape)]
+    return on_host(image.cropped(box).pixels()).squeeze(axis)
+
+
+def _averaged(array: NDArray[Any], step: tuple[int, ...]) -> NDArray[Any]:
+    """Sums over blocks of `step` pixels (over their number: relative values need no division);
+    the last blocks are filled up with zeros."""
+    if max(step) == 1:
+        return array
+    ends = [(0, -n % s) for n, s in zip(array.shape, step, strict=True)]
+    shape: list[int] = []
+    for n, (_, more), s in zip(array.shape, ends, step, strict=True):
+        shape += [(n + more) // s, s]
+    within = tuple(range(1, 2 * array.ndim, 2))
+    total: NDArray[Any] = np.pad(array, ends).reshape(shape).sum(axis=within)
+    return total
+
+
+def levels(block: Block) -> NDArray[np.uint8]:
+    """Values relative to the peak as steps of the logarithm: `LEVELS` is the peak, and 1 is
+    `DECADES` powers of ten below it."""
+    relative = np.maximum(block / (block.max() or 1.0), 10.0 ** -(DECADES + 1))
+    step = np.rint(1 + (LEVELS - 1) * (1 + np.log10(relative) / DECADES))
+    return np.clip(step, 0, LEVELS).astype(np.uint8)
+
+
+def packed(steps: NDArray[np.uint8]) -> str:
+    """Levels as text: differences to the left and then to above neighbour (modulo 256), deflated,
+    base64. Smooth images shrink to a few per cent."""
+    differences = steps.copy()
+    for axis in reversed(range(steps.ndim)):
+        differences = np.diff(differences, axis=axis, prepend=np.uint8(0))
+    return base64.b64encode(zlib.compress(differences.tobytes(), 9)).decode("ascii")
