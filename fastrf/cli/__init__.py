@@ -43,7 +43,7 @@ Examples:
   fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "plot", "report", "check", "bench", "info")
+COMMANDS = ("rf", "erf", "plot", "report", "check", "sweep", "bench", "info")
 """Each is the function of its name in the module of its name."""
 
 app = App(
