@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
@@ -213,30 +213,28 @@ def test_threads_of_an_executor(tmp_path, expected):
 
 def test_own_processes_of_which_one_is_killed_and_some_networks_kill(tmp_path, expected):
     """One pool for all of it, as processes take a second to start."""
-    nets = [({"i": i}, rf.Sequential(*[rf.Conv(3)] * (i + 1))) for i in range(12)]
+    nets = [({"i": i}, rf.Sequential(*[rf.Conv(3)] * (i + 1))) for i in range(6)]
     with swept(nets, tmp_path / "a.db") as found:
         wanted = table(found)
     once, never = tmp_path / "once", tmp_path / "never"
     given = [*nets]
-    given[5] = ({"i": 5}, Deadly(nets[5][1], once, True))
-    given[7] = ({"i": 7}, Deadly(nets[7][1], never, False))
-    given[9] = ({"i": 9}, Unsendable())
+    given[0] = ({"i": 0}, Deadly(nets[0][1], once, True))
+    given[2] = ({"i": 2}, Deadly(nets[2][1], never, False))
+    given[4] = ({"i": 4}, Unsendable())
     with swept(given, tmp_path / "b.db", workers=2) as found:
         rows = table(found)
         errors = found.query("SELECT i, error FROM sweep WHERE error IS NOT NULL")
     assert once.exists()
     assert {row["i"]: row["error"].partition(":")[0] for row in errors} == {
-        7: "WorkerError",
-        9: "TypeError",
+        2: "WorkerError",
+        4: "TypeError",
     }
-    assert [r for i, r in enumerate(rows) if i not in (7, 9)] == [
-        r for i, r in enumerate(wanted) if i not in (7, 9)
+    assert [r for i, r in enumerate(rows) if i not in (2, 4)] == [
+        r for i, r in enumerate(wanted) if i not in (2, 4)
     ]
-    # Where the reason is gone, they can be tried again.
-    never.touch()
-    given[9] = nets[9]
-    with swept(given, tmp_path / "b.db", retry_errors=True) as found:
-        assert table(found, "i", "std_0", "error")[7] == (7, found.query()[7]["std_0"], None)
+    # Where the reason is gone, so are the errors.
+    with swept(nets, tmp_path / "b.db") as found:
+        assert table(found) == wanted
 
 
 class Breaking(ThreadPoolExecutor):
@@ -484,7 +482,7 @@ def test_queries_only_read(small):
         "SELECT 1; DROP TABLE points",
         "",
     ):
-        with pytest.raises((InputError, StoreError), match="query|not authorized"):
+        with pytest.raises((InputError, StoreError), match=r"query|not authorized"):
             small.query(sql)
     assert len(small) == 49
 
@@ -605,3 +603,44 @@ def test_errors_of_graphs_are_their_own(tmp_path):
     assert [row["i"] for row in rows] == list(range(64))
     assert [row["i"] for row in rows if row["error"]] == list(range(7, 64, 8))
     assert all(row["std_0"] is not None for row in rows if not row["error"])
+
+
+# --- Dask -----------------------------------------------------------------------------------
+
+
+def test_dask_of_which_a_worker_is_killed(tmp_path, expected, monkeypatch):
+    """A real scheduler and two real worker processes, over TCP."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(run, "FIRST_POINTS", 2)
+    monkeypatch.setattr(run, "MOST_POINTS", 2)
+    path = tmp_path / "s.db"
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        pids = client.run(os.getpid)
+        killer = ThreadPoolExecutor(1)
+
+        def kill_one():
+            while rows_in(path) < 5:
+                time.sleep(0.005)
+            os.kill(next(iter(pids.values())), signal.SIGKILL)
+
+        killed = killer.submit(kill_one)
+        with swept(CHAINS, path, executor=client) as found:
+            assert table(found) == expected["chains"]
+        killed.result()
+        killer.shutdown()
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import fastrf as rf\n"
+        f"rf.sweep([rf.Conv(3)], {str(tmp_path / 's.db')!r}, workers=1, progress=False)\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "call sweep under `if __name__ == '__main__':`" in ran.stderr.splitlines()[-1]

@@ -45,7 +45,7 @@ Examples:
   fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "plot", "report", "check", "advice", "design", "bench", "info")
+COMMANDS = "rf erf plot report check advice design sweep bench info".split()
 """Each is the function of its name in the module of its name."""
 
 app = App(

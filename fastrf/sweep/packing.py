@@ -252,4 +252,4 @@ def _clip(
         begin[own] = np.maximum(first, 0)
         count[own] = np.minimum(last, maps[at] - 1) - begin[own] + 1
     starts[chosen] = begin[chosen]
-    counts[chosen] = count[chosen]
+    counts[chosen] = np.maximum(count[chosen], 0)

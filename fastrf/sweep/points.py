@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, TypeAlias
 
 from fastrf.errors import InputError
@@ -17,7 +16,6 @@ from fastrf.sweep.content import (
     key_of,
     point_of,
     spelled_out,
-    text_of,
 )
 from fastrf.sweep.packing import Packed, pack
 from fastrf.sweep.space import Point, Space
@@ -131,9 +129,9 @@ def prepare(
 def refused(number: int, point: AnyPoint, error: str) -> Asked:
     """What a point asks for that is invalid: its row, by its parameters and what is wrong."""
     parameters = dict(point.parameters)
-    fingerprint = sha256(text_of([parameters, error]).encode()).hexdigest()
-    point_id = point_of(parameters, {}, fingerprint)
-    row = PointRow(point_id, number, key_of(fingerprint, {}), parameters)
+    # What has no parameters is told apart by its error.
+    point_id = point_of(parameters, {}, "" if parameters else error)
+    row = PointRow(point_id, number, key_of(f"invalid {point_id}", {}), parameters)
     return Asked(row, None, error=error)
 
 
@@ -158,7 +156,9 @@ def _ask(number: int, point: AnyPoint, common: Mapping[str, Any]) -> tuple[Asked
         key = key_of(fingerprint, options)
     except InputError as error:
         return refused(number, point, f"{type(error).__name__}: {error}"), None
-    return Asked(PointRow(point_id, number, key, parameters), fingerprint, options), chain
+    invalid = point_of(parameters, {}, "") if parameters else None
+    row = PointRow(point_id, number, key, parameters, invalid)
+    return Asked(row, fingerprint, options), chain
 
 
 def _is_for_chains(options: Mapping[str, Any], point: AnyPoint) -> bool:

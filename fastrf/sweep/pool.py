@@ -7,6 +7,7 @@ they are loaded.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, WorkerError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -33,6 +34,11 @@ def _end_with(parent: Any) -> None:
     """A killed coordinator closes nothing: its workers would wait for tasks for ever."""
     parent.join()
     os._exit(1)
+
+
+def _called(pickled: bytes) -> Any:
+    call, arguments = pickle.loads(pickled)
+    return call(*arguments)
 
 
 class Workers:
@@ -56,6 +62,7 @@ class Workers:
         else:
             self._executor = _as_executor(executor)
             count = _size(executor)
+        self._last: Future[Any] | None = None
         self.ahead = 2 * count if self._executor is not None else 1
 
     @property
@@ -69,6 +76,9 @@ class Workers:
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Gives out a task; in this process, does it."""
+        if self._own and self._executor is not None:
+            # Pickled here: what fails or kills in the queues of a pool can stop it for good.
+            return self._executor.submit(_called, pickle.dumps((call, arguments)))
         if self._executor is not None:
             return self._executor.submit(call, *arguments)
         future: Future[Any] = Future()
@@ -78,11 +88,35 @@ class Workers:
             future.set_exception(error)
         return future
 
+    def look(self) -> None:
+        """Has a pool of one's own look for dead processes.
+
+        A `ProcessPoolExecutor` that has started a process with a task may wait for those that it
+        had before alone (CPython 3.11 to 3.13): the next task makes it look again.
+        """
+        if self._own and self._executor is not None and (self._last is None or self._last.done()):
+            try:
+                self._last = self._executor.submit(int)
+            except BrokenExecutor:
+                self._last = None  # its tasks say so, too
+
     def rebuild(self) -> None:
-        """New processes in place of a pool that broke."""
-        if self._own and self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = self._processes()
+        """New processes in place of a pool that broke.
+
+        Raises:
+            WorkerError: they die before they get a task.
+        """
+        if not self._own or self._executor is None:
+            return
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor, self._last = self._processes(), None
+        try:
+            self._executor.submit(int).result()
+        except BrokenExecutor:
+            raise WorkerError(
+                "processes end as soon as they start: in a script, call sweep under "
+                "`if __name__ == '__main__':`, as they import it, or give workers=0"
+            ) from None
 
     def close(self, *, now: bool = False) -> None:
         """Lets own processes go; with `now`, whatever they are doing."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing import current_process
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,11 @@ MOST_GRAPHS = 256
 """Graphs of the largest tasks; the first one is tried alone."""
 
 LOSSES = 2
-"""Workers that a task may take with it before it is tried alone, and then in parts."""
+"""Workers that a task may take with it before it is tried alone. What dies alone goes in halves,
+and a single network is then given up."""
+
+LOOK_SECONDS = 1.0
+"""How long nothing may come before it is looked for workers that died."""
 
 WRITTEN = 2048
 """Points whose rows wait for the next result at the most."""
@@ -102,6 +107,8 @@ def sweep(
     points, total = points_of(space)
     wanted = work.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
+    if executor is None and count and getattr(current_process(), "_inheriting", False):
+        raise WorkerError("sweep was called while a process of another sweep imports the script")
     team = Workers(executor, count)
     with Writer(store) as writer, Progress(total, progress) as bar:
         run = _Run(writer, team, bar, wanted, options, retry_errors)
@@ -173,6 +180,7 @@ class _Run:
         self._ready: deque[_Chunk] = deque()
         self._suspects: deque[_Chunk] = deque()
         self._out: dict[Future[work.Answers | work.Done], _Chunk] = {}
+        self._was_alone = False  # whether one task alone was out
         self._pending: set[str] = set()  # keys of what waits or is out
         self._sources: dict[str, AnyPoint] = {}  # where the networks of chains that are out are
 
@@ -264,7 +272,7 @@ class _Run:
     def _send(self, chunk: _Chunk) -> None:
         try:
             future = self._workers.submit(work.run, chunk.task)
-        except BrokenExecutor as error:  # found out before any of its tasks was asked for
+        except Exception as error:  # it cannot be sent, or the pool is known to be broken
             future = Future()
             future.set_exception(error)
         self._out[future] = chunk
@@ -282,7 +290,10 @@ class _Run:
 
     def _collect(self) -> None:
         """Waits for a task and deals with all that are done."""
-        finished, _ = wait(self._out, return_when=FIRST_COMPLETED)
+        self._was_alone = len(self._out) == 1
+        finished, _ = wait(self._out, LOOK_SECONDS, FIRST_COMPLETED)
+        if not finished:
+            self._workers.look()
         broken = False
         for future in finished:
             broken |= self._finish(future)
@@ -335,12 +346,13 @@ class _Run:
                 "make a new one and run the sweep again"
             ) from error
         chunk.losses += 1
-        if chunk.losses < LOSSES:
-            self._ready.append(chunk)
-        elif chunk.losses == LOSSES:
-            self._suspects.append(chunk)
-        else:
+        if self._was_alone and (len(chunk.task) > 1 or chunk.losses > LOSSES):
+            chunk.losses = max(chunk.losses, LOSSES)
             self._split(chunk, self._suspects, _LOST)
+        elif chunk.losses < LOSSES:
+            self._ready.append(chunk)
+        else:
+            self._suspects.append(chunk)
         return own
 
     def _split(self, chunk: _Chunk, queue: deque[_Chunk], why: str) -> None:

@@ -42,12 +42,20 @@ _QUERIED = 500  # keys of one question
 
 
 class PointRow(NamedTuple):
-    """A point of a space: its identity, its place in the space, its parameters and its result."""
+    """A point of a space.
+
+    Attributes:
+        point, number: its identity, and its place in the space.
+        key: of its result.
+        parameters: its columns.
+        invalid: the identity that it would have, or had, if it were invalid: that row goes.
+    """
 
     point: str
     number: int
     key: str
     parameters: Mapping[str, Any]
+    invalid: str | None = None
 
 
 class Known(NamedTuple):
@@ -450,6 +458,10 @@ class Writer(Store):
             self._parameters.append(name)
         if new:
             self._make_view()
+        self._connection.executemany(
+            f"DELETE FROM points WHERE {_POINT} = ?",
+            ((row.invalid,) for row in points if row.invalid is not None),
+        )
         places = ", ".join("?" * (3 + len(names)))
         columns = ", ".join([_POINT, _NUMBER, _KEY, *map(_quoted, names)])
         self._connection.executemany(
