@@ -45,7 +45,18 @@ Examples:
   fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = "rf erf plot report check advice design sweep bench info".split()
+COMMANDS = (
+    "rf",
+    "erf",
+    "plot",
+    "report",
+    "check",
+    "advice",
+    "design",
+    "sweep",
+    "bench",
+    "info",
+)
 """Each is the function of its name in the module of its name."""
 
 app = App(

@@ -169,6 +169,18 @@ class Script:
             sums.append(self.final.sum.words)
         return max((sum(w.rank for w in words) for words in sums), default=1)
 
+    def last_uses(self) -> dict[int, int]:
+        """The last step that reads each block; the number of steps stands for the image."""
+        found: dict[int, int] = {}
+        for at, step in enumerate(self.steps):
+            if isinstance(step, Apply):
+                found[step.source.number] = at
+            else:
+                found.update({w.block.number: at for w in step.words})
+        if self.final is not None:
+            found.update({w.block.number: len(self.steps) for w in self.final.sum.words})
+        return found
+
 
 def script(
     graph: PlaneGraph,
