@@ -57,14 +57,15 @@ class Picture:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for equal pictures."""
-        arrays = [*self.blocks, *(values for values, _ in self.profiles)]
+        arrays: list[NDArray[Any]] = [*self.blocks, *(values for values, _ in self.profiles)]
         steps = (*self.steps, *(step for _, step in self.profiles))
         return (*steps, *(a.shape for a in arrays), *(a.tobytes() for a in arrays))
 
     @property
     def side(self) -> int:
         """Most blocks along an axis."""
-        return max(max(block.shape) for block in self.blocks)
+        sides: list[int] = [max(block.shape) for block in self.blocks]
+        return max(sides)
 
     def coarser(self) -> None:
         """Makes blocks of twice as many pixels along every axis, in place."""
