@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -348,7 +349,7 @@ def _coarsen(pictures: Iterable[Picture]) -> None:
     """Makes pictures coarser, the finest first, until they fit into the budget."""
     distinct = list({id(p): p for p in pictures}.values())
     while True:
-        sizes = [sum(len(part["levels"]) for part in p.to_dict()["parts"]) for p in distinct]
+        sizes = [len(json.dumps(p.to_dict())) for p in distinct]
         finest = max((p.side for p in distinct), default=0)
         if sum(sizes) <= BUDGET or finest <= COARSEST:
             return
