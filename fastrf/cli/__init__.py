@@ -39,11 +39,12 @@ Examples:
   fastrf erf resnet50 --input-size 224 --plot erf.png
   fastrf erf "plain(1000, 3)" --save erf.npz
   fastrf plot resnet50 --kind graph -o graph.svg
+  fastrf empirical torchvision.models:resnet18 --input-size 64 --initialise he
   fastrf check resnet50
   fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "plot", "report", "check", "bench", "info")
+COMMANDS = ("rf", "erf", "plot", "report", "empirical", "check", "bench", "info")
 """Each is the function of its name in the module of its name."""
 
 app = App(

@@ -47,19 +47,43 @@ def from_name(
         return found
     from fastrf.importers.torch import from_torch
 
-    ndim, own = _first_convolution(found)
+    shape = _shape(found, input_size, channels)
+    return from_torch(found, shape, unknown=unknown, name=name.rpartition(":")[2])
+
+
+def module_from_name(
+    name: str,
+    *,
+    input_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+) -> tuple[Any, tuple[int, ...]]:
+    """The torch module that "package.module:callable" names, with its weights, and the shape of
+    one image for it. Arguments and errors are those of `from_name`; a network is refused."""
+    found = _made(name, weights=True)
+    if isinstance(found, Network):
+        raise InputError(
+            f"{name!r} is a fastrf.Network, and has no gradients; name a callable that returns a "
+            f"torch.nn.Module"
+        )
+    return found, _shape(found, input_size, channels)
+
+
+def _shape(
+    module: Any, input_size: int | Sequence[int] | None, channels: int | None
+) -> tuple[int, ...]:
+    """The shape of one image for a module."""
+    ndim, own = _first_convolution(module)
     size = DEFAULT_SIZE if input_size is None else input_size
     pixels = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
     if not all(is_whole(n) and n > 0 for n in pixels):
         raise InputError(f"input_size={input_size!r} must be a whole number of at least 1, or some")
     if channels is not None and channels < 1:
         raise InputError(f"channels={channels} must be at least 1")
-    shape = (1, own if channels is None else channels, *pixels)
-    return from_torch(found, shape, unknown=unknown, name=name.rpartition(":")[2])
+    return (1, own if channels is None else channels, *pixels)
 
 
-def _made(name: str) -> Any:
-    """What the named callable returns: a network or a torch module."""
+def _made(name: str, *, weights: bool = False) -> Any:
+    """What the named callable returns: a network or a torch module, which may need its weights."""
     place, _, attribute = name.partition(":")
     found = _imported(name, place)
     for part in attribute.split("."):
@@ -73,7 +97,7 @@ def _made(name: str) -> Any:
             f"{name!r} is a {type(found).__name__}; name a callable that returns a torch.nn.Module "
             f"or a fastrf.Network"
         )
-    made = _called(name, found)
+    made = _called(name, found, weights)
     if not isinstance(made, Network) and not _is_module(made):
         raise InputError(
             f"{name!r} returned a {type(made).__name__}; it must return a torch.nn.Module or a "
@@ -101,10 +125,11 @@ def _imported(name: str, place: str) -> Any:
             sys.path.remove(folder)
 
 
-def _called(name: str, make: Any) -> Any:
-    """What a callable returns, made on the meta device where torch is in use."""
+def _called(name: str, make: Any, weights: bool) -> Any:
+    """What a callable returns, made on the meta device where torch is in use and no weights are
+    needed."""
     torch = sys.modules.get("torch")
-    if torch is not None:
+    if torch is not None and not weights:
         try:
             with torch.device("meta"):
                 return make()
