@@ -244,7 +244,8 @@ class Pair:
             result = np.zeros((*before, *shape))
             window = zip(erf.origin, box, erf.shape, strict=True)
             spans = [slice(o - low, o - low + n) for o, (low, _), n in window]
-            result[(..., *spans)] = array
+            inside: tuple[Any, ...] = (..., *spans)
+            result[inside] = array
             return result
 
         return Pair(
