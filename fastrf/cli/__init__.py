@@ -39,6 +39,7 @@ Examples:
   fastrf erf resnet50 --input-size 224 --plot erf.png
   fastrf erf "plain(1000, 3)" --save erf.npz
   fastrf plot resnet50 --kind graph -o graph.svg
+  fastrf empirical torchvision.models:resnet18 --input-size 64 --initialise he
   fastrf check resnet50
   fastrf advice resnet50 --input-size 224
   fastrf design --target-erf 60 --stride 4
@@ -50,6 +51,7 @@ COMMANDS = (
     "erf",
     "plot",
     "report",
+    "empirical",
     "check",
     "advice",
     "design",

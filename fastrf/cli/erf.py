@@ -141,7 +141,7 @@ def erf(
     if as_json:
         print_json(documents[0])
     else:
-        print_facts(_erf_facts(found, documents[0]))
+        print_facts(erf_facts(found, documents[0]))
     if save is not None:
         found.save(save)
         note(f"wrote {save}")
@@ -162,7 +162,7 @@ def _show_plan(plan: Plan, as_json: bool) -> int:
     return 0
 
 
-def _erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+def erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     shares = (f"{float(t):.0%}: {r:.4g}" for t, r in figures["area_ratio"].items())
     luo = (f"{size:.5g} ({kind})" for kind, size in figures["luo_size"].items())
     kurtosis = ["undefined" if k is None else k for k in figures["kurtosis"]]
@@ -179,8 +179,9 @@ def _erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("TRF", f"{times(figures['trf_size'])} pixels"),
         ("Luo's size / TRF", f"{figures['ratio']:.4g}"),
         ("log gain", f"{field.log_gain:.6g}"),
-        ("lost mass", f"{field.lost_mass:.4g}"),
     ]
+    if field.draws is None:
+        facts.append(("lost mass", f"{field.lost_mass:.4g}"))
     if field.dropped_mass:
         facts.append(("dropped mass", f"{field.dropped_mass:.4g}"))
     facts.append(("exact", "yes" if field.exact else "no"))

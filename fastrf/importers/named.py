@@ -57,23 +57,46 @@ def from_name(
         return found if init is None else found.initialised(init)
     from fastrf.importers.torch import from_torch
 
-    ndim, own = _first_convolution(found)
-    size = DEFAULT_SIZE if input_size is None else input_size
-    pixels = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
-    if not all(is_whole(n) and n > 0 for n in pixels):
-        raise InputError(f"input_size={input_size!r} must be a whole number of at least 1, or some")
-    if channels is not None and channels < 1:
-        raise InputError(f"channels={channels} must be at least 1")
-    shape = (1, own if channels is None else channels, *pixels)
     return from_torch(
         found,
-        shape,
+        _shape(found, input_size, channels),
         unknown=unknown,
         name=name.rpartition(":")[2],
         init=init,
         weights=weights,
         channels="full" if per_channel else "mean",
     )
+
+
+def module_from_name(
+    name: str,
+    *,
+    input_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+) -> tuple[Any, tuple[int, ...]]:
+    """The torch module that "package.module:callable" names, with its weights, and the shape of
+    one image for it. Arguments and errors are those of `from_name`; a network is refused."""
+    found = _made(name, hollow=False)
+    if isinstance(found, Network):
+        raise InputError(
+            f"{name!r} is a fastrf.Network, and has no gradients; name a callable that returns a "
+            f"torch.nn.Module"
+        )
+    return found, _shape(found, input_size, channels)
+
+
+def _shape(
+    module: Any, input_size: int | Sequence[int] | None, channels: int | None
+) -> tuple[int, ...]:
+    """The shape of one image for a module."""
+    ndim, own = _first_convolution(module)
+    size = DEFAULT_SIZE if input_size is None else input_size
+    pixels = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
+    if not all(is_whole(n) and n > 0 for n in pixels):
+        raise InputError(f"input_size={input_size!r} must be a whole number of at least 1, or some")
+    if channels is not None and channels < 1:
+        raise InputError(f"channels={channels} must be at least 1")
+    return (1, own if channels is None else channels, *pixels)
 
 
 def _made(name: str, *, hollow: bool) -> Any:
