@@ -468,8 +468,9 @@ def erf(
             much it was. None: nothing.
         layers: "last", or "all" for the field of every layer's `unit`, by node name. Without
             `input_size` one pass up from the input computes them all (covariances included), but
-            for those behind transposed convolutions or resizing; with one, each layer that moves pixels costs a
-            field of its own. Layers that move none share the array of the layer below.
+            for those behind transposed convolutions or resizing; with one, each layer that moves
+            pixels costs a field of its own. Layers that move none share the array of the layer
+            below.
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free.

@@ -455,8 +455,8 @@ def doubt(graph: PlaneGraph, layers: Mapping[str, str], near_borders: bool = Fal
     names = first if count == 1 else f"{first} and {count - 1} more"
     if near_borders:
         return (
-            f"{names}: slopes of neighbouring pixels count as alike as they are far from borders; near them "
-            f"padding changes the signal; the gradients are correlated by {cause}"
+            f"{names}: slopes of neighbouring pixels count as alike as they are far from borders; "
+            f"near them padding changes the signal; the gradients are correlated by {cause}"
         )
     if graph.network.nodes[first].layer.mean_factor is None:
         return (

@@ -155,7 +155,8 @@ def _found(graph: PlaneGraph, node: str, input_node: str | None, everywhere: boo
         coherence = coherence_of_all(graph, node, input_node)
     else:
         coherence = coherence_of(graph, node, input_node)
-    operations = [op for op in graph.operations if op.node in graph.ancestors(node)]
+    below = graph.ancestors(node)
+    operations = [op for op in graph.operations if op.node in below]
     concerned = {
         id(op)
         for op in operations
