@@ -131,7 +131,7 @@ def _executor(address: str | None) -> Iterator[Any]:
     except ImportError:
         raise MissingExtra("distributed is not installed: pip install 'fastrf[dask]'") from None
     try:
-        client = Client(address, timeout=10)
+        client: Any = Client(address, timeout=10)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise InputError(f"--dask {address!r}: no scheduler answers ({error})") from None
     with client:
