@@ -13,7 +13,13 @@ import numpy as np
 
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.recompressed import volumes
-from fastrf.engine.recompressed.lowrank import BATCH, MEASURED, WHOLE, rounding
+from fastrf.engine.recompressed.lowrank import (
+    BATCH,
+    LAST_ROUNDINGS,
+    MEASURED,
+    WHOLE,
+    rounding,
+)
 from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Symbol, Words
@@ -112,7 +118,8 @@ def _of(written: Script, graph: PlaneGraph) -> Forecast:
 def finest(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> float:
     """The tolerance down to which the engine is expected to show its result right."""
     count = Counts(script(graph, node, unit, input_node))
-    return count.error + 2 * rounding(count.roundings)
+    # Twice, for the pixel and for the sum of all; and both are parts of what is left of that.
+    return count.error + 2 * rounding(count.roundings) * (1 + 1e-9)
 
 
 def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> bool:
@@ -174,7 +181,7 @@ class Counts:
                     self._reduce(shape, terms)
                 terms = min(terms, TYPICAL_RANK[3])
             self._form(shape, terms, signed=signed)
-            self.roundings = written.final.roundings + terms
+            self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrf.engine.direct import Propagated
 from fastrf.engine.recompressed.carrier import Numbers
-from fastrf.engine.recompressed.lowrank import Floats, rounding
+from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, rounding
 from fastrf.engine.recompressed.script import KEPT, script
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
@@ -177,7 +177,7 @@ def _run(
         )
     changed, rounded = (e.over(seen.scale) for e in (carrier.changed, carrier.rounded))
     # What was nonnegative is wrong by so much of itself, and so is its sum.
-    share = rounding(carrier.roundings + _LAST)
+    share = rounding(carrier.roundings + LAST_ROUNDINGS)
     behind = 1 - (changed.total + rounded.total) / seen.total - share
     error, signed = (
         (loss.largest / seen.peak + loss.total / seen.total) / behind if behind > 0 else math.inf
@@ -200,10 +200,6 @@ def _run(
         carrier.reductions,
         not seen.signed,
     )
-
-
-_LAST = 64
-# Roundings of the last steps: sums of up to 2^60 numbers in pairs of 128 at a time, quotients.
 
 
 class _Seen(NamedTuple):

@@ -42,7 +42,7 @@ KEPT = {2: FEW_TERMS[2], 3: 8192}
 """Up to so many terms, by the number of axes, are kept as they are where pixels shall be right by
 themselves. Of planes more are reduced sooner than multiplied out."""
 
-TYPICAL_RANK = {2: 20, 3: 30}
+TYPICAL_RANK = {2: 20, 3: 26}
 """Terms that a reduction leaves of a smooth image, by its axes: 6 to 22 in every network tried, and
 17 to 38 columns an axis of volumes."""
 
