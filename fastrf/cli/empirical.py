@@ -203,8 +203,7 @@ def _compared(found: ERF) -> tuple[ERF, Comparison]:
 
 
 def _draw(found: ERF, theory: ERF | None, path: Path) -> None:
-    from fastrf.comparison_plot import comparison_figure
-    from fastrf.plot import erf_figure, save
+    from fastrf.plot import comparison_figure, erf_figure, save
 
     save(erf_figure(found) if theory is None else comparison_figure(theory, found), path)
 
