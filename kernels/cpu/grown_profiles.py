@@ -353,7 +353,7 @@ def grown_profiles(
 ) -> None:
     """See ``fastrf.kernels.spec.KERNELS["grown_profiles"]``."""
     check_floats(taps=taps, out=out)
-    given = [np.ascontiguousarray(a, np.int64) for a in (offsets, layers)]
+    given = (np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(layers, np.int64))
     _check(*given, taps, places, out)
     check_same("lengths of exponents and places", len(exponents) + 1, len(places))
     _grown_profiles(
