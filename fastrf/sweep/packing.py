@@ -59,7 +59,7 @@ class Packed:
 
     def __len__(self) -> int:
         """Number of chains."""
-        return self.lines.shape[1]
+        return int(self.lines.shape[1])
 
     def log_gains(self) -> Floats:
         """Natural logarithm of each chain's gain, its input's included."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -60,7 +60,7 @@ def points_of(space: Any) -> tuple[Iterator[AnyPoint], int | None]:
             f"{type(space).__name__} is no space; give a Space, the path of a space file, or a "
             "list of networks"
         )
-    return map(_given, space), len(space) if hasattr(space, "__len__") else None
+    return map(_given, space), len(space) if isinstance(space, Sized) else None
 
 
 def _given(item: Any) -> AnyPoint:

@@ -149,5 +149,5 @@ def _as_executor(executor: Any) -> Executor:
 def _size(executor: Any) -> int:
     """Workers that an executor has, as far as it says."""
     if hasattr(executor, "ncores"):
-        return max(1, sum(executor.ncores().values()))
+        return max(1, int(sum(executor.ncores().values())))
     return int(getattr(executor, "_max_workers", None) or os.cpu_count() or 1)

@@ -412,7 +412,7 @@ class Writer(Store):
 
     def known(self, keys: Sequence[str]) -> dict[str, Known]:
         """What is there of some results."""
-        found = {}
+        found: dict[str, Known] = {}
         for first in range(0, len(keys), _QUERIED):
             part = keys[first : first + _QUERIED]
             cursor = self._connection.execute(
