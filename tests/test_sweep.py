@@ -331,7 +331,7 @@ def test_kill_and_go_on(tmp_path, expected):
     """Killed once it has a number of rows drawn at random (by a seed), then resumed, again and
     again; what was committed is never less, and in the end nothing is missing or double."""
     path, draw, before = tmp_path / "s.db", random.Random(3), 0
-    for _ in range(3):
+    for _ in range(2):
         process = started(path)
         wait_for(path, before + draw.randint(1, 10), process)
         process.kill()
@@ -644,3 +644,58 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "call sweep under `if __name__ == '__main__':`" in ran.stderr.splitlines()[-1]
+
+
+# --- the command line -----------------------------------------------------------------------
+
+
+TOML = """
+name = "small"
+ndim = 2
+[parameters]
+depth = {from = 1, to = 12}
+kernel = [3, 4]
+stride = "2 if i == 1 else 1"
+rate = [1, 2]
+dilation = "rate"
+"""
+
+
+def test_the_command_line(tmp_path, capsys, expected):
+    from fastrf import cli
+
+    file, path = tmp_path / "space.toml", str(tmp_path / "s.db")
+    file.write_text(TOML)
+
+    def command(*words):
+        code = cli.main(["sweep", *map(str, words)])
+        return code, *capsys.readouterr()
+
+    code, out, err = command(file, "--store", path, "--workers", 0)
+    assert (code, out) == (0, "")
+    assert "sweep: 48 of 48 points" in err
+    assert "48 rows in" in err
+    with rf.Store(path) as found:
+        assert table(found) == expected["chains"]
+    code, out, _ = command("--store", path, "--query", "SELECT depth, std_0 FROM sweep LIMIT 2")
+    assert out.split() == ["depth", "std_0", "1", "0.816497", "1", "0.816497"]
+    code, out, _ = command("--store", path, "--top", "-ratio", "--count", 3, "--json")
+    ratios = [row["ratio"] for row in json.loads(out)["rows"]]
+    assert len(ratios) == 3
+    assert ratios == sorted(ratios)
+    code, out, _ = command("--store", path, "--top", "depth", "--count", 1)
+    assert out.split()[:3] == ["depth", "kernel", "rate"]
+    code, out, err = command("--store", path, "--export", tmp_path / "t.csv")
+    assert (code, out) == (0, "")
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 49
+    for words, message in (
+        (["--store", path, "--query", "DROP TABLE points"], "readonly"),
+        (["--store", path + "x"], "there is no store"),
+        ([file, "--store", path, "--no-resume"], "is there; give another --store, or --resume"),
+        (["--store", path, "--top", "depth", "--query", "SELECT 1"], "give one of them"),
+        ([file, "--store", path, "--dask", "tcp://127.0.0.1:1"], "no scheduler answers"),
+    ):
+        code, out, err = command(*words)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert len(err.splitlines()) == 1

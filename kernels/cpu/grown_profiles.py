@@ -353,16 +353,17 @@ def grown_profiles(
 ) -> None:
     """See ``fastrf.kernels.spec.KERNELS["grown_profiles"]``."""
     check_floats(taps=taps, out=out)
-    given = (np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(layers, np.int64))
-    _check(*given, taps, places, out)
+    offsets, layers = (np.ascontiguousarray(a, np.int64) for a in (offsets, layers))
+    _check(offsets, layers, taps, places, out)
     check_same("lengths of exponents and places", len(exponents) + 1, len(places))
     _grown_profiles(
-        *given,
+        offsets,
+        layers,
         taps,
         np.ascontiguousarray(places, np.int64),
         exponents,
         out,
         SMALLEST_NORMAL[out.dtype],
         *RANGES[out.dtype],
-        *_what_is_kept(*given),
+        *_what_is_kept(offsets, layers),
     )
