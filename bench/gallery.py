@@ -36,7 +36,7 @@ class Entry:
     caption: str
     setup: str
     call: str
-    colors: int = 20
+    colors: int = 16
 
     @property
     def code(self) -> str:
@@ -88,7 +88,7 @@ ENTRIES = (
         "erf",
         "The last map of ResNet-50 on 224 × 224 pixels: most of its TRF lies beyond the image.",
         "erf = rf.erf(rf.zoo.resnet50(), input_size=224)",
-        "rf.plot.erf_figure(erf)",
+        'rf.plot.erf_figure(erf, width="column")',
         colors=128,
     ),
     Entry(
@@ -135,7 +135,7 @@ ENTRIES = (
         "comparison",
         "Theory beside experiment: gradients of 400 networks of random weights.",
         _MEASURED,
-        "rf.plot.comparison_figure(theory, experiment)",
+        'rf.plot.comparison_figure(theory, experiment, width="column")',
         colors=64,
     ),
     Entry(
