@@ -54,8 +54,25 @@ _PUBLIC = {
     "fastrf.erf": ("ERF", "erf", "plan"),
     "fastrf.check": ("check",),
     "fastrf.report": ("report",),
+    "fastrf.comparison": ("Comparison", "compare"),
+    "fastrf.empirical": ("empirical",),
+    "fastrf.sweep.run": ("sweep",),
+    "fastrf.sweep.store": ("Store",),
+    "fastrf.advice": ("advice",),
+    "fastrf.design": ("design",),
+    "fastrf.sweep.space": ("Space",),
 }
-_MODULES = ("analytic", "errors", "importers", "metrics", "plot", "tiling", "zoo")
+_MODULES = (
+    "activations",
+    "analytic",
+    "errors",
+    "importers",
+    "initialisation",
+    "metrics",
+    "plot",
+    "tiling",
+    "zoo",
+)
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604 (names known at run time)
@@ -77,22 +94,35 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `fastrf.erf`, `fastrf.check` and `fastrf.report` the functions, which live in modules
-    of that name: importing a submodule would bind the module's name over them."""
+    """Keeps `fastrf.erf`, `check`, `report` and the like the functions, though there are modules of
+    that name: importing a submodule would bind it over them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package
 
 
 if TYPE_CHECKING:
-    from fastrf import analytic, errors, importers, metrics, plot, tiling, zoo
+    from fastrf import (
+        activations,
+        analytic,
+        errors,
+        importers,
+        initialisation,
+        metrics,
+        plot,
+        tiling,
+        zoo,
+    )
+    from fastrf.advice import advice
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check
+    from fastrf.comparison import Comparison, compare
+    from fastrf.design import design
+    from fastrf.empirical import empirical
     from fastrf.erf import ERF, erf, plan
     from fastrf.importers.onnx import from_onnx
     from fastrf.importers.torch import from_torch
@@ -127,3 +157,6 @@ if TYPE_CHECKING:
     from fastrf.netfile import load, save
     from fastrf.network import Builder, Network, Node, Parallel, Residual, Sequential
     from fastrf.report import report
+    from fastrf.sweep.run import sweep
+    from fastrf.sweep.space import Space
+    from fastrf.sweep.store import Store

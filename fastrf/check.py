@@ -46,6 +46,7 @@ from fastrf.errors import (
     UnboundedError,
 )
 from fastrf.kernels import load as load_kernels
+from fastrf.layers.weights import weights_of
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import Everything, SpatialMap, Table, Window
 from fastrf.network import Network, as_network
@@ -161,6 +162,11 @@ def check(
     """
     check_options("auto", "auto", TOL, None, workers, memory_limit)
     network = as_network(net)
+    if any(weights_of(node.layer) is not None for node in network.bound.nodes.values()):
+        raise InputError(
+            "check compares engines and formulas that average weights over channels, and layers "
+            "hold theirs one by one; read the model with channels='mean'"
+        )
     field = receptive_field(network, output, None, input=input, ignore_global=ignore_global)
     options: dict[str, Any] = {
         "unit": unit,

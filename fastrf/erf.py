@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,18 +18,25 @@ from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
 from fastrf.arrays import on_host
 from fastrf.device import resolve
-from fastrf.engine.covariance import inexact_reasons
+from fastrf.engine.covariance import assumptions, inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
 from fastrf.engine.plan import Plan, make_plan
+from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
 from fastrf.images import Image, image_of
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, as_network
 
+if TYPE_CHECKING:
+    from fastrf.empirical.measuring import Measurement
+
 SHARES = (0.2, 0.3, 0.5, 0.99)
 """Shares t of the mass for which RepLKNet (Ding et al. 2022) reports the area ratio r(t)."""
+
+FILLS = "the ERF fills the image: its sizes are cut off by the border, not by the network"
+"""The warning of a field whose sizes say more about the image than about the unit."""
 
 _FORMAT = "fastrf-erf-1"
 
@@ -38,21 +45,27 @@ _FORMAT = "fastrf-erf-1"
 class ERF:
     """The effective receptive field of one unit: the normalised gradient-variance image.
 
+    `erf` computes one, `empirical` measures one.
+
     Attributes:
         values: the image as the engine left it: an array, or factors that `image` multiplies out.
         origin: input index of ``image[0, …, 0]``, per axis; may be negative on the unbounded grid.
         log_gain: natural logarithm of the gradient variance that arrives at the input per unit
             of variance put on the unit.
-        lost_mass: share of the gradient that fell into padding on the way.
+        lost_mass: share of the gradient that fell into padding on the way; NaN where measured.
         dropped_mass: share that was dropped because `tail` allowed it.
         network, node, unit, input: what was asked for.
         input_sizes: pixels of every input map, or None on the unbounded grid.
         exact: whether adding up variances is exact for this network; if not, `inexact` says why.
         assumptions: what was assumed where the network does not say.
-        plan: how it was computed; ``print(erf.plan)`` explains.
+        plan: how it was computed or measured; ``print(erf.plan)`` explains.
+        standard_error: of every pixel of `image`, where it was measured; else None.
+        draws: independent samples that it is the mean of, where it was measured; else None.
+        groups: where it was measured, the shares that groups of draws have in it, an array
+            (groups, *shape) that sums to `image` over its first axis; else None.
     """
 
-    values: NDArray[Any] | FactoredImage = field(repr=False)
+    values: NDArray[Any] | FactoredImage | TuckerImage = field(repr=False)
     origin: tuple[int, ...]
     log_gain: float
     lost_mass: float
@@ -65,7 +78,10 @@ class ERF:
     ignore_global: bool
     inexact: tuple[str, ...]
     assumptions: tuple[str, ...]
-    plan: Plan | str = field(repr=False)
+    plan: Plan | Measurement | str = field(repr=False)
+    standard_error: NDArray[np.float64] | None = field(default=None, repr=False)
+    draws: int | None = None
+    groups: NDArray[np.float64] | None = field(default=None, repr=False)
 
     @cached_property
     def image(self) -> NDArray[Any]:
@@ -215,11 +231,36 @@ class ERF:
         """What to know before using the sizes."""
         found, size = [], self.input_size
         if size is not None and metrics.fills(self._measured, self.origin, size):
-            found.append(
-                "the ERF fills the image: its sizes are cut off by the border, not by the network"
-            )
+            found.append(FILLS)
         found.extend(f"approximate: {reason}" for reason in self.inexact)
         return tuple(found)
+
+    def uncertainty(self, measure: Callable[[ERF], Any]) -> Any:
+        """Standard error of a measure of a measured field, by the jackknife over groups of draws.
+
+        ``erf.uncertainty(lambda e: e.std)`` is one error per axis. Right for measures that vary
+        smoothly with the image (mean, std, `profile`, `log10` of a pixel); those that count pixels
+        (`luo_size`, `smallest_set`) jump, and their errors are rough.
+
+        Raises:
+            InputError: the field was computed and not measured, or of less than two draws.
+
+        Source: Efron 1982, The jackknife, the bootstrap and other resampling plans, eq. 3.1.
+        """
+        if self.groups is None or len(self.groups) < 2:
+            how = "was computed" if self.groups is None else "is of one draw"
+            raise InputError(
+                f"this field {how} and has no spread; measure it with fastrf.empirical, "
+                f"by at least two draws"
+            )
+        found = []
+        for group in self.groups:
+            rest = self.image - group
+            part = replace(self, values=rest / rest.sum(), standard_error=None, groups=None)
+            found.append(np.asarray(measure(part), dtype=np.float64))
+        values, count = np.stack(found), len(found)
+        error = np.sqrt((count - 1) / count * ((values - values.mean(0)) ** 2).sum(0))
+        return float(error) if error.ndim == 0 else error
 
     # --- out --------------------------------------------------------------------------------
 
@@ -240,8 +281,9 @@ class ERF:
             "origin": list(self.origin),
             "dtype": str(self.values.dtype),
             "log_gain": self.log_gain,
-            "lost_mass": self.lost_mass,
+            "lost_mass": None if math.isnan(self.lost_mass) else self.lost_mass,
             "dropped_mass": self.dropped_mass,
+            "draws": self.draws,
             "mean": list(self.mean),
             "std": list(self.std),
             "covariance": self.covariance.tolist(),
@@ -255,7 +297,7 @@ class ERF:
             "exact": self.exact,
             "assumptions": list(self.assumptions),
             "warnings": list(self.warnings),
-            "plan": asdict(self.plan) if isinstance(self.plan, Plan) else self.plan,
+            "plan": self.plan if isinstance(self.plan, str) else asdict(self.plan),
         }
 
     def save(self, path: str | Path) -> None:
@@ -275,10 +317,14 @@ class ERF:
             "inexact": list(self.inexact),
             "assumptions": list(self.assumptions),
             "plan": str(self.plan),
+            "draws": self.draws,
         }
+        arrays: dict[str, Any] = {"image": self.to_numpy()}
+        if self.standard_error is not None and self.groups is not None:
+            arrays |= {"standard_error": self.standard_error, "groups": self.groups}
         try:
             with open(path, "wb") as file:
-                np.savez_compressed(file, image=self.to_numpy(), meta=np.array(json.dumps(meta)))
+                np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
         except OSError as error:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
@@ -292,6 +338,8 @@ class ERF:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
                 image, meta = data["image"], json.loads(str(data["meta"]))
+                for name in ("standard_error", "groups"):
+                    meta[name] = data.get(name)
             if meta.pop("format") != _FORMAT:
                 raise KeyError("format")
             for name in ("origin", "unit", "inexact", "assumptions"):
@@ -338,12 +386,14 @@ class _Question:
         options["device"] = resolve(device)
         return _Question(network, graph, graph.input_node(input), ignore_global, options)
 
-    def plan(self, node: str, unit: Any) -> Plan:
+    def plan(self, node: str, unit: Any, channel: Any = None) -> Plan:
         index = self.graph.unit_index(node, unit)
-        return make_plan(self.graph, node, index, self.input, **self.options)
+        return make_plan(self.graph, node, index, self.input, channel=channel, **self.options)
 
-    def answer(self, node: str, unit: Any, progress: Callable[[float], None] | None = None) -> ERF:
-        plan, result = followed(self.graph, self.plan(node, unit), progress)
+    def answer(
+        self, node: str, unit: Any, progress: Callable[[float], None] | None, channel: Any
+    ) -> ERF:
+        plan, result = followed(self.graph, self.plan(node, unit, channel), progress)
         return self._field(plan, result, inexact_reasons(self.graph, node))
 
     def answer_all(
@@ -379,7 +429,7 @@ class _Question:
             input_sizes=sizes or None,
             ignore_global=self.ignore_global,
             inexact=tuple(inexact),
-            assumptions=tuple(self.graph.assumptions),
+            assumptions=(*self.graph.assumptions, *assumptions(self.graph, plan.node)),
             plan=plan,
         )
 
@@ -400,6 +450,7 @@ def erf(
     workers: int | None = ...,
     memory_limit: int | None = ...,
     *,
+    channel: int | None = ...,
     input: str | None = ...,
     ignore_global: bool = ...,
     progress: Callable[[float], None] | None = ...,
@@ -420,6 +471,7 @@ def erf(
     layers: Literal["all"],
     workers: int | None = ...,
     memory_limit: int | None = ...,
+    channel: None = ...,
     input: str | None = ...,
     ignore_global: bool = ...,
     progress: Callable[[float], None] | None = ...,
@@ -439,6 +491,7 @@ def erf(
     workers: int | None = None,
     memory_limit: int | None = None,
     *,
+    channel: int | None = None,
     input: str | None = None,
     ignore_global: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -467,12 +520,15 @@ def erf(
         tail: share of the mass that may be dropped from the outside; `ERF.dropped_mass` says how
             much it was. None: nothing.
         layers: "last", or "all" for the field of every layer's `unit`, by node name. Without
-            `input_size` one pass up from the input computes them all, but for those behind
-            transposed convolutions or resizing; with one, each layer that moves pixels costs a
-            field of its own. Layers that move none share the array of the layer below.
+            `input_size` one pass up from the input computes them all (covariances included), but
+            for those behind transposed convolutions or resizing; with one, each layer that moves
+            pixels costs a field of its own. Layers that move none share the array of the layer
+            below.
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free.
+        channel: of the unit, where the network holds its weights channel by channel
+            (``from_torch(…, weights="trained", channels="full")``). None: all channels alike.
         input: the input map, where the network has several.
         ignore_global: leave out paths on which a unit reads the whole map at once.
         progress: called with the share of the work that is done.
@@ -500,7 +556,9 @@ def erf(
     graph = question.graph
     last = graph.output_node(output)
     if layers == "last":
-        return question.answer(last, unit, progress)
+        return question.answer(last, unit, progress, channel)
+    if channel is not None:
+        raise InputError(f"channel={channel!r} is one map's; leave it out of layers='all'")
     if layers != "all":
         raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
     return question.answer_all(last, unit, progress)
@@ -511,6 +569,8 @@ def plan(
     output: str | None = None,
     unit: str | int | Sequence[int] = "center",
     input_size: int | Sequence[int] | Mapping[str, Any] | None = None,
+    *,
+    channel: int | None = None,
     **options: Any,
 ) -> Plan:
     """What `erf` would do with the same arguments, without doing it.
@@ -519,4 +579,4 @@ def plan(
         InputError, PlanError, DeviceError: as `erf`.
     """
     question = _Question.of(net, input_size, **options)
-    return question.plan(question.graph.output_node(output), unit)
+    return question.plan(question.graph.output_node(output), unit, channel)

@@ -43,5 +43,13 @@ class PlanError(FastrfError, MemoryError):
     """The planned computation does not fit into the memory limit; nothing was started."""
 
 
+class StoreError(FastrfError, RuntimeError):
+    """The store of a sweep cannot be read or written; what it holds was left as it is."""
+
+
+class WorkerError(FastrfError, RuntimeError):
+    """The processes that computed are gone and cannot be replaced here."""
+
+
 class MissingExtra(FastrfError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""

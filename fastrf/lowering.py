@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -44,6 +44,7 @@ from fastrf.layers import (
 )
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
+from fastrf.meanfield import MeanField, is_needed
 from fastrf.network import Network, Node
 
 Shares = tuple[tuple[int, float], ...]
@@ -52,7 +53,7 @@ Shares = tuple[tuple[int, float], ...]
 Labels = NDArray[np.int64]
 """One label per channel of a map (one label where the number of channels is not known)."""
 
-Ways = Mapping[str, Labels]
+LabelsOf = Mapping[str, Labels]
 """Node → labels of its channels, where these are not all alike: few maps' channels part ways."""
 
 KEPT_GRAPHS = 4
@@ -99,18 +100,57 @@ class Operation:
         return any(m.is_global for m in self.maps)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One way from a node's input to its output: its maps and pointwise gain."""
+
+    maps: tuple[SpatialMap, ...] = ()
+    gain: float = 1.0
+
+    @property
+    def is_global(self) -> bool:
+        return any(m.is_global for m in self.maps)
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Which channels of a node's input meet which of its output.
+
+    `blocks` is the number of channel groups that meet only among themselves (1: everything
+    meets everything); where `pairs` is given, channel pairs[0][i] of the input meets channel
+    pairs[1][i] of the output alone, and where they are `alike`, each one that of its own number.
+    `weight` is the share of the gradient that goes this way,
+    and `maps` replaces the layer's own maps where they depend on the channel.
+    """
+
+    blocks: int = 1
+    pairs: tuple[Labels, Labels] | None = None
+    weight: float = 1.0
+    maps: tuple[SpatialMap, ...] | None = None
+    alike: bool = False
+
+    def paired(self, channels: int) -> tuple[Labels, Labels] | None:
+        """`pairs`, spelled out for so many channels where they are `alike`."""
+        return (own := np.arange(channels), own) if self.alike else self.pairs
+
+
+Ways = tuple[Sequence[Relation], Sequence[Piece]]
+"""How a node reads one of its inputs: along each relation in each of the pieces."""
+
+
 @dataclass(slots=True)
 class PlaneGraph:
     """A lowered network.
 
     Attributes:
-        network: the bound network.
+        network: the bound network, its layers settled (see `fastrf.meanfield`).
         input_size: pixels of the input map(s), or None on the unbounded grid.
         planes: every plane, inputs first, in topological order of their nodes.
         operations: in topological order.
         planes_of: node → its planes' numbers.
         sizes: node → map size (None on the unbounded grid).
         channels: node → number of channels, None where not known.
+        ways: node → how it reads each of its inputs, channel by channel; what `operations` sum up.
         collapsed: nodes that have lost their spatial extent (behind global pooling).
         assumptions: what was assumed where the network does not say.
         derived: what others have worked out from this graph, to be worked out only once.
@@ -125,6 +165,7 @@ class PlaneGraph:
     planes_of: dict[str, list[int]] = field(default_factory=dict)
     sizes: dict[str, Size | None] = field(default_factory=dict)
     channels: dict[str, int | None] = field(default_factory=dict)
+    ways: dict[str, list[Ways]] = field(default_factory=dict, repr=False)
     collapsed: set[str] = field(default_factory=set)
     assumptions: list[str] = field(default_factory=list)
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -190,22 +231,7 @@ class PlaneGraph:
 
         "center" is index ⌊n/2⌋ of each axis, or 0 on the unbounded grid.
         """
-        size = self.sizes[node]
-        if isinstance(unit, str):
-            if unit != "center":
-                raise InputError(f"unit={unit!r} is unknown; give 'center' or one index per axis")
-            return (0,) * self.ndim if size is None else tuple(n // 2 for n in size)
-        values = _spelled_out(unit, self.ndim)
-        if len(values) != self.ndim or not all(map(is_whole, values)):
-            raise InputError(
-                f"unit={short(unit)} must be 'center' or {self.ndim} whole numbers, one per axis"
-            )
-        if size is not None and not all(0 <= v < n for v, n in zip(values, size, strict=True)):
-            raise InputError(
-                f"unit={unit!r} is outside the map of {node!r}, whose size is {size}; "
-                f"indices start at 0"
-            )
-        return tuple(int(v) for v in values)
+        return index_of_unit(node, self.sizes[node] or (None,) * self.ndim, unit)
 
     def between(self, node: str, input_node: str) -> list[Operation]:
         """The operations on paths from `input_node` to `node`, in topological order."""
@@ -269,9 +295,10 @@ def _lowered(
     pieces = _forward(graph, sizes, ignore_global)
     labels, relations = _label(graph)
     wholes = _number_planes(graph, labels)
-    for node in network.nodes.values():
-        edges = zip(node.inputs, relations[node.name], pieces[node.name], strict=True)
-        for source, parts, ways in edges:
+    for node in graph.network.nodes.values():
+        edges: list[Ways] = [*zip(relations[node.name], pieces[node.name], strict=True)]
+        graph.ways[node.name] = edges
+        for source, (parts, ways) in zip(node.inputs, edges, strict=True):
             for part in parts:
                 for way in ways:
                     x, y = wholes.get(source), wholes.get(node.name)
@@ -310,25 +337,37 @@ def _size(given: Any, ndim: int) -> Size | None:
     return tuple(int(v) for v in values)
 
 
+def index_of_unit(node: str, size: Sequence[int | None], unit: Any) -> tuple[int, ...]:
+    """`unit` as one index per axis of a map of this size, the map of `node`; None is the
+    unbounded grid.
+
+    Raises:
+        InputError: it is none, or outside.
+    """
+    if isinstance(unit, str):
+        if unit != "center":
+            raise InputError(f"unit={unit!r} is unknown; give 'center' or one index per axis")
+        return tuple(0 if n is None else n // 2 for n in size)
+    values = _spelled_out(unit, len(size))
+    if len(values) != len(size) or not all(map(is_whole, values)):
+        raise InputError(
+            f"unit={short(unit)} must be 'center' or {len(size)} whole numbers, one per axis"
+        )
+    if not all(n is None or 0 <= v < n for v, n in zip(values, size, strict=True)):
+        raise InputError(
+            f"unit={unit!r} is outside the map of {node!r}, whose size is {tuple(size)}; "
+            f"indices start at 0"
+        )
+    return tuple(int(v) for v in values)
+
+
 def _spelled_out(value: Any, ndim: int) -> tuple[Any, ...]:
     """One value per axis; text and bytes are not taken apart."""
     several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
     return tuple(value) if several else (value,) * ndim
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One way from a node's input to its output: its maps and pointwise gain."""
-
-    maps: tuple[SpatialMap, ...] = ()
-    gain: float = 1.0
-
-    @property
-    def is_global(self) -> bool:
-        return any(m.is_global for m in self.maps)
-
-
-_NOTHING_MOVES = (_Piece(),)
+_NOTHING_MOVES = (Piece(),)
 _MERGES = (Add, Concat)
 
 
@@ -336,24 +375,29 @@ class _Walked(NamedTuple):
     """What a layer does on a map of one size: its way, the size it writes and whether that has
     lost its extent. Equal layers of a network are one object: a thousand of them share this."""
 
-    ways: tuple[_Piece, ...]
+    ways: tuple[Piece, ...]
     size: Size | None
     collapses: bool
 
 
 def _forward(
     graph: PlaneGraph, sizes: dict[str, Size | None], ignore_global: bool
-) -> dict[str, Sequence[tuple[_Piece, ...]]]:
-    """Fills sizes, channels and collapsed; returns the pieces of every node, per input."""
-    pieces: dict[str, Sequence[tuple[_Piece, ...]]] = {}
+) -> dict[str, Sequence[tuple[Piece, ...]]]:
+    """Settles the layers and fills sizes, channels and collapsed; returns the pieces of every
+    node, per input."""
+    pieces: dict[str, Sequence[tuple[Piece, ...]]] = {}
     known: dict[tuple[int, Size | None], _Walked] = {}
-    for node in graph.network.nodes.values():
-        layer = node.layer
+    settles = is_needed(node.layer for node in graph.network.nodes.values())
+    means = MeanField() if settles else None
+    for given in graph.network.nodes.values():
+        node, layer = given, given.layer
         try:
             if isinstance(layer, Input):
                 graph.sizes[node.name] = sizes[node.name]
                 graph.channels[node.name] = layer.channels
                 pieces[node.name] = ()
+                if means is not None:
+                    means.settle(node, graph.channels, graph.sizes)
                 continue
             channels = layer.output_channels([graph.channels[i] for i in node.inputs])
             if channels is not None and channels > MAXIMUM_CHANNELS:
@@ -362,16 +406,33 @@ def _forward(
                     f"{MAXIMUM_CHANNELS}; give fewer channels to the layers before"
                 )
             graph.channels[node.name] = channels
+            if means is not None:
+                node = means.settle(node, graph.channels, graph.sizes)
             if isinstance(layer, _MERGES):
-                found: Sequence[tuple[_Piece, ...]] = _merge_pieces(graph, node)
+                found: Sequence[tuple[Piece, ...]] = _merge_pieces(graph, node)
             else:
                 found = (_single_pieces(graph, node, known, ignore_global),)
+            if means is not None and node.name in means.factors:
+                found = _weighed(found, means.factors[node.name])
             if ignore_global:
                 found = [tuple(p for p in ways if not p.is_global) for ways in found]
             pieces[node.name] = found
         except InputError as error:
             raise type(error)(f"{node.name}: {error}") from None
+    if means is not None:
+        graph.network = graph.network.with_nodes(means.nodes)
+        graph.assumptions.extend(means.assumptions)
     return pieces
+
+
+def _weighed(
+    pieces: Sequence[tuple[Piece, ...]], gains: Sequence[float]
+) -> list[tuple[Piece, ...]]:
+    """The ways from a node's inputs, each input's with a further gain."""
+    return [
+        tuple(replace(way, gain=way.gain * gain) for way in ways)
+        for ways, gain in zip(pieces, gains, strict=True)
+    ]
 
 
 def _single_pieces(
@@ -379,7 +440,7 @@ def _single_pieces(
     node: Node,
     known: dict[tuple[int, Size | None], _Walked],
     ignore_global: bool,
-) -> tuple[_Piece, ...]:
+) -> tuple[Piece, ...]:
     layer, source = node.layer, node.inputs[0]
     size, unbounded = graph.sizes[source], graph.input_size is None
     lost = source in graph.collapsed
@@ -388,12 +449,12 @@ def _single_pieces(
         graph.sizes[node.name] = None
         if isinstance(layer, Upsample):
             spread = _everything(graph, None, None, "fixed", 1.0)
-            return (_Piece((spread,), layer.pointwise_gain),)
+            return (Piece((spread,), layer.pointwise_gain),)
         graph.collapsed.add(node.name)
-        return (_Piece((), layer.pointwise_gain),)
+        return (Piece((), layer.pointwise_gain),)
     if isinstance(layer, Attention) and ignore_global:
         graph.sizes[node.name] = size
-        return (_Piece((), layer.gain),)
+        return (Piece((), layer.gain),)
     walked = known.get((id(layer), size))
     if walked is None:
         walked = known[id(layer), size] = _walked(graph, layer, size)
@@ -412,10 +473,10 @@ def _single_pieces(
 
 def _walked(graph: PlaneGraph, layer: Layer, size: Size | None) -> _Walked:
     maps, gain = layer.maps(size, graph.ndim), layer.pointwise_gain
-    ways = [_Piece(maps, gain)]
+    ways = [Piece(maps, gain)]
     if isinstance(layer, SqueezeExcite) or (isinstance(layer, Norm) and layer.whole_map):
         pixels = 1 if size is None else math.prod(size)
-        ways.append(_Piece((_everything(graph, size, size, "fixed", 1 / pixels),), gain))
+        ways.append(Piece((_everything(graph, size, size, "fixed", 1 / pixels),), gain))
     out = maps[-1].size_out if maps else size
     return _Walked(tuple(ways), out, _collapses(layer, graph.input_size is None))
 
@@ -434,7 +495,7 @@ def _everything(
     return SpatialMap((Everything(),) * graph.ndim, kind, gain, None, size, out)
 
 
-def _merge_pieces(graph: PlaneGraph, node: Node) -> list[tuple[_Piece, ...]]:
+def _merge_pieces(graph: PlaneGraph, node: Node) -> list[tuple[Piece, ...]]:
     """Ways into a sum, product or concatenation; maps of one position are broadcast."""
     flat = [i in graph.collapsed for i in node.inputs]
     if all(flat):
@@ -443,12 +504,12 @@ def _merge_pieces(graph: PlaneGraph, node: Node) -> list[tuple[_Piece, ...]]:
         graph.sizes[node.name] = None
         if all(flat) or not any(flat):
             return [_NOTHING_MOVES] * len(flat)
-        spread = (_Piece((_everything(graph, None, None, "fixed", 1.0),)),)
+        spread = (Piece((_everything(graph, None, None, "fixed", 1.0),)),)
         return [spread if f else _NOTHING_MOVES for f in flat]
     sizes = [graph.sizes[i] or () for i in node.inputs]
     out = tuple(max(s[axis] for s in sizes) for axis in range(graph.ndim))
     graph.sizes[node.name] = out
-    ways: list[tuple[_Piece, ...]] = []
+    ways: list[tuple[Piece, ...]] = []
     for source, size in zip(node.inputs, sizes, strict=True):
         single = () if isinstance(node.layer, Concat) else (1,)  # concatenation does not broadcast
         if any(n not in (m, *single) for n, m in zip(size, out, strict=True)):
@@ -462,37 +523,15 @@ def _merge_pieces(graph: PlaneGraph, node: Node) -> list[tuple[_Piece, ...]]:
             continue
         axes = tuple(Window() if n == m else Everything() for n, m in zip(size, out, strict=True))
         broadcast = SpatialMap(axes, "fixed", 1.0, None, size, out)
-        ways.append((_Piece((broadcast,)),))
+        ways.append((Piece((broadcast,)),))
     return ways
 
 
 # --- channels -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Relation:
-    """Which channels of a node's input meet which of its output.
-
-    `blocks` is the number of channel groups that meet only among themselves (1: everything
-    meets everything); where `pairs` is given, channel pairs[0][i] of the input meets channel
-    pairs[1][i] of the output alone, and where they are `alike`, each one that of its own number.
-    `weight` is the share of the gradient that goes this way,
-    and `maps` replaces the layer's own maps where they depend on the channel.
-    """
-
-    blocks: int = 1
-    pairs: tuple[Labels, Labels] | None = None
-    weight: float = 1.0
-    maps: tuple[SpatialMap, ...] | None = None
-    alike: bool = False
-
-    def paired(self, channels: int) -> tuple[Labels, Labels] | None:
-        """`pairs`, spelled out for so many channels where they are `alike`."""
-        return (own := np.arange(channels), own) if self.alike else self.pairs
-
-
-_MIXED = [_Relation()]
-_ALIKE = [_Relation(alike=True)]
+_MIXED = [Relation()]
+_ALIKE = [Relation(alike=True)]
 _CONVOLUTIONS = (Conv, ConvTranspose)
 _MIXING = (FullyConnected, Attention)
 _SHUFFLES = (PixelShuffle, PixelUnshuffle)
@@ -500,27 +539,27 @@ _SHUFFLES = (PixelShuffle, PixelUnshuffle)
 
 def _relations(
     graph: PlaneGraph, node: Node, i: int, c_in: int | None, c_out: int | None
-) -> list[_Relation]:
+) -> list[Relation]:
     layer = node.layer
     if isinstance(layer, _CONVOLUTIONS):
         blocks = _group_count(layer, c_in, c_out)
-        return _MIXED if blocks == 1 else [_Relation(blocks=blocks)]
+        return _MIXED if blocks == 1 else [Relation(blocks=blocks)]
     if isinstance(layer, _MIXING):
         return _MIXED
     if isinstance(layer, Concat):
         if c_out is None or c_in is None:
-            return [_Relation(weight=1 / len(node.inputs))]
+            return [Relation(weight=1 / len(node.inputs))]
         before = sum(graph.channels[s] or 0 for s in node.inputs[:i])
         own = np.arange(c_in)
-        return [_Relation(pairs=(own, own + before))]
+        return [Relation(pairs=(own, own + before))]
     if c_in is None or c_out is None:
         return _MIXED
     if isinstance(layer, ChannelSlice):
         kept = np.arange(c_in)[layer.start : layer.stop : layer.step]
-        return [_Relation(pairs=(kept, np.arange(len(kept))))]
+        return [Relation(pairs=(kept, np.arange(len(kept))))]
     if isinstance(layer, ChannelShuffle):
         order = np.arange(c_in).reshape(layer.groups, -1).T.ravel()
-        return [_Relation(pairs=(order, np.arange(c_in)))]
+        return [Relation(pairs=(order, np.arange(c_in)))]
     if isinstance(layer, _SHUFFLES):
         return _phase_relations(graph, node, min(c_in, c_out))
     # Otherwise one channel broadcast over all, or all read as one.
@@ -538,7 +577,7 @@ def _group_count(layer: Conv | ConvTranspose, c_in: int | None, c_out: int | Non
     return groups
 
 
-def _phase_relations(graph: PlaneGraph, node: Node, channels: int) -> list[_Relation]:
+def _phase_relations(graph: PlaneGraph, node: Node, channels: int) -> list[Relation]:
     """Pixel (un)shuffles: each phase of the finer grid is a channel of the coarser one."""
     layer = node.layer
     assert isinstance(layer, PixelShuffle | PixelUnshuffle)
@@ -552,11 +591,11 @@ def _phase_relations(graph: PlaneGraph, node: Node, channels: int) -> list[_Rela
         many = few * count + number
         pairs = (many, few) if isinstance(layer, PixelShuffle) else (few, many)
         move = SpatialMap(axes, "routing", 1.0, None, size, out)
-        relations.append(_Relation(pairs=pairs, maps=(move,)))
+        relations.append(Relation(pairs=pairs, maps=(move,)))
     return relations
 
 
-def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[_Relation]]]]:
+def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[Relation]]]]:
     """Labels the channels of every map by how they are read, from the outputs up.
 
     Returns:
@@ -566,7 +605,7 @@ def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[_R
     # What reads all channels alike, or nothing, tells none of them from another.
     read: dict[str, list[Labels]] = {}
     labels: dict[str, Labels] = {}
-    relations: dict[str, list[list[_Relation]]] = {}
+    relations: dict[str, list[list[Relation]]] = {}
     for node in reversed(graph.network.nodes.values()):
         channels = graph.channels[node.name]
         own = _combine(read.pop(node.name, ()), channels or 1)
@@ -603,7 +642,7 @@ def _combine(reads: Sequence[Labels], count: int) -> Labels | None:
 
 
 def _read_labels(
-    relations: Sequence[_Relation], own: Labels | None, count: int, written: int
+    relations: Sequence[Relation], own: Labels | None, count: int, written: int
 ) -> Labels | None:
     """How a reader with labels `own` of `written` channels reads each of the `count` channels of
     its input; None where it reads all alike."""
@@ -651,7 +690,7 @@ def _number_planes(graph: PlaneGraph, labels: dict[str, Labels]) -> dict[str, Sh
 
 
 def _operation_on_wholes(
-    graph: PlaneGraph, node: Node, x: Shares, y: Shares, relation: _Relation, piece: _Piece
+    graph: PlaneGraph, node: Node, x: Shares, y: Shares, relation: Relation, piece: Piece
 ) -> Operation:
     """The operation of one relation between two maps of one plane each."""
     maps = piece.maps if relation.maps is None else relation.maps
@@ -665,9 +704,9 @@ def _operations(
     graph: PlaneGraph,
     node: Node,
     source: str,
-    labels: Ways,
-    relation: _Relation,
-    piece: _Piece,
+    labels: LabelsOf,
+    relation: Relation,
+    piece: Piece,
 ) -> list[Operation]:
     """The operations of one relation, as few as do the same."""
     x, y = (_spelled_planes(graph, labels, name) for name in (source, node.name))
@@ -698,7 +737,7 @@ def _operations(
     return [operation(sources, targets)]
 
 
-def _spelled_planes(graph: PlaneGraph, labels: Ways, name: str) -> Labels:
+def _spelled_planes(graph: PlaneGraph, labels: LabelsOf, name: str) -> Labels:
     """The plane of every channel of a map."""
     if name in labels:
         return labels[name]

@@ -45,6 +45,7 @@ import numpy as np
 
 from fastrf.errors import InputError, NetworkFileError
 from fastrf.layers import LAYERS, Input, Layer
+from fastrf.layers.weights import Weights
 from fastrf.network import DEFAULT_NDIM, Network, Node, Parallel, Residual, Sequential
 
 MAX_BYTES = 64 * 2**20
@@ -85,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> Network:
     parse = {".toml": _parse_toml, ".json": _parse_json}.get(suffix)
     if parse is None:
         _fail(str(path), f"the suffix {suffix!r} is unknown; name the file .toml, .json or .onnx")
-    text = _read(Path(path))
+    text = read_text(Path(path))
     try:
         content = parse(text)
     except RecursionError:
@@ -112,7 +113,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         _fail(str(path), f"cannot be written: {error}; choose another name or folder")
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             _fail(str(path), "is no regular file; give a .toml or .json file")
@@ -283,6 +284,8 @@ def _once(layer: Layer, name: str, value: Any, ndim: int) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Weights):
+        return value.packed()
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, tuple | list):

@@ -14,7 +14,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fastrf.errors import InputError
+from fastrf.initialisation import SCHEMES
 from fastrf.layers import Add, Concat, Identity, Input, Layer, Multiply
+from fastrf.layers.checks import TRAINED
+from fastrf.layers.checks import scheme as scheme_of
+from fastrf.layers.weights import Weights
 
 DEFAULT_NDIM = 2
 
@@ -107,11 +111,18 @@ class Network:
                 except InputError as error:
                     raise type(error)(f"{node.name}: {error}") from None
             nodes[node.name] = Node(node.name, layer, node.inputs)
-        # The same graph: there is nothing to check and to sort again.
-        bound = copy(self)
-        bound.ndim, bound.nodes = ndim, nodes
+        bound = self.with_nodes(nodes)
+        bound.ndim, bound.lowered = ndim, self.lowered
         bound.__dict__["bound"] = bound
         return bound
+
+    def with_nodes(self, nodes: dict[str, Node]) -> Network:
+        """The same graph with other layers: there is nothing to check and to sort again."""
+        same = copy(self)
+        same.nodes, same.lowered = nodes, {}
+        for derived in ("bound", "fingerprint"):
+            same.__dict__.pop(derived, None)
+        return same
 
     def _implied_ndim(self) -> int:
         implied = {d for n in self.nodes.values() if (d := n.layer.implied_ndim) is not None}
@@ -133,6 +144,34 @@ class Network:
             known = [*self.nodes, *self.endpoints]
             raise InputError(f"no node or end point is called {name!r}; {_nearest(name, known)}")
         return node
+
+    def initialised(self, scheme: str) -> Network:
+        """The same network with its weights drawn by a scheme (`Conv.init`).
+
+        Stated gains of convolutions and fully connected layers give way to the scheme's, those of
+        activations to E[σ′²], and norms divide by the variance that reaches them
+        (`Norm.mean_field`). Patterns of taps stay, and so do layers without weights.
+
+        Args:
+            scheme: "he", "he-fan-out", "lecun", "glorot", "pytorch", "orthogonal" or
+                "delta-orthogonal"; see `fastrf.initialisation`.
+
+        Raises:
+            InputError: no scheme has that name.
+        """
+        if scheme == TRAINED:
+            raise InputError(
+                f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, or read "
+                f"trained weights with from_torch or from_onnx"
+            )
+        checked = scheme_of("Network.initialised", "scheme", scheme, 0)
+        layers: dict[int, Layer] = {}
+        nodes = {}
+        for node in self.nodes.values():
+            if id(node.layer) not in layers:
+                layers[id(node.layer)] = node.layer.initialised(checked)
+            nodes[node.name] = Node(node.name, layers[id(node.layer)], node.inputs)
+        return self.with_nodes(nodes)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -473,6 +512,8 @@ def _nearest(name: object, known: Iterable[str]) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, Weights):
+        return value.digest
     return str(value) if isinstance(value, Fraction) else value
 
 

@@ -83,6 +83,12 @@ def _recurrence(terms: int) -> int:
     return max(64, terms**2 // 8) + 1
 
 
+def _figures(terms: int) -> int:
+    """A variance: N additions, at most 8 roundings in each addend, and the mean's error, which
+    comes in squared; three times as much for the quotients that follow."""
+    return 3 * (terms + 8)
+
+
 def _plain_sum(terms: int) -> int:
     """As above without products: N − 1 additions, in whatever order."""
     return max(0, terms - 1)
@@ -228,6 +234,57 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 "transposed_conv with taps/Σtaps on [0, size)",
                 dtypes=DTYPES,
                 rounding=_sum_of_two_products,
+            ),
+            Kernel(
+                name="grown_profiles",
+                arguments=("offsets", "layers", "taps", "places", "exponents", "out"),
+                summary="The profiles of many chains on the unbounded grid, grown from the input "
+                "up: a layer that chain c shares with all before it in chain c − 1 is not computed "
+                "again, so chains are best sorted. Chain c has the layers offsets[c] to "
+                "offsets[c + 1] − 1, the one next to the input first. The rows of layers (3, L) "
+                "are kernel, spacing (dilation times the strides of the layers below) and the "
+                "index in taps of the first of its taps (−1: all equal). Its profile of "
+                "1 + Σ (kernel − 1)·spacing pixels is put to out from places[c] to "
+                "places[c + 1] − 1; the largest pixel lies in [1, 2], and 2^exponents[c] makes "
+                "shares of the unit's variance of it. `terms` is the sum over a chain's layers of "
+                "2·kernel + 1. One chain after the other goes on from what is kept of those "
+                "before; on a GPU, `chain_profiles` runs them side by side.",
+                formula="out[places[c] + i]·2^exponents[c] = [z^i] "
+                "Π_l Σ_m taps_l[m]/Σtaps_l · z^(m·spacing_l)",
+                dtypes=DTYPES,
+                rounding=_sum_of_two_products,
+                devices=("cpu",),
+            ),
+            Kernel(
+                name="chain_figures",
+                arguments=(
+                    "pixels",
+                    "places",
+                    "counts",
+                    "lines",
+                    "at",
+                    "threshold",
+                    "shares",
+                    "moments",
+                    "out",
+                ),
+                summary="What `fastrf.metrics` measures of many images that are outer products of "
+                "profiles. Line l is the profile pixels[places[l]] to "
+                "pixels[places[l] + counts[l] − 1], of any scale and with some mass; chain c is "
+                "the product of the lines lines[:, c], and at[:, c] (ndim, C) is its centre in "
+                "them. moments[l] is: total; mean from the first pixel on; variance; excess "
+                "kurtosis (NaN without spread); full width at half maximum; the first and the last "
+                "pixel over the largest. out[c] is: how many pixels are above Luo's threshold on "
+                "the amplitude and on the variance (NaN where the centre is 0); the distance to "
+                "the Gaussian (NaN without spread); and of each share the side of its square. "
+                "Sums are in float64 whatever the dtype, and results rounded once. Relative "
+                "errors of total, variance and width are bounded, of lines of `terms` pixels; "
+                "the mean is right to that part of the line, and the distance as it stands. It "
+                "sorts and bisects, chain by chain, which is no work for a GPU.",
+                formula="see `fastrf.metrics`",
+                dtypes=DTYPES,
+                rounding=_figures,
+                devices=("cpu",),
             ),
             Kernel(
                 name="walk",

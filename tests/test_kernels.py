@@ -127,6 +127,8 @@ OTHERS = {
     "box_run",
     "conv_run",
     "chain_profiles",
+    "grown_profiles",
+    "chain_figures",
     "walk",
 }
 

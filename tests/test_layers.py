@@ -369,7 +369,8 @@ def test_channels() -> None:
 
 def test_gains() -> None:
     assert ly.Activation().pointwise_gain == 0.5
-    assert ly.Activation("gelu").pointwise_gain == 1.0
+    assert ly.Activation("gelu").pointwise_gain == pytest.approx(0.45585, abs=1e-5)
+    assert ly.Activation("unheard of").pointwise_gain == 1.0
     assert ly.Activation("gelu", gain=0.3).pointwise_gain == 0.3
     assert ly.Dropout(0.75).pointwise_gain == 4.0
     assert ly.Norm(gain=2.0).pointwise_gain == 2.0
@@ -472,7 +473,7 @@ BAD = [
     (ly.Conv(2, taps=[[1, 2], [1, math.inf]]), "taps must be finite", "at least 0"),
     (ly.Conv(2, taps=np.zeros((2, 2))), "taps must be finite", "not all 0"),
     (ly.Conv(2, taps=[[1, 2], [1]]), "taps must be an array of numbers", "(2, 2)"),
-    (ly.Conv(2, taps="abcd"), "taps must be an array of numbers", "(2, 2)"),
+    (ly.Conv(2, taps="abcd"), "taps='abcd' is unknown", "corner, centre-light"),
     (ly.Conv(2, taps=[[1, 2], [1, 1j]]), "taps must be an array of numbers", "(2, 2)"),
     # resizing
     (ly.Upsample(), "either scale or size", ""),

@@ -14,6 +14,7 @@ from fastrf import metrics
 from fastrf.engine import terms
 from fastrf.engine.terms import FactoredImage, brightest
 from fastrf.images import Pixels
+from fastrf.metrics.regions import overlap
 
 EPS = float(np.finfo(float).eps)
 SHARES = (0.05, 0.5, 0.99, 0.9999)
@@ -108,7 +109,7 @@ def test_squares_and_balls(pair, share, shifted):
     # The search stops at 2⁻⁴⁰ of a pixel, which holds 1 at most along each axis.
     half = metrics.square_side(image, share, center) / 2
     ends = zip(image.shape, center, strict=True)
-    inside = Pixels(pixels).contracted([metrics._overlap(n, c, half) for n, c in ends])
+    inside = Pixels(pixels).contracted([overlap(n, c, half) for n, c in ends])
     assert inside == pytest.approx(share, rel=0, abs=bound_of(image) + image.ndim * 2.0**-39)
     assert metrics.radius_of_mass(image, share, center) == pytest.approx(
         metrics.radius_of_mass(pixels, share, center), rel=4 * EPS, abs=0

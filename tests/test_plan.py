@@ -123,7 +123,7 @@ def test_the_device_that_auto_took_is_said() -> None:
 
 
 def test_methods_are_the_engines() -> None:
-    assert METHODS == ("direct", "factored", "spectral")
+    assert METHODS == ("direct", "factored", "spectral", "channelwise")
     assert all(ENGINES[name].method == name for name in METHODS)
     assert {engine.method for engine in ENGINES.values()} == set(METHODS)
 

@@ -1,4 +1,4 @@
-"""The command line: `fastrf rf`, `erf`, `check`, `report`, `bench` and `info`, one module each.
+"""The command line, one module a command.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error.
 Exit codes: 0 done, 1 a check failed, 2 bad input; an interrupt gives 130, and a reader that
@@ -38,11 +38,27 @@ Examples:
   fastrf rf model.onnx --json
   fastrf erf resnet50 --input-size 224 --plot erf.png
   fastrf erf "plain(1000, 3)" --save erf.npz
+  fastrf plot resnet50 --kind graph -o graph.svg
+  fastrf empirical torchvision.models:resnet18 --input-size 64 --initialise he
   fastrf check resnet50
+  fastrf advice resnet50 --input-size 224
+  fastrf design --target-erf 60 --stride 4
   fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "check", "report", "bench", "info")
+COMMANDS = (
+    "rf",
+    "erf",
+    "plot",
+    "report",
+    "empirical",
+    "check",
+    "advice",
+    "design",
+    "sweep",
+    "bench",
+    "info",
+)
 """Each is the function of its name in the module of its name."""
 
 app = App(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastrf.engine import (
+    channelwise,
     correlated,
     covariance,
     direct,
     factored,
     forecast,
+    forecast_correlated,
     recompressed,
     spectral,
     tilted,
@@ -75,10 +77,15 @@ class Engine:
         return why_not
 
 
+_CHANNELS_DIFFER = "its layers hold their weights, which method='channelwise' follows"
+
+
 def _by_variances(obstacle: Obstacle | None = None) -> Obstacle:
     """The obstacle of an engine that carries variances alone."""
 
     def found(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+        if channelwise.needed(graph, node, input_node):
+            return _CHANNELS_DIFFER
         if covariance.needed(graph, node, input_node):
             return "fixed layers correlate its gradients, of which variances alone do not tell"
         return None if obstacle is None else obstacle(graph, node, input_node)
@@ -91,6 +98,8 @@ def _by_covariances(cancelling: bool) -> Obstacle:
     may cancel each other, or without."""
 
     def found(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+        if channelwise.needed(graph, node, input_node):
+            return _CHANNELS_DIFFER
         if not covariance.needed(graph, node, input_node):
             return "no fixed layer correlates its gradients"
         if covariance.is_relative(graph, node, input_node) == cancelling:
@@ -124,14 +133,14 @@ ENGINES: Mapping[str, Engine] = {
         "direct",
         correlated.propagate_correlated,
         _by_covariances(cancelling=False),
-        forecast.of_correlated,
+        forecast_correlated.of_correlated,
         "relative",
     ),
     "cancelling": Engine(
         "direct",
         correlated.propagate_correlated,
         _by_covariances(cancelling=True),
-        forecast.of_correlated,
+        forecast_correlated.of_correlated,
         "absolute",
         lambda *_: CANCELLED,
     ),
@@ -144,11 +153,10 @@ ENGINES: Mapping[str, Engine] = {
     ),
     "powers": Engine(
         "factored",
-        recompressed.propagate_recompressed,
+        recompressed.propagate_powers,
         _by_variances(_not_powers),
-        recompressed.of_recompressed,
+        recompressed.of_powers,
         "relative",
-        recompressed.finest,
         trial=1e-3,
     ),
     "recompressed": Engine(
@@ -176,6 +184,13 @@ ENGINES: Mapping[str, Engine] = {
         "relative",
         lambda *_: tilted.FINEST,
         trial=50e-3,
+    ),
+    "channelwise": Engine(
+        "channelwise",
+        channelwise.propagate_channelwise,
+        channelwise.obstacle,
+        channelwise.of_channelwise,
+        "relative",
     ),
 }
 """Every engine by name, those of one method in the order in which they are tried."""

@@ -12,9 +12,10 @@ too (an identity beside an average pool). They are followed from where they part
 meet: a `Pair`. What meets only in weights, or in different channels, has nothing in common.
 
 Dropout's masks are drawn independently at every pixel. Activations' slopes and the routes of
-max-pooling count as if they were, but depend on the data: those of neighbouring pixels, or of
-windows that overlap, are alike. Variances do not depend on that; where correlated gradients reach
-such a layer, the result is approximate, and `Coherence.reasons` names it.
+max-pooling depend on the data: those of neighbouring pixels, or of windows that overlap, are alike.
+Variances do not depend on that; where correlated gradients reach such a layer, `forward` says what
+slopes have in common, where it can. Elsewhere they count as independent, and the result is
+approximate: `Coherence.doubts` names the layers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ Lags = tuple[frozenset[int], ...]
 MOST_STEPS = 1_000_000
 """Steps taken in search of ways that meet again, before it is given up and said so."""
 
+KEPT_MAPS = 4096
+"""Maps whose lags are kept: all layers of a network ask for those of the maps below them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -69,6 +73,13 @@ class Pair:
     b: tuple[Term, ...]
     factor: float
 
+    def both_orders(self) -> Iterator[tuple[Term, Term]]:
+        """Products of a part of one way with one of the other, and the same the other way round,
+        whose sum the covariance is."""
+        for one, other in itertools.product(self.a, self.b):
+            yield one, other
+            yield other, one
+
 
 @dataclass(slots=True)
 class Coherence:
@@ -80,20 +91,23 @@ class Coherence:
         pairs: by the plane where they part.
         within: ids of the operations that correlate and add up by themselves, from one of their
             maps to the next (a filter behind reflected borders).
-        reasons: what remains approximate, one sentence each.
+        reasons: what remains approximate, one sentence each, beside
+        doubts: by kind of layer, the nodes that correlated gradients reach of which the data
+            choose what passes, each with what correlates them.
     """
 
     lags: dict[int, Lags] = field(default_factory=dict)
     pairs: dict[int, list[Pair]] = field(default_factory=dict)
     within: set[int] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
+    doubts: dict[str, dict[str, str]] = field(default_factory=dict)
     _inside: dict[int, list[Lags]] = field(default_factory=dict, repr=False)
 
     def inside(self, op: Operation, kinds: Kinds) -> list[Lags]:
         """As `wanted_inside`, of all that an operation reads; none where nothing is to be read."""
         if id(op) not in self._inside:
             lags = [self.lags[q] for q, _ in op.sources if q in self.lags]
-            united = reduce(_united, lags) if lags else None
+            united = reduce(united_lags, lags) if lags else None
             self._inside[id(op)] = [] if united is None else wanted_inside(op, kinds, united)
         return self._inside[id(op)]
 
@@ -101,6 +115,10 @@ class Coherence:
     def widest(self) -> int:
         """Most lags that a plane has, all axes together: its covariances take as many images."""
         return max((math.prod(map(len, lags)) for lags in self.lags.values()), default=1)
+
+    def is_alone(self, plane: int) -> bool:
+        """Whether variances are all that counts of a plane."""
+        return plane not in self.lags or _alone(self.lags[plane])
 
     @property
     def matters(self) -> bool:
@@ -124,7 +142,63 @@ def coherence_of(graph: PlaneGraph, node: str, input_node: str | None = None) ->
     return graph.once(("coherence", node, input_node), lambda: _found(graph, node, input_node))
 
 
-def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
+def coherence_of_all(graph: PlaneGraph, node: str, input_node: str) -> Coherence:
+    """As `coherence_of`, of units on all maps between the input and a node together: lags are
+    there if there is a map from whose unit they come."""
+    key = ("coherence of all", node, input_node)
+    return graph.once(key, lambda: _found(graph, node, input_node, everywhere=True))
+
+
+def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
+    """`coherence_of(…).matters`, found for all maps at the first call: whether some layer on the
+    way correlates what is uncorrelated above it, and something below adds that up."""
+    origins = graph.once(("correlating", input_node), lambda: _correlating(graph, input_node))
+    return bool(origins) and not origins.isdisjoint(graph.ancestors(node))
+
+
+def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
+    """The nodes that correlate gradients which are uncorrelated above them."""
+    reached = set(graph.planes_of[input_node])
+    operations = []
+    for op in graph.operations:
+        if any(q in reached for q, _ in op.sources):
+            reached.update(p for p, _ in op.targets)
+            operations.append(op)
+    if not _anything_common(operations):
+        return set()
+    readers = _readers(graph, operations)
+    pairs: dict[int, list[Pair]] = {}
+    for pair in _Ways(graph, readers).pairs():
+        pairs.setdefault(pair.below, []).append(pair)
+    found = {graph.planes[pair.above].node for some in pairs.values() for pair in some}
+    wanted = _wanted(graph.planes_of[input_node], graph.ndim, readers, pairs)
+    for q in wanted:
+        for op, kinds in readers.get(q, ()):
+            inside = wanted_inside(op, kinds, wanted[q])
+            lags: Lags = (frozenset((0,)),) * graph.ndim
+            for number in range(len(op.maps) - 1, -1, -1):
+                lags = below(kinds[number], op.maps[number], lags, inside[number])
+                if not _alone(lags):
+                    found.add(op.node)
+    return found
+
+
+def _readers(
+    graph: PlaneGraph, operations: Iterable[Operation]
+) -> dict[int, list[tuple[Operation, Kinds]]]:
+    """What reads each plane, and how the weights of its maps behave."""
+    readers: dict[int, list[tuple[Operation, Kinds]]] = {}
+    for op in operations:
+        if not is_endless(op):
+            kinds = kinds_of(graph, op)
+            for q, _ in op.sources:
+                readers.setdefault(q, []).append((op, kinds))
+    return readers
+
+
+def _found(
+    graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool = False
+) -> Coherence:
     inputs = graph.network.inputs if input_node is None else (input_node,)
     if input_node is None:
         if len(inputs) == 1:
@@ -135,22 +209,23 @@ def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
         all_ = graph.between(node, input_node)
     if not _anything_common(all_):
         return Coherence()
-    operations = [(op, kinds_of(graph, op)) for op in all_ if not is_endless(op)]
-    readers: dict[int, list[tuple[Operation, Kinds]]] = {}
-    for op, kinds in operations:
-        for q, _ in op.sources:
-            readers.setdefault(q, []).append((op, kinds))
+    readers = _readers(graph, all_)
     found, ways = Coherence(), _Ways(graph, readers)
     for pair in ways.pairs():
         found.pairs.setdefault(pair.below, []).append(pair)
     found.reasons = list(ways.reasons)
-    maps = [(kind, m) for op, kinds in operations for kind, m in zip(kinds, op.maps, strict=True)]
+    maps = [
+        (kind, m)
+        for ops in readers.values()
+        for op, kinds in ops
+        for kind, m in zip(kinds, op.maps, strict=True)
+    ]
     spread = bool(found.pairs) or any(kind == "fixed" and m.correlates for kind, m in maps)
     if not spread or not (found.pairs or any(k != "random" and m.overlaps for k, m in maps)):
         return found  # most networks; no lag but 0 is there, or none is wanted
     seeds = [p for name in inputs for p in graph.planes_of[name]]
     wanted = _wanted(seeds, graph.ndim, readers, found.pairs)
-    _existing(graph, node, readers, wanted, found)
+    _existing(graph, wanted if everywhere else graph.planes_of[node], readers, wanted, found)
     return found
 
 
@@ -196,6 +271,11 @@ def kinds_of(graph: PlaneGraph, op: Operation) -> Kinds:
     return tuple(m.kind for m in op.maps)
 
 
+def is_shuffle(layer: Layer) -> bool:
+    """Whether a layer moves channels to pixels, or back."""
+    return isinstance(layer, _SHUFFLES)
+
+
 def is_deterministic(graph: PlaneGraph, op: Operation, kinds: Kinds) -> bool:
     """Whether what passes an operation has something in common with what passes beside it."""
     return "random" not in kinds or isinstance(graph.network.nodes[op.node].layer, _SHUFFLES)
@@ -225,7 +305,7 @@ def _alone(lags: Lags) -> bool:
     return all(len(axis) == 1 for axis in lags)
 
 
-def _united(a: Lags | None, b: Lags) -> Lags:
+def united_lags(a: Lags | None, b: Lags) -> Lags:
     return b if a is None else tuple(x | y for x, y in zip(a, b, strict=True))
 
 
@@ -238,6 +318,7 @@ def wanted_inside(op: Operation, kinds: Kinds, lags: Lags) -> list[Lags]:
     return found
 
 
+@lru_cache(maxsize=KEPT_MAPS)
 def _above(kind: Kind, move: SpatialMap, lags: Lags) -> Lags:
     """The lags of what a map writes that those of what it reads depend on."""
     if kind == "random":
@@ -267,10 +348,11 @@ def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
         spread = tuple(frozenset(t for r in m.values() for t in r) for m in met)
-        found = _united(found, spread)
+        found = united_lags(found, spread)
     return found
 
 
+@lru_cache(maxsize=KEPT_MAPS)
 def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
     """The lags among those wanted of what a map reads at which there is something."""
     if kind == "random":
@@ -278,7 +360,8 @@ def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
             frozenset(t for t in want if lag_above(a, t) in axis)
             for a, axis, want in zip(move.axes, lags, wanted, strict=True)
         )
-    if _alone(wanted) or (kind == "routing" and _alone(lags)):
+    # Uncorrelated gradients stay so unless one of them goes to several pixels for certain.
+    if _alone(wanted) or (_alone(lags) and (kind == "routing" or not move.correlates)):
         return (frozenset((0,)),) * len(lags)
     own = terms((move,), len(lags))
     return _mixed_below(own, own, lags, wanted)
@@ -292,7 +375,7 @@ def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags)
             frozenset(t for t, r in m.items() if not axis.isdisjoint(r))
             for m, axis in zip(met, lags, strict=True)
         )
-        found = _united(found, here)
+        found = united_lags(found, here)
     return found
 
 
@@ -310,10 +393,10 @@ def _wanted(
         for op, kinds in readers.get(q, ()):
             above = wanted_inside(op, kinds, found[q])[-1]
             for p, _ in op.targets:
-                found[p] = _united(found.get(p), above)
+                found[p] = united_lags(found.get(p), above)
         for pair in pairs.get(q, ()):
             above = _mixed_above(pair.a, pair.b, found[q])
-            found[pair.above] = _united(found.get(pair.above), _both_ways(above))
+            found[pair.above] = united_lags(found.get(pair.above), _both_ways(above))
     return found
 
 
@@ -324,27 +407,27 @@ def _both_ways(lags: Lags) -> Lags:
 
 def _existing(
     graph: PlaneGraph,
-    node: str,
+    starts: Iterable[int],
     readers: Mapping[int, Sequence[tuple[Operation, Kinds]]],
     wanted: Mapping[int, Lags],
     found: Coherence,
 ) -> None:
-    """Fills in the lags at which there is something among those wanted, and the reasons."""
-    doubts: dict[str, dict[str, str]] = {}
+    """Fills in the lags among those wanted at which there is something, where gradients start on
+    the planes `starts`; and the reasons."""
     causes: dict[int, str] = {}
     alone = (frozenset((0,)),) * graph.ndim
-    for p in graph.planes_of[node]:
+    for p in starts:
         found.lags[p] = alone
     for q in sorted(wanted, reverse=True):
         for op, kinds in readers.get(q, ()):
             targets = [p for p, _ in op.targets if p in found.lags]
             if not targets:
                 continue
-            lags = reduce(_united, (found.lags[p] for p in targets))
+            lags = reduce(united_lags, (found.lags[p] for p in targets))
             cause = next((causes[p] for p in targets if p in causes), None)
             if cause is not None and not _alone(lags) and chooses(graph, op):
                 kind = graph.network.nodes[op.node].layer.kind
-                doubts.setdefault(kind, {}).setdefault(op.node, cause)
+                found.doubts.setdefault(kind, {}).setdefault(op.node, cause)
             inside = wanted_inside(op, kinds, wanted[q])
             for number in range(len(op.maps) - 1, -1, -1):
                 lags = below(kinds[number], op.maps[number], lags, inside[number])
@@ -354,20 +437,27 @@ def _existing(
                         found.within.add(id(op))
             if cause is not None and not _alone(lags):
                 causes.setdefault(q, cause)
-            found.lags[q] = _united(found.lags.get(q), lags)
+            found.lags[q] = united_lags(found.lags.get(q), lags)
         for pair in found.pairs.get(q, ()):
             if pair.above in found.lags:
                 here = _mixed_below(pair.a, pair.b, found.lags[pair.above], wanted[q])
-                found.lags[q] = _united(found.lags.get(q), _both_ways(here))
+                found.lags[q] = united_lags(found.lags.get(q), _both_ways(here))
                 causes.setdefault(q, graph.planes[q].node)
-    found.reasons += [_doubt(graph, layers) for layers in doubts.values()]
 
 
-def _doubt(graph: PlaneGraph, layers: Mapping[str, str]) -> str:
+def doubt(graph: PlaneGraph, layers: Mapping[str, str], near_borders: bool = False) -> str:
     """What is not known of layers of one kind that correlated gradients reach: by node, what
-    correlates them. Networks have one behind every convolution: one sentence for all."""
+    correlates them. Networks have one behind every convolution: one sentence for all.
+
+    `near_borders`: it is not known there alone.
+    """
     (first, cause), count = next(iter(layers.items())), len(layers)
     names = first if count == 1 else f"{first} and {count - 1} more"
+    if near_borders:
+        return (
+            f"{names}: slopes of neighbouring pixels count as alike as they are far from borders; "
+            f"near them padding changes the signal; the gradients are correlated by {cause}"
+        )
     if graph.network.nodes[first].layer.mean_factor is None:
         return (
             f"{names}: the mean of the factors is not known; they count as constant for gradients "

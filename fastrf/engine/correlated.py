@@ -16,13 +16,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.arrays import Array
 from fastrf.engine.chains import chains
 from fastrf.engine.coefficients import Line, Term, terms
 from fastrf.engine.coherence import (
@@ -34,60 +35,19 @@ from fastrf.engine.coherence import (
     is_endless,
     kinds_of,
     lag_above,
-    mean_share,
 )
+from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, nothing_read, propagate
-from fastrf.engine.program import gain_below, mean_gain, mean_gains
-from fastrf.engine.scaled import Headroom, Scaled
+from fastrf.engine.forward import slopes_of
+from fastrf.engine.lag_algebra import far_inside, through_ways
+from fastrf.engine.lag_gains import lag_gains
+from fastrf.engine.scaled import Scaled
+from fastrf.engine.sight import sight_of
+from fastrf.engine.stack import Stack, Sums, in_order
 from fastrf.engine.threads import Threads
-from fastrf.engine.windows import Span, reached, united
-from fastrf.kernels import load
+from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
-from fastrf.maps import Everything, Kind, SpatialMap, Spread, Table, Window
-
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Covariances of a plane's gradient: value = array · scale.
-
-    Attributes:
-        array: Cov(g[i], g[i + τ]), of shape (lags per axis …, pixels per axis …), contiguous; 0
-            where i or i + τ is off the window.
-        lags: τ of each index of the first axes.
-        origin: i of the first pixel, per axis.
-        scale: factor of all values.
-        peak: upper bound of log2 of the largest absolute value in `array`.
-        signed: whether values may be negative.
-    """
-
-    array: Array
-    lags: tuple[tuple[int, ...], ...]
-    origin: tuple[int, ...]
-    scale: Scaled
-    peak: float
-    signed: bool = False
-
-    @property
-    def ndim(self) -> int:
-        return len(self.lags)
-
-    @property
-    def spans(self) -> list[Span]:
-        return list(zip(self.origin, self.array.shape[self.ndim :], strict=True))
-
-    @property
-    def existing(self) -> Lags:
-        return tuple(map(frozenset, self.lags))
-
-    @property
-    def here(self) -> tuple[int, ...]:
-        """Where lag 0 is."""
-        return tuple(axis.index(0) for axis in self.lags)
-
-    def times(self, factor: float) -> Stack:
-        return replace(self, scale=self.scale * factor)
+from fastrf.maps import AxisMap, Everything, Kind, SpatialMap, Spread, Table, Window
 
 
 def propagate_correlated(
@@ -107,10 +67,11 @@ def propagate_correlated(
     """The effective receptive field of one unit, covariances included.
 
     Args: as of `direct.propagate`. `tail` drops nothing above the plane where variances suffice;
-        `tol` is kept, whatever it is down to a few ulp per layer. All is computed on the CPU; the
-        image is moved to `xp`.
+        `tol` is kept, whatever it is down to a few ulp per layer.
 
-    `lost` and `dropped` weigh what was lost with the mean gain of uncorrelated gradients.
+    `lost` weighs covariances that fell into padding, too, each with the mean gain of its lag
+    (`lag_gains`). Where coefficients are negative it may be so: what a border cut off would have
+    cancelled some of the rest.
 
     Raises: as `direct.propagate`.
     """
@@ -118,11 +79,10 @@ def propagate_correlated(
     if not coherence.matters or any(map(is_endless, graph.between(node, input_node))):
         options = {"dtype": dtype, "workers": workers, "tail": tail, "progress": progress}
         return propagate(graph, node, unit, input_node, kernels=kernels, xp=xp, **options)
-    with Threads(workers) as pool:
-        host = kernels if xp is np else load("cpu")
-        upper = _Correlated(graph, node, input_node, coherence, host, np.dtype(dtype), pool)
-        found = upper.run(unit, tail, progress or (lambda share: None))
-    return found if xp is np else replace(found, image=xp.asarray(found.image))
+    # A launch takes all of a GPU: its tiles are no threads'.
+    with Threads(workers if xp is np else 1) as pool:
+        upper = _Correlated(graph, node, input_node, coherence, kernels, np.dtype(dtype), pool, xp)
+        return upper.run(unit, tail, progress or (lambda share: None))
 
 
 class _Correlated:
@@ -137,16 +97,18 @@ class _Correlated:
         kernels: Any,
         dtype: np.dtype[Any],
         threads: Threads,
+        xp: Any,
     ) -> None:
         self.graph, self.node, self.input_node = graph, node, input_node
         self.coherence, self.kernels, self.threads = coherence, kernels, threads
-        self.dtype, self.room = dtype, Headroom.of(dtype)
-        self.gains = mean_gains(graph, input_node)
+        self.dtype, self.xp, self.sight = dtype, xp, sight_of(xp)
+        self.sums = Sums(dtype, xp)
+        self.slopes = slopes_of(graph, node, input_node)
         self.operations = graph.between(node, input_node)
         concerned = (n for n, op in enumerate(self.operations) if coherence.concerns(op))
         self.split = next(concerned, len(self.operations))
         self.stacks: dict[int, Stack] = {}
-        self.lost: list[tuple[float, Scaled]] = []
+        self.lost: list[tuple[Any, Scaled]] = []  # sums, which nobody has read yet, and factors
         self.unpaired = dict(coherence.pairs)
         self.pending = Counter(pair.above for some in coherence.pairs.values() for pair in some)
         self.pending.update(p for op in self.operations for p, _ in op.targets)
@@ -155,9 +117,10 @@ class _Correlated:
         self, unit: tuple[int, ...], tail: float | None, progress: Callable[[float], None]
     ) -> Propagated:
         for p in self.graph.planes_of[self.node]:
-            seed = np.full((1,) * 2 * self.graph.ndim, 2.0**self.room.top, dtype=self.dtype)
-            scale = Scaled.of(self.graph.planes[p].share, -self.room.top)
-            self.stacks[p] = Stack(seed, ((0,),) * self.graph.ndim, unit, scale, self.room.top)
+            top = self.sums.room.top
+            seed = self.xp.full((1,) * 2 * self.graph.ndim, 2.0**top, dtype=self.dtype)
+            scale = Scaled.of(self.graph.planes[p].share, -top)
+            self.stacks[p] = Stack(seed, ((0,),) * self.graph.ndim, unit, scale, top)
         for done, op in enumerate(reversed(self.operations[self.split :]), 1):
             self._pass(op)
             progress(done / len(self.operations))
@@ -170,7 +133,7 @@ class _Correlated:
     ) -> Propagated:
         """The direct engine's walk, from what is here to the input."""
         where = (self.graph, self.node, self.input_node)
-        walk = Walk(*where, self.kernels, self.dtype, self.threads, tail, np)
+        walk = Walk(*where, self.kernels, self.dtype, self.threads, tail, self.xp)
         walk.images = {p: self._variances(stack) for p, stack in self.stacks.items()}
         walk.lost = list(self.lost)
         self.stacks.clear()
@@ -190,13 +153,16 @@ class _Correlated:
                 final = walk.sum(final, walk.images.pop(p))
         if final is None:
             raise nothing_read(self.graph, self.node, unit, self.input_node)
-        return walk.finish(final, unit)
+        found = walk.finish(final, unit)
+        if found.lost < 0 and is_relative(self.graph, self.node, self.input_node):
+            return replace(found, lost=0.0)  # a difference that rounding left
+        return found
 
     def _variances(self, stack: Stack) -> Image:
         """Lag 0 alone, as the direct engine holds it."""
-        array = np.ascontiguousarray(stack.array[stack.here])
+        array = self.xp.ascontiguousarray(stack.array[stack.here])
         if stack.signed:
-            array = np.maximum(array, 0)  # what cancels may leave less than nothing
+            array = self.xp.maximum(array, 0)  # what cancels may leave less than nothing
         return Image(array, stack.origin, stack.scale, stack.peak, -math.inf)
 
     def _pass(self, op: Operation) -> None:
@@ -205,7 +171,7 @@ class _Correlated:
         for p, share in op.targets:
             self._complete(p)
             if p in self.stacks:
-                found = self._sum(found, self.stacks[p].times(share))
+                found = self.sums.sum(found, self.stacks[p].times(share))
             self._release(p)
         if found is None:
             return
@@ -214,8 +180,8 @@ class _Correlated:
             return
         for q, share in op.sources:
             if q in self.coherence.lags:
-                part = _picked(moved, self.coherence.lags[q]).times(share)
-                self.stacks[q] = self._sum(self.stacks.get(q), part)
+                part = moved.picked(self.coherence.lags[q]).times(share)
+                self.stacks[q] = self.sums.sum(self.stacks.get(q), part)
 
     def _release(self, plane: int) -> None:
         self.pending[plane] -= 1
@@ -232,14 +198,15 @@ class _Correlated:
 
     def _add_pair(self, pair: Pair, stack: Stack) -> None:
         wanted = self.coherence.lags[pair.below]
-        for one, other in itertools.product(pair.a, pair.b):
-            for a, b in ((one, other), (other, one)):
-                both = self._mixed(stack, a, b, wanted, clip=True)
-                if both is not None:
-                    if pair.factor < 0:
-                        both = replace(both, array=-both.array, signed=True)
-                    both = both.times(abs(pair.factor))
-                    self.stacks[pair.below] = self._sum(self.stacks.get(pair.below), both)
+        for a, b in pair.both_orders():
+            both = self._mixed(stack, a, b, wanted, clip=True)
+            if _is_cut(stack, (a, b)):
+                self._book_ways(pair, stack, (a, b), both)
+            if both is not None:
+                if pair.factor < 0:
+                    both = replace(both, array=-both.array, signed=True)
+                both = both.times(abs(pair.factor))
+                self.stacks[pair.below] = self.sums.sum(self.stacks.get(pair.below), both)
 
     def _behind(self, op: Operation, stack: Stack) -> Stack | None:
         """What an operation hands back."""
@@ -249,22 +216,19 @@ class _Correlated:
             return None
         stack = self._pointwise(stack, op)
         for number in range(len(op.maps) - 1, -1, -1):
-            move, rest = op.maps[number], gain_below(self.gains, op)
-            for m in op.maps[:number]:
-                rest = rest * mean_gain(m)
-            found = self._transposed(kinds[number], move, stack, inside[number])
-            clipped = None if found is None else self._clipped(found, move, rest)
+            found = self._transposed(kinds[number], op.maps[number], stack, inside[number])
+            clipped = None if found is None else self._clipped(found, op, number)
             if clipped is None:
                 return None
-            stack = self._steady(clipped)
+            stack = self.sums.steady(clipped)
         return stack
 
     def _pointwise(self, stack: Stack, op: Operation) -> Stack:
-        """Gains; what pixels have in common passes with the square of the mean factor alone."""
-        share = mean_share(self.graph, op)
-        if share < 1 and any(len(axis) > 1 for axis in stack.lags):
-            array = stack.array * self.dtype.type(share)
-            array[stack.here] = stack.array[stack.here]
+        """Gains; of what pixels have in common less may pass than of variances."""
+        shares = self.slopes.passed(self.graph, op, stack.lags)
+        if shares is not None:
+            own = self.xp.asarray(shares.astype(self.dtype))
+            array = stack.array * own[(...,) + (None,) * stack.ndim]
             stack = replace(stack, array=array)
         return stack.times(op.gain)
 
@@ -279,21 +243,21 @@ class _Correlated:
             for a, b in itertools.product(own, own):
                 part = self._mixed(stack, a, b, wanted, clip=False)
                 if part is not None:
-                    found = self._sum(found, part)
+                    found = self.sums.sum(found, part)
             return found
         # Of one window, a pixel gets all or nothing; different windows choose independently.
-        alone = self._random(move, _picked(stack, _nothing_else(stack.ndim)), wanted)
+        alone = self._random(move, stack.picked((frozenset((0,)),) * stack.ndim), wanted)
+        if stack.is_alone:
+            return alone
         others = replace(stack, array=stack.array.copy())
         others.array[stack.here] = 0
         (chances,) = terms((move,), stack.ndim)
-        common = None
-        if others.array.any():
-            common = self._mixed(others, chances, chances, wanted, clip=False)
-        return alone if common is None else self._sum(alone, common)
+        common = self._mixed(others, chances, chances, wanted, clip=False)
+        return alone if common is None else self.sums.sum(alone, common)
 
     def _random(self, move: SpatialMap, stack: Stack, wanted: Lags) -> Stack:
         """A map whose weights have nothing in common: each lag goes its own way."""
-        lags = tuple(map(_in_order, below("random", move, stack.existing, wanted)))
+        lags = tuple(map(in_order, below("random", move, stack.existing, wanted)))
         array = stack.array
         for number, (axis, own) in enumerate(zip(move.axes, lags, strict=True)):
             at = [stack.lags[number].index(lag_above(axis, t) or 0) for t in own]
@@ -311,25 +275,28 @@ class _Correlated:
         axis, span = move.axes[number], stack.spans[number]
         size = None if move.size_in is None else move.size_in[number]
         if isinstance(axis, Window) and axis.kernel == axis.stride == 1:
-            return _begun(stack, number, span[0] - axis.lo)
+            return stack.begun(number, span[0] - axis.lo)
         (start, count), _ = reached(axis, span, size)
         place = stack.ndim + number
+        taps = move.axis_taps(number)
+        growth = _growth(axis, taps, span[1])
+        stack = self.sums.lowered(stack, growth)
         shape = list(stack.array.shape)
         shape[place] = max(count, 0)
-        out = np.empty(shape, self.dtype)
-        moved = replace(_begun(stack, number, start), array=out)
+        out = self.xp.empty(shape, self.dtype)
+        moved = replace(stack.begun(number, start), array=out, peak=stack.peak + growth)
         if isinstance(axis, Everything):
             out[...] = stack.array.sum(axis=place, keepdims=True)
-            return replace(moved, scale=stack.scale / count, peak=stack.peak + math.log2(span[1]))
+            return replace(moved, scale=stack.scale / count)
         y, to = (_around(values, place) for values in (stack.array, out))
-        k, taps = self.kernels, move.axis_taps(number)
+        k = self.kernels
         if isinstance(axis, Table):
             starts, rows = axis.rows(*span)
             weights = rows.astype(self.dtype)
             self._apply(
                 lambda a, b: k.transposed_table(a, starts - start, weights, b), y, to, stack
             )
-            return replace(moved, peak=stack.peak + math.log2(span[1]))
+            return moved
         box, general, lo = k.gather_box, k.strided_gather, axis.lo + span[0] - start * axis.stride
         if isinstance(axis, Window):
             box, general = k.transposed_box, k.transposed_conv
@@ -337,8 +304,9 @@ class _Correlated:
         kernel, stride, dilation = axis.kernel, axis.stride, axis.dilation
         if taps is None:
             self._apply(lambda a, b: box(a, kernel, stride, dilation, lo, b), y, to, stack)
-            return replace(moved, scale=stack.scale / kernel, peak=stack.peak + math.log2(kernel))
-        own, steps = taps.astype(self.dtype)[None, :, None], ((1, stride, 1), (1, dilation, 1))
+            return replace(moved, scale=stack.scale / kernel)
+        own = self.sight.constant(taps.astype(self.dtype)[None, :, None])
+        steps = ((1, stride, 1), (1, dilation, 1))
         self._apply(lambda a, b: general(a, own, *steps, (0, lo, 0), b), y, to, stack)
         return moved
 
@@ -350,7 +318,7 @@ class _Correlated:
             reached(axis, at, None)[0] for axis, at in zip(move.axes, stack.spans, strict=True)
         ]
         pixels = tuple(max(count, 0) for _, count in spans)
-        out = np.empty((*stack.array.shape[:ndim], *pixels), self.dtype)
+        out = self.xp.empty((*stack.array.shape[:ndim], *pixels), self.dtype)
         axes = [a for a in move.axes if isinstance(a, Window | Spread)]
         gather = isinstance(axes[0], Spread)
         pad = (1,) * (3 - ndim)
@@ -359,7 +327,7 @@ class _Correlated:
             for a, x, y in zip(axes, spans, stack.spans, strict=True)
         ]
         steps = ((*pad, *(a.stride for a in axes)), (*pad, *(a.dilation for a in axes)))
-        taps = move.taps.astype(self.dtype).reshape(*pad, *move.taps.shape)
+        taps = self.sight.constant(move.taps.astype(self.dtype).reshape(*pad, *move.taps.shape))
         kernel = self.kernels.strided_gather if gather else self.kernels.transposed_conv
         los = (*(0 for _ in pad), *lo)
 
@@ -382,9 +350,9 @@ class _Correlated:
             if not stack.signed:
                 run(y[a:b], out[a:b])
                 return
-            run(np.maximum(y[a:b], 0), out[a:b])
-            negative = np.empty_like(out[a:b])
-            run(np.maximum(-y[a:b], 0), negative)
+            run(self.xp.maximum(y[a:b], 0), out[a:b])
+            negative = self.xp.empty_like(out[a:b])
+            run(self.xp.maximum(-y[a:b], 0), negative)
             out[a:b] -= negative
 
         self.threads.cut(len(y), out.size, part)
@@ -392,11 +360,11 @@ class _Correlated:
     def _mixed(self, stack: Stack, a: Term, b: Term, wanted: Lags, clip: bool) -> Stack | None:
         """Σ a[o, i]·b[o′, i + τ]·Cov(g[o], g[o′]) over all o, o′; None where nothing meets."""
         for axis in range(stack.ndim):
-            lags = _in_order(wanted[axis])
+            lags = in_order(wanted[axis])
             found = self._mixed_along(stack, axis, (a[axis], b[axis]), lags, clip)
             if found is None:
                 return None
-            stack = self._steady(found)
+            stack = found
         return stack
 
     def _mixed_along(
@@ -418,12 +386,16 @@ class _Correlated:
         if not used.size:
             return None
         starts, taps = starts + used[0], taps[:, used[0] : used[-1] + 1]
+        # A pixel gets of each pixel and lag above at most the largest coefficient times another.
+        most = float(np.abs(taps).max() * np.abs(others).max()) or 1.0
+        growth = max(0.0, math.log2(count * len(above) * most))
+        stack = self.sums.lowered(stack, growth)
         low = int(starts.min())
         length = int(starts.max()) + taps.shape[1] - low
         # One source after the other along the axis: pixel o of lag τ, for all τ.
         order = [n for n in range(2 * ndim) if n != axis]
         order.insert(order.index(ndim + axis), axis)
-        flat = np.ascontiguousarray(stack.array.transpose(order))
+        flat = self.xp.ascontiguousarray(stack.array.transpose(order))
         before, behind = (
             math.prod(flat.shape[: ndim + axis - 1]),
             math.prod(flat.shape[ndim + axis + 1 :]),
@@ -431,7 +403,7 @@ class _Correlated:
         y = flat.reshape(before, len(above) * count, behind)
         shape = list(stack.array.shape)
         shape[ndim + axis] = length
-        out = np.empty((len(lags), *shape[:axis], *shape[axis + 1 :]), self.dtype)
+        out = self.xp.empty((len(lags), *shape[:axis], *shape[axis + 1 :]), self.dtype)
         signed = stack.signed or bool(taps.min() < 0 or others.min() < 0)
         window = np.array(above)[:, None] - above[0] + np.arange(count)
         offsets = (starts - begins[window])[:, :, None] + np.arange(taps.shape[1])
@@ -450,10 +422,9 @@ class _Correlated:
             both = np.where(inside, taps * there, 0.0).reshape(-1, taps.shape[1])
             part = slice(some.start * count, some.stop * count)
             self._rows(y[:, part], targets[part], both, to, signed)
-        growth = math.log2(count * len(above))
         origin = (*stack.origin[:axis], low, *stack.origin[axis + 1 :])
         return Stack(
-            np.ascontiguousarray(np.moveaxis(out, 0, axis)),
+            self.xp.ascontiguousarray(self.xp.moveaxis(out, 0, axis)),
             (*stack.lags[:axis], lags, *stack.lags[axis + 1 :]),
             origin,
             stack.scale,
@@ -475,109 +446,115 @@ class _Correlated:
             kernel(y, starts, taps.astype(self.dtype), out)
             return
         out[...] = 0
-        work = np.empty_like(out)
+        work = self.xp.empty_like(out)
         for sign, tap in itertools.product((1, -1), (1, -1)):
             weights = np.maximum(tap * taps, 0).astype(self.dtype)
             if weights.any():
-                kernel(np.maximum(sign * y, 0), starts, weights, work)
-                np.add(out, work, out) if sign == tap else np.subtract(out, work, out)
+                kernel(self.xp.maximum(sign * y, 0), starts, weights, work)
+                if sign == tap:
+                    out += work
+                else:
+                    out -= work
 
-    # --- windows and scales -----------------------------------------------------------------
+    # --- windows ----------------------------------------------------------------------------
 
-    def _clipped(self, stack: Stack, move: SpatialMap, rest: Scaled) -> Stack | None:
-        """Cuts off what fell into padding and books its variance; trims zero borders."""
-        array, origin = stack.array, list(stack.origin)
-        ndim, here = stack.ndim, stack.here
-        for axis, size in enumerate(move.size_in or ()):
+    def _clipped(self, stack: Stack, op: Operation, number: int) -> Stack | None:
+        """Cuts off what fell into the padding of an operation's map and books it; trims zero
+        borders."""
+        array, origin, ndim = stack.array, list(stack.origin), stack.ndim
+        for axis, size in enumerate(op.maps[number].size_in or ()):
             start, count = origin[axis], array.shape[ndim + axis]
             first, last = max(-start, 0), min(size - start, count)
             if first == 0 and last == count:
                 continue
-            variances = array[here]
-            for slab in (slice(0, first), slice(max(last, first), count)):
-                lost = np.maximum(variances[(slice(None),) * axis + (slab,)], 0)
-                self.lost.append((lost.sum(dtype=np.float64), stack.scale * rest))
+            self._book(replace(stack, array=array, origin=tuple(origin)), axis, size, op, number)
             if last <= first:
                 return None
             array = array[(slice(None),) * (ndim + axis) + (slice(first, last),)].copy()
             origin[axis] = start + first
-            for number, lag in enumerate(stack.lags[axis]):
-                off = slice(max(size - lag - origin[axis], 0), None)
-                if lag < 0:
-                    off = slice(0, max(-lag - origin[axis], 0))
-                plane = array[(slice(None),) * axis + (number,)]
+            for at, off in _partners_off(stack.lags[axis], size - origin[axis], -origin[axis]):
+                plane = array[(slice(None),) * axis + (at,)]
                 plane[(slice(None),) * (ndim - 1 + axis) + (off,)] = 0
-        for axis in range(ndim):
-            others = tuple(a for a in range(ndim) if a != axis)
-            used = np.flatnonzero(array[here].any(axis=others))
-            if not used.size:
-                return None
-            first, last = int(used[0]), int(used[-1]) + 1
-            array = array[(slice(None),) * (ndim + axis) + (slice(first, last),)]
-            origin[axis] += first
-        return replace(stack, array=np.ascontiguousarray(array), origin=tuple(origin))
+        variances = array[stack.here]
+        kept, first_kept = self.sight.trimmed(variances, tuple(origin))
+        if 0 in kept.shape:
+            return None
+        window = tuple(
+            slice(f - o, f - o + n) for f, o, n in zip(first_kept, origin, kept.shape, strict=True)
+        )
+        array = self.xp.ascontiguousarray(array[(slice(None),) * ndim + window])
+        return replace(stack, array=array, origin=first_kept)
 
-    def _steady(self, stack: Stack) -> Stack:
-        """The stack with its largest value near the top of the headroom."""
-        largest = float(np.abs(stack.array).max()) if stack.signed else float(stack.array.max())
-        if not largest:
-            return stack
-        peak = math.log2(largest)
-        shift = math.floor(self.room.top - peak)
-        if abs(shift) <= 16:
-            return replace(stack, peak=peak)
-        array = np.ldexp(stack.array, shift)
-        array[np.abs(array) < np.finfo(self.dtype).tiny] = 0
-        scale = stack.scale * Scaled.of(1.0, -shift)
-        return replace(stack, array=array, scale=scale, peak=peak + shift)
+    def _book(self, stack: Stack, axis: int, size: int, op: Operation, number: int) -> None:
+        """What of a stack is lost where one of two pixels, or both, lie off the map along an axis:
+        each covariance by the gain of its lag."""
+        gains = lag_gains(self.graph, self.node, self.input_node).of(op, number)
+        if gains is None:
+            return
+        (start, count), lags = stack.spans[axis], stack.lags[axis]
+        i = np.arange(start, start + count)
+        ends = [i + t for t in (0, *lags)]
+        off = np.array([(e < 0) | (e >= size) for e in ends])
+        weights = np.where(off[1:] | off[0], 1.0, 0.0)  # of shape (lags along the axis, pixels)
+        used = np.flatnonzero(weights.any(axis=0))
+        for piece in np.split(used, np.flatnonzero(np.diff(used) > 1) + 1):
+            part = slice(int(piece[0]), int(piece[-1]) + 1)
+            values = stack.array[(slice(None),) * (stack.ndim + axis) + (part,)]
+            others = tuple(stack.ndim + a for a in range(stack.ndim) if a != axis)
+            sums = values.sum(axis=others, dtype=np.float64)  # (lags …, pixels)
+            own = gains.at(stack.lags)[..., None] * _beside(weights[:, part], axis, stack.ndim)
+            lost = (sums * self.xp.asarray(own)).sum()
+            self.lost.append((lost, stack.scale * gains.scale))
 
-    def _sum(self, a: Stack | None, b: Stack) -> Stack:
-        """The sum of two stacks of one plane, on the smallest window that holds both."""
-        if a is None:
-            return b
-        if b.scale.exponent + b.peak > a.scale.exponent + a.peak:
-            a, b = b, a
-        spans = [united(x, y) for x, y in zip(a.spans, b.spans, strict=True)]
-        lags = tuple(_in_order({*x, *y}) for x, y in zip(a.lags, b.lags, strict=True))
-        shape = (*map(len, lags), *(count for _, count in spans))
-        out = np.zeros(shape, self.dtype)
-        for part, ratio in ((a, 1.0), (b, b.scale.over(a.scale))):
-            at = np.ix_(
-                *([axis.index(t) for t in own] for axis, own in zip(lags, part.lags, strict=True))
-            )
-            window = tuple(
-                slice(x[0] - s[0], x[0] - s[0] + x[1])
-                for x, s in zip(part.spans, spans, strict=True)
-            )
-            view = out[(slice(None),) * len(lags) + window]
-            view[at] += part.array * self.dtype.type(ratio)
-        origin = tuple(start for start, _ in spans)
-        return self._steady(Stack(out, lags, origin, a.scale, a.peak + 1.0, a.signed or b.signed))
+    def _book_ways(
+        self, pair: Pair, stack: Stack, ways: tuple[Term, Term], arrived: Stack | None
+    ) -> None:
+        """What is lost on two deterministic ways: what they would pass without borders, less what
+        they pass."""
+        below = lag_gains(self.graph, self.node, self.input_node).planes[pair.below]
+        gains = through_ways(*ways, below, stack.existing)
+        for part, own, sign in ((stack, gains, 1.0), (arrived, below, -1.0)):
+            if part is not None:
+                pixels = tuple(range(part.ndim, 2 * part.ndim))
+                sums = part.array.sum(axis=pixels, dtype=np.float64)
+                passed = (sums * self.xp.asarray(own.at(part.lags))).sum()
+                self.lost.append((passed, part.scale * own.scale * (sign * pair.factor)))
 
 
-def _in_order(lags: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted(lags))
+def _is_cut(stack: Stack, ways: tuple[Term, Term]) -> bool:
+    """Whether something of a stack falls off a map on one of two ways."""
+    for way, free in zip(ways, map(far_inside, ways), strict=True):
+        along = zip(way, free, stack.spans, stack.lags, strict=True)
+        for line, whole, (first, count), lags in along:
+            window = (first + lags[0], count + lags[-1] - lags[0])
+            if not np.array_equal(line.rows(*window)[1], whole.rows(*window)[1]):
+                return True
+    return False
 
 
-def _nothing_else(ndim: int) -> Lags:
-    return (frozenset((0,)),) * ndim
+def _partners_off(lags: tuple[int, ...], after: int, before: int) -> Iterator[tuple[int, slice]]:
+    """By index of a lag, the pixels i of a window that lies on a map whose pixel i + lag does not:
+    those from `after` − lag on, or those below `before` − lag."""
+    for number, lag in enumerate(lags):
+        low, high = slice(0, max(before - lag, 0)), slice(max(after - lag, 0), None)
+        yield number, low if lag < 0 else high
 
 
-def _picked(stack: Stack, lags: Lags) -> Stack:
-    """The same with no other lags than these."""
-    own = tuple(
-        tuple(t for t in axis if t in some) for axis, some in zip(stack.lags, lags, strict=True)
-    )
-    array = stack.array
-    for axis, (have, keep) in enumerate(zip(stack.lags, own, strict=True)):
-        if keep != have:
-            array = array.take([have.index(t) for t in keep], axis=axis)
-    return stack if own == stack.lags else replace(stack, array=array, lags=own)
+def _beside(weights: NDArray[Any], axis: int, ndim: int) -> NDArray[Any]:
+    """Weights of shape (lags along an axis, pixels) to go with an array (lags per axis …,
+    pixels)."""
+    shape = [1] * ndim
+    shape[axis] = len(weights)
+    return weights.reshape(*shape, weights.shape[1])
 
 
-def _begun(stack: Stack, axis: int, start: int) -> Stack:
-    """The same, with another first pixel along one axis."""
-    return replace(stack, origin=(*stack.origin[:axis], start, *stack.origin[axis + 1 :]))
+def _growth(axis: AxisMap, taps: NDArray[Any] | None, count: int) -> float:
+    """Bound on log2 of the factor by which the largest value can grow."""
+    if isinstance(axis, Window | Spread):
+        return math.log2(axis.kernel) if taps is None else 0.0
+    # Each of so many pixels reaches another at most once.
+    most = max(1.0, float(axis.taps.max())) if isinstance(axis, Table) else 1.0
+    return math.log2(count * most)
 
 
 def _around(array: Array, axis: int) -> Array:

@@ -6,15 +6,18 @@ model of independent weights does not say remains approximate, and is named here
 
 from __future__ import annotations
 
-from fastrf.engine.coherence import coherence_of
-from fastrf.layers import Attention, Multiply, Norm, SqueezeExcite
+from fastrf.engine.coherence import coherence_of, doubt, is_correlated
+from fastrf.engine.forward import Slopes, slopes_of
+from fastrf.layers import Attention, Layer, Multiply, Norm, SqueezeExcite
+from fastrf.layers.checks import TRAINED
+from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Table
 
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
     """Whether the image of `node` depends on covariances, so that `correlated` has to make it."""
-    return coherence_of(graph, node, input_node).matters
+    return is_correlated(graph, node, input_node)
 
 
 def is_relative(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -40,8 +43,54 @@ def inexact_reasons(graph: PlaneGraph, node: str) -> list[str]:
     return graph.once(("inexact", node), lambda: _reasons(graph, node))
 
 
+def assumptions(graph: PlaneGraph, node: str) -> list[str]:
+    """What is assumed where activations pass correlated gradients, none where they do not."""
+    slopes = slopes_of(graph, node, None) if coherence_of(graph, node).doubts else Slopes()
+    if not slopes.shares:
+        return []
+    return [
+        "slopes of activations at neighbouring pixels are alike as for an input of white noise, "
+        "many channels and batch statistics of that signal"
+    ]
+
+
 def _reasons(graph: PlaneGraph, node: str) -> list[str]:
-    return [*_models(graph, node), *coherence_of(graph, node).reasons]
+    coherence = coherence_of(graph, node)
+    slopes = slopes_of(graph, node, None) if coherence.doubts else Slopes()
+    known = {op.node for op in graph.operations if id(op) in slopes.shares}
+    doubts = []
+    for layers in coherence.doubts.values():
+        for near, ours in ((False, set(layers) - known), (True, slopes.bordered)):
+            left = {name: cause for name, cause in layers.items() if name in ours}
+            if left:
+                doubts.append(doubt(graph, left, near))
+    found = [*_models(graph, node), *_weights(graph, node), *coherence.reasons, *doubts]
+    if coherence.matters and any(map(weights_of, _layers(graph, node))):
+        found.append(
+            "fixed layers correlate gradients: channel by channel their squares are added up as if "
+            "uncorrelated"
+        )
+    return found
+
+
+def _layers(graph: PlaneGraph, node: str) -> list[Layer]:
+    return [graph.network.nodes[name].layer for name in graph.ancestors(node)]
+
+
+def _weights(graph: PlaneGraph, node: str) -> list[str]:
+    """What is left out where weights are given and not random."""
+    found, layers = [], _layers(graph, node)
+    if any(map(weights_of, layers)):
+        found.append(
+            "the weights are fixed: the image is the mean over independent random signs of all of "
+            "them, so what paths through different weights have in common is left out"
+        )
+    if any(getattr(layer, "init", None) == TRAINED for layer in layers):
+        found.append(
+            "trained weights are fixed: independent ones of mean 0 stand in for them, with the "
+            "mean squares of a layer's taps over its channels"
+        )
+    return found
 
 
 def _models(graph: PlaneGraph, node: str) -> list[str]:

@@ -34,6 +34,7 @@ from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
 if TYPE_CHECKING:
+    from fastrf.engine.recompressed.tucker import TuckerImage
     from fastrf.engine.terms import FactoredImage
 
 Array = NDArray[Any]
@@ -78,7 +79,8 @@ class Propagated:
 
     Attributes:
         image: the normalised image on the input (sum 1), no border row or column all zero; some
-            engines hand it back in factors (`terms.FactoredImage`), which `pixels` multiplies out.
+            engines hand it back in factors (`terms.FactoredImage`, `recompressed.TuckerImage`),
+            which `pixels` multiplies out.
         origin: input index of image[0, …, 0].
         mass: gradient variance that arrived, per unit put in.
         lost: share of the gradient that fell into padding, each loss weighted with the mean gain
@@ -86,7 +88,7 @@ class Propagated:
         dropped: share that was dropped on request (`tail`), weighted likewise.
     """
 
-    image: Array | FactoredImage
+    image: Array | FactoredImage | TuckerImage
     origin: tuple[int, ...]
     mass: Scaled
     lost: float
@@ -192,7 +194,7 @@ def propagate_at_once(
         program.of_dtype(dtype), entry.instruction, entry.seeds, entry.shares, place, headroom
     )
     if walked.stopped >= 0:
-        raise _unbounded(program.stops[walked.stopped])
+        raise unbounded(program.stops[walked.stopped])
     if not walked.image.size:
         raise nothing_read(graph, node, unit, input_node)
     mass, lost = Scaled.of(*walked.mass), Scaled.of(*walked.lost)
@@ -205,7 +207,7 @@ def propagate_at_once(
     )
 
 
-def _unbounded(node: str) -> UnboundedError:
+def unbounded(node: str) -> UnboundedError:
     return UnboundedError(
         f"{node}: each of its outputs reads the whole map, so the effective field is "
         f"unbounded; give input_size, or ignore_global=True to leave such paths out"
@@ -375,7 +377,7 @@ class Walk:
     ) -> Image | None:
         """The transposed map applied to an image; None where all of it fell into padding."""
         if move.is_global and move.size_in is None:
-            raise _unbounded(op.node)
+            raise unbounded(op.node)
         image = image.times(move.gain)
         before = image.spans
         if isinstance(move.taps, np.ndarray):

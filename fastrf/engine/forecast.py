@@ -17,7 +17,6 @@ import numpy as np
 
 from fastrf.engine import cost, factored, spectral
 from fastrf.engine.chains import run_lengths
-from fastrf.engine.coherence import coherence_of
 from fastrf.engine.cost import Costs
 from fastrf.engine.direct import fits_one_call
 from fastrf.engine.scaled import Headroom
@@ -94,30 +93,6 @@ def of_direct_unseen(
     return replace(forecast, memory=forecast.memory + survey.largest * (8 + dtype.itemsize))
 
 
-def of_correlated(
-    graph: PlaneGraph,
-    node: str,
-    unit: tuple[int, ...],
-    input_node: str,
-    dtype: np.dtype[Any],
-    tail: float | None,
-    tol: float = 0.0,
-) -> Forecast:
-    """What `correlated.propagate_correlated` will do: as the direct engine layer by layer, with as
-    many images as there are lags; upper bounds, since few layers have all of them."""
-    survey = _survey(graph, node, unit, input_node, dtype, tail)
-    lags = coherence_of(graph, node, input_node).widest
-    forecast = _of_surveys([survey], dtype)
-    calls = survey.operations * cost.OPERATION_SECONDS
-    return replace(
-        forecast,
-        cells=lags * forecast.cells,
-        fixed=forecast.fixed + calls + forecast.shared * (lags - 1),
-        memory=(lags + 1) * forecast.memory,
-        at_once=False,
-    )
-
-
 def of_factored(
     graph: PlaneGraph,
     node: str,
@@ -136,16 +111,19 @@ def of_factored(
             _survey(line, node, (u,), input_node, dtype, tail)
             for line, u in zip(lines, unit, strict=True)
         ]
-        return _of_surveys(surveys, dtype)
+        forecast = _of_surveys(surveys, dtype)
+        # Lines are short against the image, of which nothing is there but the result.
+        held = max(_pooled(s) for s in surveys) * dtype.itemsize
+        formed = factored.formed_bytes(tuple(n for _, n in forecast.support), 1, dtype)
+        return replace(forecast, memory=cost.FIELD_BYTES + held + formed)
     rank = factored.rank(graph, node, input_node)
-    nats = min(-Headroom.of(dtype).low * math.log(2), _tail_nats(tail, graph.ndim))
-    reaches = function(Reaches(graph.ndim))
+    nats = min(-Headroom.of(dtype).low * math.log(2), tail_nats(tail, graph.ndim))
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
-    spans = [r.within(nats) for r in reaches]
+    spans = factored.visible(graph, node, input_node, nats)
     support = tuple((first + p, count) for (first, count), p in zip(spans, place, strict=True))
     pixels = math.prod(count for _, count in spans)
     rows = rank * sum(count for _, count in spans)
-    factor = _dtype_factor(dtype)
+    factor = dtype_factor(dtype)
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
     return Forecast(
@@ -156,7 +134,9 @@ def of_factored(
         + len(function.operations) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
-        pixels * dtype.itemsize + 3 * rows * 8,
+        cost.FIELD_BYTES
+        + factored.table_bytes(graph, node, input_node)
+        + factored.formed_bytes(tuple(count for _, count in spans), rank, dtype),
         pixels,
     )
 
@@ -197,10 +177,10 @@ def of_spectral(
 def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
     support = tuple(span for s in surveys for span in s.support)
     pixels = math.prod(max(count, 0) for _, count in support)
-    factor = _dtype_factor(dtype)
+    factor = dtype_factor(dtype)
     # The result, and beside it what the engine holds at its fullest moment, with the free buffers
-    # of its pool; a buffer is a quarter larger than what it was made for.
-    pooled = max(5 * (s.held + 2 * s.largest) // 4 for s in surveys)
+    # of its pool; a buffer is a quarter larger than what it was made for (`_pooled`).
+    pooled = max(map(_pooled, surveys))
     return Forecast(
         surveys[0].operations,
         support,
@@ -213,7 +193,11 @@ def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
     )
 
 
-def _dtype_factor(dtype: np.dtype[Any]) -> float:
+def _pooled(survey: _Survey) -> int:
+    return 5 * (survey.held + 2 * survey.largest) // 4
+
+
+def dtype_factor(dtype: np.dtype[Any]) -> float:
     return cost.FLOAT32_FACTOR if dtype == np.float32 else 1.0
 
 
@@ -274,7 +258,7 @@ class Reaches:
         return tuple(found)
 
     def mixed(self, terms: Sequence[tuple[float, tuple[Reach, ...]]]) -> tuple[Reach, ...]:
-        return reduce(_merged, (reach for _, reach in terms))
+        return reduce(merged, (reach for _, reach in terms))
 
     def times(self, a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
         return tuple(x.followed(y) for x, y in zip(a, b, strict=True))
@@ -290,7 +274,7 @@ class Reaches:
         )
 
 
-def _merged(a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
+def merged(a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
     return tuple(x.merged(y) for x, y in zip(a, b, strict=True))
 
 
@@ -309,7 +293,7 @@ class _Survey:
     at_once: bool
 
 
-def _tail_nats(tail: float | None, parts: int) -> float:
+def tail_nats(tail: float | None, parts: int) -> float:
     """Beyond so many nats a Gaussian bound leaves less than what each of 2·parts sides may drop."""
     return math.inf if tail is None else math.log(2 * parts / tail)
 
@@ -340,7 +324,7 @@ def _walked(
 ) -> _Survey:
     room = Headroom.of(dtype)
     operations = graph.between(node, input_node)
-    dropped = _tail_nats(tail, graph.ndim * max(len(operations), 1))
+    dropped = tail_nats(tail, graph.ndim * max(len(operations), 1))
     trimmed = min((room.top - room.low) * math.log(2) if seen else math.inf, dropped)
     final = min(-room.low * math.log(2), dropped)
     runs = run_lengths(operations)
@@ -358,30 +342,30 @@ def _walked(
         targets = [reaches[p] for p, _ in op.targets if p in reaches]
         if not targets:
             continue
-        reach: tuple[Reach, ...] | None = reduce(_merged, targets)
-        work = _Work(trimmed, runs.get(id(op), 0))
+        reach: tuple[Reach, ...] | None = reduce(merged, targets)
+        work = Work(trimmed, runs.get(id(op), 0))
         for move in reversed(op.maps):
             reach = None if reach is None else work.transpose(move, reach)
         if reach is None:
             continue
         calls += work.calls * cost.OPERATION_SECONDS if op.maps else cost.POINTWISE_SECONDS
-        count = _pixels(reach, trimmed)
+        count = pixels_of(reach, trimmed)
         for q, _ in op.sources:
             if q in reaches:
-                reaches[q] = _merged(reaches[q], reach)
+                reaches[q] = merged(reaches[q], reach)
                 cells += count
                 nanoseconds += count * cost.BOX_NANOSECONDS
                 alone += count * cost.BOX_NANOSECONDS
             else:
                 reaches[q] = reach
-            live[q] = _pixels(reaches[q], trimmed)
+            live[q] = pixels_of(reaches[q], trimmed)
         cells += work.cells
         nanoseconds += work.nanoseconds
         alone += work.alone
         largest = max(largest, work.largest, count)
         held = max(held, sum(live.values()) + 2 * work.largest)
     ends = [reaches[p] for p in graph.planes_of[input_node] if p in reaches]
-    spans = tuple(r.within(final) for r in reduce(_merged, ends)) if ends else ()
+    spans = tuple(r.within(final) for r in reduce(merged, ends)) if ends else ()
     if graph.ndim == 3:
         # A sweep over a volume keeps what it has summed along two axes, padded to whole vectors.
         held += largest + 2 * TILE_CELLS
@@ -395,16 +379,17 @@ def _walked(
     )
 
 
-def _pixels(reach: tuple[Reach, ...], nats: float) -> int:
+def pixels_of(reach: tuple[Reach, ...], nats: float) -> int:
     return math.prod(max(r.within(nats)[1], 0) for r in reach)
 
 
-class _Work:
-    """Counts the pixels and the time of one operation's passes; `alone` is without sweeps."""
+class Work:
+    """Counts the pixels and the time of one operation's passes; `alone` is without sweeps, and
+    `beside` the most pixels that a pass reads, if another one wrote them, and writes."""
 
     def __init__(self, nats: float, run: int) -> None:
         self.nats, self.run = nats, run
-        self.calls, self.cells, self.largest = 1.0, 0, 1
+        self.calls, self.cells, self.largest, self.beside = 1.0, 0, 1, 0
         self.nanoseconds, self.alone = 0.0, 0.0
 
     def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
@@ -421,16 +406,18 @@ class _Work:
             for a, n, r in zip(move.axes, new, reach, strict=True)
         )
         if grown and (self.run > 1 or (self.run and move.taps is None and len(new) > 1)):
-            self._count(_pixels(new, self.nats), _run_cost(move, self.run), _alone_cost(move))
+            self._count(pixels_of(new, self.nats), _run_cost(move, self.run), _alone_cost(move))
             self.calls = 1 / self.run
             return new
         if isinstance(move.taps, np.ndarray):
-            self._count(_pixels(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
+            self._count(pixels_of(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
             return new
+        before = 0
         for i, axis in enumerate(move.axes):
             if not (isinstance(axis, Window) and axis.kernel == axis.stride == 1):
-                pixels = _pixels((*new[: i + 1], *reach[i + 1 :]), self.nats)
+                pixels = pixels_of((*new[: i + 1], *reach[i + 1 :]), self.nats)
                 self._count(pixels, _pass_cost(axis, move.axis_taps(i)))
+                before, self.beside = pixels, max(self.beside, before + pixels)
         return new
 
     def _count(self, pixels: int, nanoseconds: float, alone: float | None = None) -> None:
@@ -438,6 +425,7 @@ class _Work:
         self.nanoseconds += pixels * nanoseconds
         self.alone += pixels * (nanoseconds if alone is None else alone)
         self.largest = max(self.largest, pixels)
+        self.beside = max(self.beside, pixels)
 
 
 def _run_cost(move: SpatialMap, layers: int) -> float:

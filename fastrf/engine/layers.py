@@ -1,7 +1,8 @@
 """The fields of all layers at once: what they have in common is computed once.
 
 On the unbounded grid one pass up from the input serves every map that has a transfer function
-(`make_plans`): `factored.factor_all`, `upward.propagate_upward` or `spectral.propagate_all`.
+(`make_plans`): `factored.factor_all`, `upward.propagate_upward` or `spectral.propagate_all`; and
+one more those that need covariances, `upward_correlated.propagate_upward_correlated`.
 
 On maps of known size a field depends on where its unit is, so that no pass serves two of them. But
 layers that move no pixel (normalisation, activation, 1×1 convolution, addition) hand each gradient
@@ -23,7 +24,7 @@ import numpy as np
 
 from fastrf.arrays import Array
 from fastrf.device import Device, resolve
-from fastrf.engine import ENGINES, cost, covariance
+from fastrf.engine import ENGINES, channelwise, cost, covariance
 from fastrf.engine.direct import Propagated
 from fastrf.engine.factored import factor_all
 from fastrf.engine.outlook import Outlook, operations_below
@@ -34,6 +35,7 @@ from fastrf.engine.plan import (
     check_options,
     checked_dtype,
     load_of,
+    make_correlated_plans,
     make_plan,
     make_plans,
     notes_of,
@@ -44,6 +46,7 @@ from fastrf.engine.scaled import ZERO
 from fastrf.engine.spectral import propagate_all
 from fastrf.engine.transfer import transfer_function
 from fastrf.engine.upward import propagate_upward
+from fastrf.engine.upward_correlated import propagate_upward_correlated
 from fastrf.engine.windows import Span, united
 from fastrf.errors import ToleranceError
 from fastrf.kernels import load as load_kernels
@@ -101,6 +104,7 @@ def fields(
         "memory_limit": memory_limit,
     }
     passes = list(_outlooks(graph, wanted, input_node, dtype, tail))
+    correlated = list(_outlooks(graph, wanted, input_node, dtype, tail, correlated=True))
 
     def on(place: Device) -> _Schedule:
         plans: dict[str, Plan] = {}
@@ -109,17 +113,28 @@ def fields(
         memory = sum(p.memory for p in plans.values())
         options = {"dtype": dtype, "tail": tail, "device": place, **choice}
         units = _Units(graph, operations, input_node, wanted, plans, **options)
+        chosen: list[tuple[Outlook, list[str]]] = []
+        for outlook in correlated if method in ("auto", "direct") else ():
+            own = [n for n in outlook.nodes if n in wanted and n not in plans]
+            shared = make_correlated_plans(
+                outlook, input_node, own, device=place, method=method, tol=tol, workers=workers
+            )
+            if units.take_longer(own, sum(plan.seconds for plan in shared.values())):
+                chosen.append((outlook, own))
+                plans |= shared
+                memory += sum(plan.memory for plan in shared.values())
         parts = {node: units.planned(node) for node in wanted if node not in plans}
-        return _Schedule(plans, parts, memory + units.memory(parts))
+        return _Schedule(plans, chosen, parts, memory + units.memory(parts))
 
     def load(schedule: _Schedule) -> Load:
         return load_of(schedule.plans.values(), dtype)._replace(memory=schedule.memory)
 
-    (plans, parts, memory), place = preferred(device, on, load, memory_limit)
-    plans = {node: replace(plan, notes=notes_of(place)) for node, plan in plans.items()}
+    schedule, place = preferred(device, on, load, memory_limit)
+    plans = {node: replace(plan, notes=notes_of(place)) for node, plan in schedule.plans.items()}
+    memory = schedule.memory
     check_memory(f"the fields of all {len(wanted)} layers need", memory, memory_limit, place)
     found: dict[str, Propagated] = {}
-    for node, field in _computed(graph, passes, plans, parts, found):
+    for node, field in _computed(graph, passes, schedule, plans, found):
         if node in wanted and node not in found:
             found[node] = field
             if progress is not None:
@@ -130,14 +145,16 @@ def fields(
 def _computed(
     graph: PlaneGraph,
     passes: Sequence[Outlook],
+    schedule: _Schedule,
     plans: dict[str, Plan],
-    parts: Mapping[str, Sequence[_Part]],
     found: Mapping[str, Propagated],
 ) -> Iterator[tuple[str, Propagated]]:
     """The fields of all maps; what has been `found` so far is used for the next."""
     for outlook in passes:
         yield from _passed(outlook, plans[outlook.function.node])
-    for node, own in parts.items():
+    for outlook, nodes in schedule.correlated:
+        yield from _passed(outlook, plans[nodes[-1]], nodes)
+    for node, own in schedule.parts.items():
         if own:
             with resolve(plans[node].device).current():
                 field = _sum([(part.gain, found[part.node]) for part in own], plans[node])
@@ -152,11 +169,13 @@ class _Schedule(NamedTuple):
 
     Attributes:
         plans: by node, in the order in which they are made.
+        correlated: passes that carry covariances, each with the nodes whose fields it makes.
         parts: what the maps that no pass serves are sums of (`_Units.planned`).
         memory: bytes of all fields, and of the computation that takes most.
     """
 
     plans: dict[str, Plan]
+    correlated: list[tuple[Outlook, list[str]]]
     parts: dict[str, list[_Part]]
     memory: int
 
@@ -170,14 +189,20 @@ def _outlooks(
     input_node: str,
     dtype: np.dtype[Any],
     tail: float | None,
+    correlated: bool = False,
 ) -> Iterator[Outlook]:
-    """Passes that serve all maps with a transfer function, as few as there need be."""
+    """Passes that serve all maps with a transfer function, as few as there need be: those by
+    variances alone, or those of which covariances are needed and none cancel."""
     if graph.input_size is not None:
         return
     left = dict(wanted)
     while left:
         node, unit = left.popitem()
-        if covariance.needed(graph, node, input_node):
+        if channelwise.needed(graph, node, input_node):
+            continue
+        if covariance.needed(graph, node, input_node) != correlated:
+            continue
+        if correlated and not covariance.is_relative(graph, node, input_node):
             continue
         function = transfer_function(graph, node, input_node)
         if function.obstacle is None:
@@ -188,16 +213,24 @@ def _outlooks(
             yield graph.lately(key, make)
 
 
-def _passed(outlook: Outlook, plan: Plan) -> Iterator[tuple[str, Propagated]]:
-    """The fields of one pass, whose last map has this plan."""
+def _passed(
+    outlook: Outlook, plan: Plan, nodes: Sequence[str] = ()
+) -> Iterator[tuple[str, Propagated]]:
+    """The fields of one pass, whose last map has this plan; `nodes` are those whose fields it
+    makes, where it makes not all."""
     device = resolve(plan.device)
     with device.current():
-        yield from _pass(outlook, plan, device.xp)
+        yield from _pass(outlook, plan, nodes, device.xp)
 
 
-def _pass(outlook: Outlook, plan: Plan, xp: Any) -> Iterable[tuple[str, Propagated]]:
+def _pass(
+    outlook: Outlook, plan: Plan, nodes: Sequence[str], xp: Any
+) -> Iterable[tuple[str, Propagated]]:
     kernels, function = load_kernels(plan.device), outlook.function
     options: dict[str, Any] = {"dtype": plan.dtype, "tail": plan.tail, "xp": xp}
+    if plan.engine == "correlated":
+        options |= {"kernels": kernels, "workers": plan.workers}
+        return propagate_upward_correlated(function, plan.unit, set(nodes), **options)
     if plan.method == "direct":
         options |= {"kernels": kernels, "workers": plan.workers}
         return propagate_upward(function, plan.unit, **options)
@@ -261,6 +294,18 @@ class _Units:
             self.plans[node] = make_plan(*where, **self.options)
         return parts
 
+    def take_longer(self, nodes: Sequence[str], seconds: float) -> bool:
+        """Whether following the units of these maps to the input, each by itself, would take
+        longer than so many seconds. The last ones, which take most, are asked first."""
+        for node in reversed(nodes):
+            if all(_source(op, self.wanted[node]) is not None for op in self.own[node]):
+                continue  # as likely as not another's image
+            where = (self.graph, node, self.wanted[node], self.input_node)
+            seconds -= make_plan(*where, **self.options).seconds
+            if seconds < 0:
+                return True
+        return False
+
     def memory(self, parts: Mapping[str, Sequence[_Part]]) -> int:
         """Bytes of all these fields' images, and of the computation that takes most."""
         pixels = sum(_pixels(self.plans[node].support) for node in parts if len(parts[node]) != 1)
@@ -297,6 +342,8 @@ class _Units:
         With a tail, what is dropped depends on the number of layers: there are no parts then.
         """
         planes = self.graph.planes
+        if channelwise.needed(self.graph, node, self.input_node):
+            return []
         gains: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         for op in self.own[node]:
             at = _source(op, self.wanted[node])
@@ -358,6 +405,7 @@ def followed(
                 progress=progress,
                 xp=device.xp,
                 **({} if plan.tol is None else {"tol": plan.tol}),
+                **({} if plan.channel is None else {"channel": plan.channel}),
             )
     except ToleranceError as error:
         if plan.asked_for:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from fastrf.engine import cost, factored
+from fastrf.engine.coherence import coherence_of_all
 from fastrf.engine.factored import Polynomial, Polynomials
 from fastrf.engine.forecast import Forecast, Reach, Reaches
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.transfer import TransferFunction
+from fastrf.engine.upward_correlated import carried
 from fastrf.engine.windows import Span
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import SpatialMap, Window
@@ -103,17 +106,40 @@ class Outlook:
     @cached_property
     def direct(self) -> dict[str, Forecast]:
         """Each map's part of `upward.propagate_upward`."""
-        found = {}
-        for node, spans in self._spans.items():
-            pixels, own = _pixels(spans), self._operations[node]
-            read = sum(len(op.sources) for op in own)
-            passes = sum(_pass_nanoseconds(m) for op in own for m in op.maps)
-            fresh = passes or read > 1
-            work = passes + (read * cost.BOX_NANOSECONDS if read > 1 else 0)
-            work += 2 * cost.WRITE_NANOSECONDS if fresh else 0
-            memory = pixels * self.dtype.itemsize if fresh else 0
-            cells = pixels * (1 + read if fresh else 0)
-            found[node] = self._forecast(node, cells, 1e-9 * pixels * work, memory)
+        return {node: self._dense(node) for node in self._spans}
+
+    def _dense(self, node: str, lags: int = 1) -> Forecast:
+        pixels, own = _pixels(self._spans[node]), self._operations[node]
+        read = sum(len(op.sources) for op in own)
+        passes = sum(_pass_nanoseconds(m) for op in own for m in op.maps)
+        fresh = passes or read > 1
+        work = lags * (passes + (read * cost.BOX_NANOSECONDS if read > 1 else 0))
+        work += 2 * cost.WRITE_NANOSECONDS if fresh else 0
+        memory = pixels * self.dtype.itemsize if fresh else 0
+        cells = lags * pixels * (1 + read if fresh else 0)
+        return self._forecast(node, cells, 1e-9 * pixels * work, memory)
+
+    @cached_property
+    def correlated(self) -> dict[str, Forecast]:
+        """Each map's part of `upward_correlated.propagate_upward_correlated`; the last one's has
+        the memory of the images that are at work at the fullest moment, in float64."""
+        graph, last = self.function.graph, self.function.node
+        coherence = coherence_of_all(graph, last, self.function.input_node)
+        pending = Counter(q for op in self.function.operations for q, _ in op.sources)
+        held: dict[int, int] = {}
+        found, most = {}, 0
+        for node, own in self._operations.items():
+            lags = max(len(carried(coherence, p, self.ndim)) for p in graph.planes_of[node])
+            found[node] = self._dense(node, lags)
+            for p in graph.planes_of[node]:
+                held[p] = _pixels(self._spans[node]) * len(carried(coherence, p, self.ndim))
+            # One more that is being made: along the first axis, or before it is cut to its size.
+            most = max(most, sum(held.values()) + _pixels(self._spans[node]))
+            for q, _ in (source for op in own for source in op.sources):
+                pending[q] -= 1
+                if not pending[q]:
+                    held.pop(q, None)
+        found[last] = replace(found[last], memory=found[last].memory + 8 * most)
         return found
 
     @cached_property

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fastrf.device import HOST, Device
-from fastrf.engine import ENGINES, METHODS, cost, covariance, factored, spectral
+from fastrf.engine import ENGINES, METHODS, channelwise, cost, covariance, factored, spectral
 from fastrf.engine.cost import Costs
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
 from fastrf.engine.windows import Span
 from fastrf.errors import InputError, PlanError
+from fastrf.layers.checks import is_whole
 from fastrf.lowering import PlaneGraph
 
 CLEARLY_SLOWER = 10.0
@@ -55,6 +56,7 @@ class Plan:
         seconds: predicted time of the engine and of forming the pixels; lowering the network and
             compiling kernels, which happen once, are not counted.
         memory: predicted peak memory in bytes.
+        channel: the unit's channel, where channels are told apart; None: the mean over all.
     """
 
     node: str
@@ -75,6 +77,7 @@ class Plan:
     memory: int
     tail: float | None
     notes: tuple[str, ...] = field(default=())
+    channel: int | None = None
 
     @property
     def asked_for(self) -> bool:
@@ -128,8 +131,11 @@ def make_plan(
     tail: float | None = None,
     workers: int | None = None,
     memory_limit: int | None = None,
+    channel: int | None = None,
 ) -> Plan:
     """Chooses the engine and foretells time and memory.
+
+    Args: as of `erf.erf`.
 
     Raises:
         InputError: an option has a value that does not exist or does not fit the network.
@@ -138,6 +144,8 @@ def make_plan(
     dtype = checked_dtype(dtype)
     check_options(method, accuracy, tol, tail, workers, memory_limit)
     where = (graph, node, unit, input_node)
+    if channel is not None:
+        _check_channel(channel, where)
 
     def on(place: Device) -> Plan:
         costs = costs_of(place)
@@ -151,9 +159,21 @@ def make_plan(
         return _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
 
     plan, place = preferred(device, on, lambda found: load_of([found], dtype), memory_limit)
-    plan = replace(plan, notes=notes_of(place))
+    plan = replace(plan, notes=notes_of(place), channel=channel)
     check_memory("the plan needs", plan.memory, memory_limit, place)
     return plan
+
+
+def _check_channel(channel: object, where: Where) -> None:
+    graph, node, _, source = where
+    count = graph.channels[node]
+    if not channelwise.needed(graph, node, source):
+        raise InputError(
+            f"channel={channel!r} needs weights to tell channels apart; read the model with "
+            f"weights='trained', channels='full', or leave it out"
+        )
+    if not is_whole(channel) or count is None or not 0 <= channel < count:  # type: ignore[operator]
+        raise InputError(f"channel={channel!r} must be a number from 0 to {(count or 1) - 1}")
 
 
 def check_memory(what: str, size: int, memory_limit: int | None, device: Device = HOST) -> None:
@@ -206,6 +226,42 @@ def make_plans(
     return {
         node: _plan((node, outlook.unit, input_node), method, reason, forecast, *options)
         for node, forecast in forecasts.items()
+    }
+
+
+def make_correlated_plans(
+    outlook: Outlook,
+    input_node: str,
+    nodes: Sequence[str],
+    *,
+    device: Device,
+    method: str = "auto",
+    tol: float = 1e-12,
+    workers: int | None = None,
+) -> dict[str, Plan]:
+    """As `make_plans`, of the pass that carries covariances, which makes the fields of some nodes
+    on its way."""
+    forecasts = {n: f.on(costs_of(device)) for n, f in outlook.correlated.items()}
+    reason = (
+        f"its part of one pass over {len(outlook.nodes)} maps; fixed layers correlate gradients: "
+        f"covariances count too"
+    )
+    if method == "direct":
+        reason = _ASKED_FOR
+    count = _workers(workers, forecasts.values(), device)
+    options = (device, outlook.dtype, count, outlook.tail, tol)
+    # What only passes by counts with the first of the fields.
+    passing = [f for n, f in forecasts.items() if n not in nodes]
+    first = next(n for n in forecasts if n in nodes)
+    forecasts[first] = replace(
+        forecasts[first],
+        fixed=forecasts[first].fixed + sum(f.fixed for f in passing),
+        shared=forecasts[first].shared + sum(f.shared for f in passing),
+    )
+    return {
+        n: _plan((n, outlook.unit, input_node), "correlated", reason, f, *options)
+        for n, f in forecasts.items()
+        if n in nodes
     }
 
 
@@ -383,6 +439,10 @@ def _chosen(
 ) -> tuple[str, str, Forecast]:
     """The engine with the shortest forecast among those that are right enough, and why."""
     graph, node, _, source = where
+    if channelwise.needed(graph, node, source):
+        only = _of_method("channelwise", accuracy, where, tol)
+        reason = "layers hold their weights: one image per channel"
+        return only, reason, ENGINES[only].foretold(*where, dtype, tail, tol, costs=costs)
     if covariance.needed(graph, node, source):
         only = _of_method("direct", accuracy, where, tol)
         reason = "fixed layers correlate gradients: covariances count too"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import groupby
@@ -43,6 +43,7 @@ from fastrf.maps import SpatialMap, Window
 
 Floats = NDArray[np.float64]
 Origin = tuple[int, ...]
+Lag = tuple[int, ...]
 
 _MOST_BITS = 960.0
 """log2 of the largest sum that an array may have before it is added to others."""
@@ -102,6 +103,11 @@ class Image:
     scale: Scaled
 
 
+Family = dict[Lag, Image]
+"""What a plane's gradients hand to the input: at lag 0, a variance of 1 at unit 0. The other lags
+are for `upward_correlated`."""
+
+
 def propagate_upward(
     function: TransferFunction,
     unit: tuple[int, ...],
@@ -125,10 +131,10 @@ def propagate_upward(
         Node and field, in topological order. Maps that differ by no pixel share one array.
     """
     with Threads(workers if xp is np else 1) as threads:
-        yield from _Rise(function, kernels, np.dtype(dtype), threads, tail, xp).run(unit)
+        yield from Rise(function, kernels, np.dtype(dtype), threads, tail, xp).run(unit)
 
 
-class _Rise:
+class Rise:
     """One pass over the operations between an input and a node above."""
 
     def __init__(
@@ -147,37 +153,56 @@ class _Rise:
         self.line_kernels = kernels if xp is np else load_kernels("cpu")
         seed = Pixels(xp, None, TOP, (np.array([2.0**TOP]),) * self.graph.ndim)
         one = Image(seed, (0,) * self.graph.ndim, Scaled.of(1.0, -TOP))
-        self.images = dict.fromkeys(self.graph.planes_of[function.input_node], one)
-        self.latest: tuple[list[Image], Image] = ([], one)  # what was added up last, and its sum
+        self.zero: Lag = (0,) * self.graph.ndim
+        planes = self.graph.planes_of[function.input_node]
+        self.families: dict[int, Family] = {p: {self.zero: one} for p in planes}
+        self.pending = Counter(q for op in function.operations for q, _ in op.sources)
+        # By lag, what was added up last, and its sum.
+        self.latest: dict[Lag, tuple[list[Image], Image]] = {}
 
-    def run(self, unit: tuple[int, ...]) -> Iterator[tuple[str, Propagated]]:
-        operations = self.function.operations
-        pending = Counter(q for op in operations for q, _ in op.sources)
-        for node, pieces in groupby(operations, key=lambda op: op.node):
-            parts: dict[int, list[tuple[float, Image]]] = {}
+    def run(
+        self, unit: tuple[int, ...], wanted: Container[str] | None = None
+    ) -> Iterator[tuple[str, Propagated]]:
+        """The fields of a unit of the nodes that are wanted (None: of all)."""
+        for node, pieces in groupby(self.function.operations, key=lambda op: op.node):
+            parts: dict[int, list[tuple[float, Family]]] = {}
             for op in pieces:
-                image = self._applied(op)
+                family = self._applied(op)
                 for p, share in op.targets:
-                    parts.setdefault(p, []).append((share, image))
+                    parts.setdefault(p, []).append((share, family))
                 for q, _ in op.sources:
-                    pending[q] -= 1
-                    if not pending[q]:
-                        self.images.pop(q, None)
-            own = {p: self._mixed(terms) for p, terms in parts.items()}
-            self.images.update((p, image) for p, image in own.items() if pending[p])
-            whole = self._mixed([(self.graph.planes[p].share, image) for p, image in own.items()])
-            place = [u * j for u, j in zip(unit, self.function.jump(node), strict=True)]
-            yield node, self._finished(whole, place)
+                    self._release(q)
+            own = {p: self._completed(p, self._united(terms)) for p, terms in parts.items()}
+            self.families.update((p, family) for p, family in own.items() if self.pending[p])
+            if wanted is None or node in wanted:
+                shares = [(self.graph.planes[p].share, family) for p, family in own.items()]
+                whole = self._mixed([(s, family[self.zero]) for s, family in shares], self.zero)
+                place = [u * j for u, j in zip(unit, self.function.jump(node), strict=True)]
+                yield node, self._finished(whole, place)
 
-    def _applied(self, op: Operation) -> Image:
-        read = [(q, share) for q, share in op.sources if q in self.images]
-        image = self._mixed([(share * op.gain, self.images[q]) for q, share in read])
-        jump = self.function.jumps[read[0][0]]
-        for move in op.maps:
-            windows = [axis for axis in move.axes if isinstance(axis, Window)]
+    def _release(self, plane: int) -> None:
+        self.pending[plane] -= 1
+        if not self.pending[plane]:
+            self.families.pop(plane, None)
+
+    def _read(self, op: Operation) -> tuple[Family, Jump]:
+        """What an operation reads, its gain included, and the jump of that."""
+        read = [(q, share) for q, share in op.sources if q in self.families]
+        family = self._united([(share * op.gain, self.families[q]) for q, share in read])
+        return family, self.function.jumps[read[0][0]]
+
+    def _applied(self, op: Operation) -> Family:
+        """What gradients of an operation's output hand to the input."""
+        family, jump = self._read(op)
+        image = family[self.zero]
+        for move, windows in zip(op.maps, map(windows_of, op.maps), strict=True):
             image = self._moved(move, windows, jump, image)
             jump = tuple(j * a.stride for j, a in zip(jump, windows, strict=True))
-        return image
+        return {self.zero: image}
+
+    def _completed(self, plane: int, family: Family) -> Family:
+        """A plane's family, once all that it reads has been added up."""
+        return family
 
     # --- one layer --------------------------------------------------------------------------
 
@@ -275,19 +300,30 @@ class _Rise:
 
     # --- sums and scales --------------------------------------------------------------------
 
-    def _mixed(self, terms: Sequence[tuple[float, Image]]) -> Image:
-        """Σ share·image, of at least one."""
+    def _united(self, terms: Sequence[tuple[float, Family]]) -> Family:
+        """Σ share·family, of at least one."""
+        lags = dict.fromkeys(lag for _, family in terms for lag in family)
+        return {
+            lag: self._mixed([(s, family[lag]) for s, family in terms if lag in family], lag)
+            for lag in lags
+        }
+
+    def _mixed(self, terms: Sequence[tuple[float, Image]], lag: Lag) -> Image:
+        """Σ share·image, of at least one, all of one lag."""
         images = [replace(image, scale=image.scale * share) for share, image in terms]
         if all(_at_once(image, images[0]) for image in images):
             return replace(images[0], scale=sum((image.scale for image in images), ZERO))
-        images, all_of_them = self._with_latest(images), images
-        self.latest = (all_of_them, self._sum(images))
-        return self.latest[1]
+        images, all_of_them = self._with_latest(images, lag), images
+        whole = self._sum(images)
+        self.latest[lag] = (all_of_them, whole)
+        return whole
 
-    def _with_latest(self, images: list[Image]) -> list[Image]:
+    def _with_latest(self, images: list[Image], lag: Lag) -> list[Image]:
         """The summands with one in place of those that were added up last: a dense block's
         concatenations each begin with the one before, in the same proportions."""
-        before, whole = self.latest
+        if lag not in self.latest:
+            return images
+        before, whole = self.latest[lag]
         count = len(before)
         if not 2 <= count <= len(images) or not all(map(_at_once, before, images[:count])):
             return images
@@ -378,6 +414,11 @@ def _lowered(image: Image, growth: float) -> Image:
 def _at_once(a: Image, b: Image) -> bool:
     """Whether two images have the same pixels at the same place."""
     return a.pixels is b.pixels and a.origin == b.origin
+
+
+def windows_of(move: SpatialMap) -> list[Window]:
+    """The axes of a map with a transfer function."""
+    return [axis for axis in move.axes if isinstance(axis, Window)]
 
 
 def _around(array: Floats, axis: int) -> Floats:

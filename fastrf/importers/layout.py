@@ -227,10 +227,14 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A tensor that no input map reaches: its shape and, where small and known, its value."""
+    """A tensor that no input map reaches: its shape and, where small and known, its value.
+
+    Where weights are read, it is `learned` if it is a parameter or comes from one.
+    """
 
     shape: Shape | None
     array: NDArray[Any] | None = None
+    learned: bool = False
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> Const:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Map, Shape, size
+from fastrf.importers.layout import BATCH, CHANNEL, Axis, Const, Map, Shape, known, size
 from fastrf.importers.operator import Operator
-from fastrf.layers import Activation, Attention, Conv, FullyConnected, GlobalPool, Layer, Norm
+from fastrf.layers import Activation, Attention, Conv, FullyConnected, GlobalPool, Layer
 
 
-def contracted(op: Operator, x: Map, axis: int, out: int | None) -> Map:
-    """A map times constant weights: the tensor's axis becomes `out` new channels (None: none)."""
+def contracted(
+    op: Operator, x: Map, axis: int, out: int | None, matrix: NDArray[Any] | None = None
+) -> Map:
+    """A map times constant weights: the tensor's axis becomes `out` new channels (None: none).
+
+    Args:
+        matrix: the weights (out, axis), where they are known.
+    """
     if x.axes is None:
         after = op.chain(x, Activation(op.type.lower(), gain=1.0))
         return replace(after, shape=op.shape)
@@ -22,10 +32,12 @@ def contracted(op: Operator, x: Map, axis: int, out: int | None) -> Map:
     if any(d.label == BATCH for d in digits):
         refuse("mixes the batch")
     if whole_map or (x.pixels == (1,) * op.ndim and digits == x.whole(CHANNEL)):
-        layer: Layer = FullyConnected(channels=out or 1)
+        kernel = _over_map(x, digits, matrix)
+        layer: Layer = op.weighted(FullyConnected(channels=out or 1), kernel)
         extent: Shape = (out or 1, *(1,) * op.ndim)
     elif digits == x.whole(CHANNEL):
-        layer, extent = Conv(1, channels=out or 1), (out or 1, *x.pixels)
+        layer = op.weighted(Conv(1, channels=out or 1), kernel_of(op, matrix))
+        extent = (out or 1, *x.pixels)
     elif (
         x.holds_grid(digits)
         and len(digits) == sum(n != 1 for n in x.pixels)
@@ -39,6 +51,37 @@ def contracted(op: Operator, x: Map, axis: int, out: int | None) -> Map:
     if out is None:
         axes = tuple(a for p, a in enumerate(axes) if p != axis)
     return replace(after, axes=axes)
+
+
+def matrix_of(weights: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Known weights as one matrix (out, in), where they are that; a vector has one output."""
+    if weights is None or weights.ndim == 0 or weights.size != math.prod(weights.shape[-2:]):
+        return None
+    return weights.reshape(weights.shape[-2:] if weights.ndim > 1 else (1, -1))
+
+
+def turned(weights: NDArray[Any] | None) -> NDArray[Any] | None:
+    """As `matrix_of`, of weights (in, out)."""
+    matrix = matrix_of(weights)
+    return matrix if matrix is None or weights is None or weights.ndim == 1 else matrix.T
+
+
+def kernel_of(op: Operator, matrix: NDArray[Any] | None, groups: int = 1) -> Const | None:
+    """The weights of a convolution with one tap by the same matrix (out, in) in every group."""
+    if matrix is None:
+        return None
+    return Const.of(np.tile(matrix, (groups, 1)).reshape(-1, matrix.shape[1], *(1,) * op.ndim))
+
+
+def _over_map(x: Map, digits: Axis, matrix: NDArray[Any] | None) -> Const | None:
+    """Weights (out, axis) as (out, channels, *pixels)."""
+    sizes = known(tuple(d.size for d in digits))
+    if matrix is None or sizes is None:
+        return None
+    # Slowest digits first within each label put its index together again.
+    order = sorted(range(len(digits)), key=lambda i: (digits[i].label, -digits[i].step))
+    tensor = matrix.reshape(len(matrix), *sizes).transpose(0, *(i + 1 for i in order))
+    return Const.of(tensor.reshape(len(matrix), *(n or 1 for n in x.extent)))
 
 
 def reduced(op: Operator, x: Map, gone: Collection[int], mean: bool, keep: bool) -> Map:
@@ -64,10 +107,18 @@ def reduced(op: Operator, x: Map, gone: Collection[int], mean: bool, keep: bool)
     return replace(op.chain(x, *layers), extent=extent, axes=tuple(left))
 
 
-def normalised(op: Operator, x: Map, positions: Sequence[int]) -> Map:
-    """A normalisation with statistics over the given axes of the tensor."""
+def normalised(
+    op: Operator, x: Map, positions: Sequence[int], factors: NDArray[Any] | None = None
+) -> Map:
+    """A normalisation with statistics over the given axes of the tensor.
+
+    Args:
+        factors: its affine scale, where that is known.
+    """
+    if factors is not None and factors.shape != x.extent[:1]:
+        factors = factors.reshape(1, -1)
     if x.axes is None:
-        return op.chain(x, Norm("channel"))
+        return op.chain(x, op.weighting.norm("channel", factors))
     axes = [x.axes[p] for p in positions]
     digits = tuple(d for axis in axes for d in axis)
     statistics: Literal["channel", "instance", "layer", "group"] = "channel"
@@ -76,4 +127,4 @@ def normalised(op: Operator, x: Map, positions: Sequence[int]) -> Map:
         statistics = "instance"
         if channels or x.extent[CHANNEL] == 1:
             statistics = "layer" if x.holds(digits, CHANNEL) else "group"
-    return op.chain(x, Norm(statistics))
+    return op.chain(x, op.weighting.norm(statistics, factors))

@@ -11,8 +11,9 @@ from typing import NoReturn
 
 from fastrf.errors import InputError
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import Map, Shape, Value, broadcast, fits, known, total
+from fastrf.importers.layout import Const, Map, Shape, Value, broadcast, fits, known, total
 from fastrf.importers.registry import extent_behind
+from fastrf.importers.weighting import Weighted, Weighting
 from fastrf.layers import Add, Attention, Concat, Conv, GlobalPool, Identity, Layer, Upsample
 from fastrf.network import Network, Node
 
@@ -30,6 +31,7 @@ class Operator(ABC):
         shapes: the shapes of its outputs, None where one is not known.
         ndim: number of spatial axes.
         nodes: the network's nodes so far; those of this operator are added.
+        weighting: what becomes of its weights.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Operator(ABC):
         shapes: Sequence[Shape | None],
         ndim: int,
         nodes: dict[str, Node],
+        weighting: Weighting,
     ) -> None:
         self.type = type
         self.name = name
@@ -47,6 +50,7 @@ class Operator(ABC):
         self.shapes = shapes
         self.ndim = ndim
         self._nodes = nodes
+        self.weighting = weighting
 
     @abstractmethod
     def fail(self, message: str) -> NoReturn:
@@ -86,6 +90,13 @@ class Operator(ABC):
                 f"of {x.extent[0]} channels and {x.pixels} pixels"
             )
         return x
+
+    def weighted(self, layer: Weighted, weight: Const | None) -> Weighted:
+        """A layer with the gain that the import gives its weights."""
+        try:
+            return self.weighting.weighted(layer, weight, self.ndim)
+        except InputError as error:
+            self.fail(str(error))
 
     # --- the nodes it becomes
 

@@ -65,6 +65,15 @@ class Layer:
         """Gain of a layer that moves nothing: the mean square of its factors."""
         return 1.0
 
+    def initialised(self, scheme: str) -> Self:
+        """The layer in a network whose weights are drawn by a scheme."""
+        return self
+
+    @property
+    def depends_on_network(self) -> bool:
+        """Whether its gain follows from the network around it; see `fastrf.meanfield`."""
+        return False
+
     @property
     def mean_factor(self) -> float | None:
         """Mean of the factors whose mean square is `pointwise_gain`; None where it is not known.

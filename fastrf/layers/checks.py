@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fastrf.arrays import library, on_host
 from fastrf.errors import InputError
+from fastrf.initialisation import ALIASES, PATTERNS, SCHEMES, pattern
 
 Pair = tuple[int, int]
 Check = Callable[[str, str, Any, int], Any]
@@ -158,6 +159,14 @@ def positive(owner: str, name: str, value: Any, ndim: int) -> float:
     return number
 
 
+def nonnegative(owner: str, name: str, value: Any, ndim: int) -> float:
+    """A finite number of at least 0, such as a variance."""
+    number = _finite(value)
+    if number is None or number < 0:
+        raise InputError(f"{owner}: {name}={short(value)} must be a finite number of at least 0")
+    return number
+
+
 def nonzero(owner: str, name: str, value: Any, ndim: int) -> float:
     """A finite number other than 0, such as a factor."""
     number = _finite(value)
@@ -181,6 +190,19 @@ def probability_below_one(owner: str, name: str, value: Any, ndim: int) -> float
         raise InputError(f"{owner}: {name}={short(value)} must be at least 0 and below 1")
     return number
 
+
+def scheme(owner: str, name: str, value: Any, ndim: int) -> str:
+    """The name of an initialisation, or "trained": the gain and the taps are those of weights."""
+    found = ALIASES.get(value, value) if isinstance(value, str) else None
+    if found is None or found not in (*SCHEMES, TRAINED):
+        raise InputError(
+            f"{owner}: {name}={short(value)} is unknown; choose one of {', '.join(SCHEMES)}"
+        )
+    return found
+
+
+TRAINED = "trained"
+"""Marks a layer whose gain and taps were read from trained weights."""
 
 channel_count = whole(1, MAXIMUM_CHANNELS)
 """A number of channels."""
@@ -226,10 +248,18 @@ def _fraction(owner: str, name: str, value: Any) -> Fraction:
 
 
 def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | None:
-    """Relative variances of shape `kernel` with sum 1; None where all are equal."""
+    """Relative variances of shape `kernel` with sum 1, as numbers or by the name of a pattern; None
+    where all are equal."""
+    if isinstance(taps, str):
+        if taps not in PATTERNS:
+            raise InputError(
+                f"{owner}: taps={short(taps)} is unknown; choose one of {', '.join(PATTERNS)}, or "
+                f"give one variance per tap"
+            )
+        taps = pattern(taps, kernel)
     try:
         array = _numbers(taps)
-    except _NO_NUMBERS:
+    except NO_NUMBERS:
         raise InputError(f"{owner}: taps must be an array of numbers of shape {kernel}") from None
     if array.shape != kernel:
         raise InputError(
@@ -254,7 +284,7 @@ def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
     """Fixed weights of shape `kernel`, of any sign."""
     try:
         array = _numbers(weights)
-    except _NO_NUMBERS:
+    except NO_NUMBERS:
         raise InputError(
             f"{owner}: weights must be an array of numbers of shape {kernel}"
         ) from None
@@ -271,7 +301,7 @@ def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
 
 _HOST = 1  # kDLCPU of DLPack
 
-_NO_NUMBERS = (TypeError, ValueError, OverflowError, BufferError, RuntimeError)
+NO_NUMBERS = (TypeError, ValueError, OverflowError, BufferError, RuntimeError)
 """What NumPy and DLPack raise for what cannot be had as numbers."""
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from fastrf.errors import InputError
 from fastrf.layers.base import Layer
-from fastrf.layers.checks import checked, whole
+from fastrf.layers.checks import checked, flag, whole
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,21 @@ class Add(Layer):
 
 @dataclass(frozen=True)
 class Multiply(Add):
-    """Product of maps: the gradient of each factor passes with gain 1."""
+    """Product of maps: the gradient of each factor passes with gain 1.
+
+    Args:
+        mean_field: whether it passes with the variance of the other factors instead, as far as the
+            mean field knows that (see `fastrf.meanfield`).
+    """
+
+    mean_field: bool = checked(flag, False, kw_only=True)
+
+    def initialised(self, scheme: str) -> Self:
+        return replace(self, mean_field=True)
+
+    @property
+    def depends_on_network(self) -> bool:
+        return self.mean_field
 
     @property
     def mean_factor(self) -> float | None:

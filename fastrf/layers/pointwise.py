@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
+from fastrf.activations import FUNCTIONS, Function, Moments, moments
+from fastrf.errors import InputError
 from fastrf.layers.base import Layer
-from fastrf.layers.checks import checked, choice, nonzero, positive, probability_below_one, text
+from fastrf.layers.checks import (
+    checked,
+    choice,
+    flag,
+    nonnegative,
+    nonzero,
+    positive,
+    probability_below_one,
+    text,
+)
+from fastrf.layers.weights import MUTED, as_weights, derived
 from fastrf.maps import Everything, Size, SpatialMap
-
-E_SIGMA_PRIME_SQUARED = {"relu": 0.5, "identity": 1.0}
-"""E[σ′(z)²] for z symmetric about 0 (Luo et al. 2016 print 1/4 for ReLU, which is Var[σ′])."""
-
-MEAN_SLOPE_SQUARED = {"relu": 0.5, "identity": 1.0}
-"""E[σ′(z)]²/E[σ′(z)²] for z symmetric about 0, of activations that are scale-free."""
 
 Statistics = Literal["batch", "channel", "lrn", "batch_train", "layer", "group", "instance"]
 
@@ -23,31 +29,74 @@ Statistics = Literal["batch", "channel", "lrn", "batch_train", "layer", "group",
 class Activation(Layer):
     """An activation: a pointwise gain E[σ′(z)²].
 
-    The default gain is 1/2 for "relu" and 1 for "identity" and everything else, which then
-    counts as compensated by the initialisation. Luo et al. 2016 (§2.2) print 1/4 for ReLU,
-    which is Var[σ′]; a constant factor leaves the image as it is.
+    Luo et al. 2016 (§2.2) print 1/4 for ReLU, which is Var[σ′]; E[σ′²] is 1/2. A constant factor
+    leaves the image as it is.
+
+    Args:
+        function: one of `fastrf.activations.FUNCTIONS`, as PyTorch calls them. Others count as
+            compensated by the initialisation: gain 1.
+        gain: E[σ′(z)²]; 1 where the initialisation compensates for it. None: that of a Gaussian z
+            of mean 0.
+        slope: of "leaky_relu" and "prelu" below 0, and α of "elu" and "celu"; None: PyTorch's.
+        variance: of z. None: what the mean field finds (see `fastrf.meanfield`); "relu" and all
+            others that are straight on either side of 0 do not depend on it.
     """
 
     function: str = checked(text, "relu")
     gain: float | None = checked(positive, None, kw_only=True)
+    slope: float | None = checked(nonnegative, None, kw_only=True)
+    variance: float | None = checked(nonnegative, None, kw_only=True)
 
     @property
     def kind(self) -> str:
         return self.function
 
+    @property
+    def known(self) -> Function | None:
+        """The function, None where fastrf knows nothing of it."""
+        return FUNCTIONS.get(self.function)
+
     def _bound(self, ndim: int) -> Self:
+        if self.slope is not None and (self.known is None or self.known.parameter is None):
+            raise InputError(
+                f"Activation: {self.function!r} has no slope to choose, got {self.slope}; leave "
+                f"it out"
+            )
+        if self.gain is not None or self.depends_on_network:
+            return self
         return replace(self, gain=self.pointwise_gain)
+
+    def initialised(self, scheme: str) -> Self:
+        return replace(self, gain=None)
+
+    @property
+    def depends_on_network(self) -> bool:
+        if self.gain is not None or self.variance is not None:
+            return False
+        return self.known is None or not self.known.scale_free
+
+    def moments(self, variance: float) -> Moments:
+        """What a known function does to Gaussian values of this variance."""
+        return moments(self.function, variance, self.slope)
 
     @property
     def pointwise_gain(self) -> float:
         if self.gain is not None:
             return self.gain
-        return E_SIGMA_PRIME_SQUARED.get(self.function, 1.0)
+        return 1.0 if self.known is None else self.moments(self._variance).gain
 
     @property
     def mean_factor(self) -> float | None:
-        share = MEAN_SLOPE_SQUARED.get(self.function)
-        return None if share is None else math.sqrt(self.pointwise_gain * share)
+        if self.known is None:
+            return None
+        if self.gain is not None and self.variance is None and not self.known.scale_free:
+            return None
+        own = self.moments(self._variance)
+        return own.mean_slope * math.sqrt(self.pointwise_gain / own.gain)
+
+    @property
+    def _variance(self) -> float:
+        return 1.0 if self.variance is None else self.variance
 
 
 @dataclass(frozen=True)
@@ -85,12 +134,34 @@ class Norm(Layer):
             ConvNeXt's layer norm) and "lrn" move nothing. "batch_train", "layer", "group" and
             "instance" are taken over the whole map: each output reads every pixel.
         gain: pointwise gain.
+        mean_field: whether it divides by the variance that reaches it, as far as the mean field
+            knows that (see `fastrf.meanfield`), and multiplies by `gain`. By default what it reads
+            counts as of variance 1.
+        weights: the factor of each channel, instead of `gain`, which is then their mean square.
     """
 
     statistics: Statistics = checked(
         choice("batch", "channel", "lrn", "batch_train", "layer", "group", "instance"), "batch"
     )
     gain: float = checked(positive, 1.0, kw_only=True)
+    mean_field: bool = checked(flag, False, kw_only=True)
+    weights: Any = field(default=None, kw_only=True)
+
+    def _bound(self, ndim: int) -> Self:
+        if self.weights is None:
+            return self
+        own = as_weights(self.weights)
+        if len(own.shape) != 1:
+            raise InputError(f"Norm: weights of shape {own.shape} must be one factor per channel")
+        gain = float(own.squares().mean()) or MUTED
+        return replace(self, weights=own, gain=derived("Norm", self.gain, gain))
+
+    def initialised(self, scheme: str) -> Self:
+        return replace(self, mean_field=True, gain=1.0, weights=None)
+
+    @property
+    def depends_on_network(self) -> bool:
+        return self.mean_field
 
     @property
     def whole_map(self) -> bool:

@@ -2,14 +2,16 @@
 
 Where the factored engine asks for a transfer function, this one takes maps of known size with
 their borders, merges, transposed convolutions, resizing, and taps that are no product. An image
-is a sum of terms a ⊗ b (`lowrank`); a layer is one sparse matrix an axis (`maps`); a merge puts
+is a sum of terms a ⊗ b (`lowrank`), a volume of many terms a core times a factor an axis
+(`volumes`); a layer is one sparse matrix an axis (`maps`); a merge puts
 terms side by side; and layers that are powers of one map are put off until they are needed
 (`words`, `powers`). What has to be computed is written down first (`script`), once for all units
-of a map, and then followed (`carrier`). Where terms pile up, a singular value decomposition finds
-fewer of them.
+of a map, and then followed (`carrier`). Where terms pile up, singular value decompositions find
+fewer of them; where they may be kept (`propagate_powers`), nothing is ever subtracted.
 
 All of it runs on the host: SciPy's sparse products and LAPACK on factors of some hundred kilobytes.
-On a GPU's plan the pixels alone are moved there.
+On a GPU's plan the pixels alone are moved there. Planes are formed at once; a volume stays in its
+factors (`tucker`), which figures are worked out from, until its pixels are asked for.
 
 Error. With E_k what reduction k changed its image by and A_k ≥ 0 the linear map from there to the
 input, all paths together, the image on the input is wrong by Σ_k A_k·E_k. A nonnegative matrix
@@ -25,26 +27,37 @@ pixel and x the true image of sum s, |t − s| ≤ f,
 
     |x̂/t − x/s| ≤ |x̂ − x|/s + (x̂/t)·|t − s|/s ≤ (p/t)·(e/p + f/t)·t/(t − f).
 
-To that comes the rounding of sums (`lowrank.rounding`) times their condition: Σ|terms| over the
-mass, 1 up to the first reduction and about 2 behind it. This part is an estimate to first order.
+Rounding is bounded in the same way, step by step, and nothing is left out. What is nonnegative is
+wrong by γ_N of itself, N the roundings that befall a pixel one after the other (`Image.roundings`,
+`lowrank.rounding`), and stays so through maps ahead, which are nonnegative. What has factors of
+either sign is wrong, at each step that rounds N times in sequence, by γ_N of the image with all
+signs dropped, |weights|·Π|factors|, of which the largest pixel and the sum are bounded and
+multiplied by g and h as above. These are the worst cases, in whatever order sums are taken, and
+not a statistical model: what happens is some ten to a thousand times less. The network's numbers
+(gains, taps as lowered) count as exact; that 1/k is not is counted.
 """
 
 from __future__ import annotations
 
-from fastrf.engine.recompressed.forecast import finest, is_relative, of_recompressed
+from fastrf.engine.recompressed.forecast import finest, is_relative, of_powers, of_recompressed
 from fastrf.engine.recompressed.propagation import (
     Recompressed,
     obstacle,
+    propagate_powers,
     propagate_recompressed,
     recompress,
 )
+from fastrf.engine.recompressed.tucker import TuckerImage
 
 __all__ = [
     "Recompressed",
+    "TuckerImage",
     "finest",
     "is_relative",
     "obstacle",
+    "of_powers",
     "of_recompressed",
+    "propagate_powers",
     "propagate_recompressed",
     "recompress",
 ]

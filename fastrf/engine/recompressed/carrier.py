@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fastrf.engine.recompressed.lowrank import Floats, Loss, Terms, joined, reduced, without_traces
+from fastrf.engine.recompressed import lowrank, volumes
+from fastrf.engine.recompressed.lowrank import Loss, Terms, joined, rounding, without_traces
 from fastrf.engine.recompressed.maps import largest_gain, total_gain
 from fastrf.engine.recompressed.powers import Block, Passage, raised
-from fastrf.engine.recompressed.script import FEW_TERMS, Ahead, Apply, Neglect, Script, Settle
-from fastrf.engine.recompressed.words import Words
+from fastrf.engine.recompressed.script import Ahead, Apply, Booked, Neglect, Script, Settle
+from fastrf.engine.recompressed.words import Image, Words
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 
 _LIFT = 900
@@ -19,14 +21,40 @@ _LIFT = 900
 # number.
 
 
+class Errors:
+    """Bounds of what is wrong with the final image: its largest pixel, and the sum of all."""
+
+    def __init__(self) -> None:
+        self.largest, self.total = ZERO, ZERO
+
+    def count(self, loss: Loss, scale: Scaled, ahead: Ahead) -> None:
+        """Adds what is wrong with an image of that scale, with these gains before it."""
+        if loss.total:
+            self.largest = self.largest + scale * ahead.largest * loss.largest
+            self.total = self.total + scale * ahead.total * loss.total
+
+    def over(self, scale: Scaled) -> Loss:
+        """As parts of the scale."""
+        return Loss(self.largest.over(scale), self.total.over(scale)).times(lowrank.SLACK)
+
+
+class Found(NamedTuple):
+    """The image on the input, terms times a scale, and whether factors may be negative."""
+
+    terms: Terms
+    scale: Scaled
+    signed: bool
+
+
 class Numbers:
     """The numbers of a script: its blocks, errors and losses.
 
     Attributes:
-        largest, change: bounds of what is wrong with the final image, the largest pixel and the
-            sum of all.
-        condition: largest Σ|terms| over the mass, of any image.
-        signed: whether there are factors of either sign.
+        changed: what reductions changed.
+        rounded: what images with factors of either sign were rounded by.
+        roundings: most that befell a pixel, one after the other, while all was nonnegative.
+        lost: what fell into padding, as a part of the script's `whole`, of blocks that are done
+            with.
         terms, rank, reductions: as of `Recompressed`.
     """
 
@@ -36,11 +64,13 @@ class Numbers:
         # Of a peak that is at least the mean pixel, divided among all layers.
         self.allowed = allowed / (4 * max(script.operations, 1) * area)
         self.blocks: dict[int, Block] = {}
-        self.largest, self.change = ZERO, ZERO
-        self.condition = 1.0
-        self.signed = False
+        self.changed, self.rounded = Errors(), Errors()
+        self.roundings = 0
         self.terms, self.rank, self.reductions = 1, 1, 0
-        self._lost = 0.0
+        self.lost = 0.0
+        self._booked: dict[int, list[Booked]] = {}
+        for booked in script.booked.values():
+            self._booked.setdefault(booked.block.number, []).append(booked)
 
     def follow(self, unit: tuple[int, ...], progress: Callable[[float], None]) -> None:
         """Computes all blocks of the script."""
@@ -50,7 +80,7 @@ class Numbers:
             factor[u - start] = 1
             factors.append(factor)
         self.blocks[self.script.seed.number] = Block(Terms(tuple(factors), np.ones(1)))
-        steps = self.script.steps
+        steps, last = self.script.steps, self.script.last_uses()
         for done, step in enumerate(steps, 1):
             if isinstance(step, Settle):
                 self.blocks[step.block.number] = self._settled(step)
@@ -58,70 +88,123 @@ class Numbers:
                 self.blocks[step.block.number] = self._applied(step)
             else:
                 self._neglect(step)
+            for number in [n for n in self.blocks if last.get(n, -1) < done]:
+                self._let_go(number)
             progress(done / (len(steps) + 1))
         progress(1.0)
 
-    def lost(self) -> float:
-        """What fell into padding, as a part of the script's `whole`."""
-        found = self._lost
-        for booked in self.script.booked.values():
-            block = self.blocks[booked.block.number]
+    def _let_go(self, number: int) -> None:
+        """Frees a block, and adds what its powers lost."""
+        block = self.blocks.pop(number)
+        for booked in self._booked.get(number, ()):
             value, exponent = block.under(booked.step).lost(booked.amounts)
-            found += math.ldexp(value, exponent + block.exponent)
+            self.lost += math.ldexp(value, exponent + block.exponent)
+
+    def found(self) -> Found | None:
+        """The image on the input; None where none arrives. Lets go of all blocks."""
+        image = self.script.final
+        found = None if image is None else self._final(image)
+        for number in list(self.blocks):
+            self._let_go(number)
         return found
 
-    def formed(self) -> tuple[Floats, Scaled, int] | None:
-        """The pixels on the input, their scale, and the number of terms; None where all are 0."""
-        image = self.script.final
-        if image is None:
-            return None
-        terms, exponent = self._multiplied_out(image.sum.words, 0 if self.signed else _LIFT)
+    def _final(self, image: Image) -> Found:
+        words = image.sum.words
+        signed = any(self.blocks[w.block.number].signed for w in words)
+        parts, exponent = self._multiplied_out(words, 0 if signed else _LIFT)
         scale = image.scale * Scaled.of(1.0, exponent)
-        if self.signed:
-            terms, loss = without_traces(terms)
-            self._weigh(terms)
-            self._count(loss, scale, Ahead(ONE, ONE))
-        pixels = terms.form()
-        np.maximum(pixels, 0, out=pixels)
-        return (pixels, scale, terms.rank) if pixels.any() else None
+        here = Ahead(ONE, ONE)
+        self._round(words, image.roundings, image.scale, here)
+        if not signed:
+            terms = joined(parts)
+            self.roundings += terms.roundings
+            return Found(terms, scale, signed)
+        if len(words[0].block.shape) > 2 and sum(p.rank for p in parts) > self.script.few:
+            terms, loss = self._reduced(parts, image.scale, exponent, here)
+        else:
+            terms, loss = joined(parts), Loss()
+            if terms.diagonal:
+                terms, loss = without_traces(terms)
+        self.changed.count(loss, scale, here)
+        self.rounded.count(terms.bound().times(rounding(terms.roundings)), scale, here)
+        return Found(terms, scale, signed)
 
     def _settled(self, step: Settle) -> Block:
-        terms, exponent = self._multiplied_out(step.words)
-        if terms.rank <= FEW_TERMS or len(terms.factors) > 2:
-            return Block(terms, exponent)
-        self.signed = True
-        terms, loss = without_traces(terms)
-        scale = step.scale * Scaled.of(1.0, exponent)
-        room = (step.ahead.largest * scale).over(self.script.whole)
-        terms, more = reduced(terms, self.allowed / room if room else 0.0)
+        parts, exponent = self._multiplied_out(step.words)
+        reduces = sum(p.rank for p in parts) > self.script.few
+        signed = reduces or any(self.blocks[w.block.number].signed for w in step.words)
+        self._round(step.words, step.roundings, step.scale, step.ahead)
+        if not reduces:
+            return Block(joined(parts), exponent, signed=signed)
+        terms, loss = self._reduced(parts, step.scale, exponent, step.ahead)
+        self.changed.count(loss, step.scale * Scaled.of(1.0, exponent), step.ahead)
+        return Block(terms, exponent, signed=True)
+
+    def _reduced(
+        self, parts: Sequence[Terms], scale: Scaled, exponent: int, ahead: Ahead
+    ) -> tuple[Terms, Loss]:
+        room = (ahead.largest * scale * Scaled.of(1.0, exponent)).over(self.script.whole)
+        budget = self.allowed / room if room else 0.0
+        if len(parts[0].shape) == 2:
+            terms, loss = without_traces(joined(parts))
+            terms, more = lowrank.reduced(terms, budget)
+            loss = loss + more
+        else:
+            terms, loss = volumes.reduced(parts, budget)
         self.rank = max(self.rank, terms.rank)
         self.reductions += 1
-        self._weigh(terms)
-        self._count(loss + more, scale, step.ahead)
-        return Block(terms, exponent)
+        return terms, loss
 
     def _applied(self, step: Apply) -> Block:
         block, passage = self.blocks[step.source.number], step.passage
         terms = block.terms
         if passage.loses:
             share = Scaled.of(passage.lost(terms) * step.loss, block.exponent)
-            self._lost += share.over(ONE)
-        parts = [
-            tuple(a(f) for a, f in zip(axes, terms.factors, strict=True))
-            for axes in passage.operators
-        ]
-        factors = [np.concatenate(f, axis=1) for f in zip(*parts, strict=True)]
-        exponent = block.exponent
-        for axis, factor in enumerate(factors):
-            factors[axis], shift = raised(factor)
+            self.lost += share.over(ONE)
+        moved = passage.moved(terms, step.value)
+        exponent, factors = block.exponent, []
+        for factor in moved.factors:
+            near, shift = raised(factor)
+            factors.append(near)
             exponent -= shift
-        moved = Terms(tuple(factors), np.tile(terms.weights * step.value, len(parts)))
-        if not passage.move.separable:
-            self.signed = True
+        signed = block.signed or not passage.move.separable
+        if signed:
             scale = step.scale * Scaled.of(1.0, block.exponent)
-            self._count(_part(terms, passage.inexact * step.value), scale, step.ahead)
-            self._weigh(moved)
-        return Block(moved, exponent)
+            if not passage.move.separable:
+                inexact = terms.bound().times(passage.inexact * step.value)
+                self.changed.count(inexact, scale, step.ahead)
+            if not block.signed:
+                self.roundings = max(self.roundings, step.source.roundings + step.roundings)
+            sizes = passage.moved_absolutely(terms, step.value).bound()
+            self.rounded.count(sizes.times(rounding(step.roundings)), scale, step.ahead)
+        return Block(Terms(tuple(factors), moved.weights), exponent, signed=signed)
+
+    def _round(
+        self,
+        words: Sequence[Words],
+        roundings: int,
+        scale: Scaled,
+        ahead: Ahead,
+    ) -> None:
+        """Counts what words that are multiplied out were rounded by since their blocks were made.
+
+        What was nonnegative is wrong by so many roundings of itself, which maps ahead, being
+        nonnegative too, do not change.
+
+        Args:
+            words, scale, ahead: as of `Settle`.
+            roundings: that have befallen them since the unit.
+        """
+        for w in words:
+            block = self.blocks[w.block.number]
+            if not block.signed:
+                self.roundings = max(self.roundings, roundings + 1)
+                continue
+            count = max(roundings - w.block.roundings, 0) + 1
+            for part in block.absolute.weighted(w.step, w.first, w.values):
+                top = int(part.exponents.max())
+                loss = part.lowered(top).bound().times(rounding(count))
+                self.rounded.count(loss, scale * Scaled.of(1.0, top), ahead)
 
     def _neglect(self, step: Neglect) -> None:
         for words in step.words:
@@ -130,37 +213,20 @@ class Numbers:
             if words.step is not None:
                 off *= _growth(words.step, words.first + len(words.values))
             scale = step.scale * Scaled.of(1.0, block.exponent)
-            self._count(_part(block.terms, off), scale, step.ahead)
+            self.changed.count(block.terms.bound().times(off), scale, step.ahead)
 
-    def _multiplied_out(self, words: tuple[Words, ...], lift: int = 0) -> tuple[Terms, int]:
+    def _multiplied_out(self, words: tuple[Words, ...], lift: int = 0) -> tuple[list[Terms], int]:
         """The terms of a sum of words, the largest weight near 2^lift, and log2 of the factor that
         they lack."""
-        parts = [self.blocks[w.block.number].weighted(w.step, w.first, w.values) for w in words]
-        top = max(int(exponents.max()) for _, _, exponents in parts) - lift
-        found = joined(
-            [
-                Terms(factors, np.ldexp(weights, np.maximum(exponents - top, -2000)))
-                for factors, weights, exponents in parts
-            ]
-        )
-        self.terms = max(self.terms, found.rank)
+        parts = [
+            part
+            for w in words
+            for part in self.blocks[w.block.number].weighted(w.step, w.first, w.values)
+        ]
+        top = max(int(part.exponents.max()) for part in parts) - lift
+        found = [part.lowered(top) for part in parts]
+        self.terms = max(self.terms, sum(terms.rank for terms in found))
         return found, top
-
-    def _weigh(self, terms: Terms) -> None:
-        """Notes how far an image's terms cancel each other."""
-        own, total = float(terms.absolute_sums().sum()), terms.total()
-        if own:
-            self.condition = max(self.condition, own / total if total > 0 else math.inf)
-
-    def _count(self, loss: Loss, scale: Scaled, ahead: Ahead) -> None:
-        if loss.total:
-            self.largest = self.largest + scale * ahead.largest * loss.largest
-            self.change = self.change + scale * ahead.total * loss.total
-
-
-def _part(terms: Terms, share: float) -> Loss:
-    """Bound of a share of an image."""
-    return Loss(share * float(terms.magnitudes().sum()), share * float(terms.absolute_sums().sum()))
 
 
 def _growth(step: Passage, powers: int) -> float:

@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 
 from fastrf.engine.forecast import Forecast
+from fastrf.engine.recompressed import volumes
 from fastrf.engine.recompressed.lowrank import BATCH, MEASURED, WHOLE, rounding
 from fastrf.engine.recompressed.powers import Passage
-from fastrf.engine.recompressed.script import Apply, Script, Settle, script
-from fastrf.engine.recompressed.words import Words
+from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
+from fastrf.engine.recompressed.words import Symbol, Words
 from fastrf.lowering import PlaneGraph
 
-REDUCTION_ERROR = 4e-14
+CHANGE_ERROR = {2: 4e-14, 3: 5e-13}
 """Bound of the error of one reduction, or of one map whose taps are no product, relative to the
-final peak: 1e-14 to 4e-14 where they were many."""
+final peak, by the number of axes: 1e-14 to 4e-14 in many planes, 1e-13 to 4e-13 in volumes."""
+
+MEASURED_ERROR = 1e-13
+"""The same of a volume of which all pixels are formed for it: 4e-14 to 9e-14."""
 
 STEP_SECONDS = 5e-5
 """Python's share of one step of a script."""
@@ -44,8 +48,17 @@ QR_NANOSECONDS = 0.45
 SVD_NANOSECONDS = 0.6
 """One singular value decomposition over the cube of its order."""
 
+CORE_NANOSECONDS = 4.0
+"""One number of a core that is decomposed, and one column of its longest side."""
+
 REDUCTION_SECONDS = 2e-4
 """The rest of a reduction."""
+
+WORKING_BYTES = 1 << 18
+"""What is at work besides: matrices, a few rows, Python's own."""
+
+POWER_NUMBERS = 110
+"""What Python holds of each power besides its pixels, in numbers of 8 bytes (tracemalloc)."""
 
 PIXEL_NANOSECONDS = 6.0
 """One pixel of the result: clamped, summed, divided."""
@@ -64,7 +77,23 @@ def of_recompressed(
 
     Neither `dtype` nor `tail` nor `tol` makes much of a difference to it.
     """
-    written = script(graph, node, unit, input_node)
+    return _of(script(graph, node, unit, input_node), graph)
+
+
+def of_powers(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float,
+) -> Forecast:
+    """What `propagate_powers` will do, for a field that it serves (`is_relative`)."""
+    return _of(script(graph, node, unit, input_node, KEPT[graph.ndim]), graph)
+
+
+def _of(written: Script, graph: PlaneGraph) -> Forecast:
     count = Counts(written)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
@@ -75,7 +104,7 @@ def of_recompressed(
         count.cells + pixels,
         count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
         0.0,
-        8 * 3 * (count.held + pixels),  # tables, what is cut out of them, and one at work
+        8 * count.fullest + WORKING_BYTES,
         1,  # nothing that threads could share
     )
 
@@ -83,12 +112,16 @@ def of_recompressed(
 def finest(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> float:
     """The tolerance down to which the engine is expected to show its result right."""
     count = Counts(script(graph, node, unit, input_node))
-    return count.changes * REDUCTION_ERROR + 2 * rounding(count.roundings)
+    return count.error + 2 * rounding(count.roundings)
 
 
 def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> bool:
-    """Whether the engine will be right pixel by pixel (`Recompressed.relative`)."""
-    return Counts(script(graph, node, unit, input_node)).changes == 0
+    """Whether all terms can be kept as they are, so that each pixel is right by itself
+    (`propagate_powers`)."""
+    few = KEPT[graph.ndim]
+    written = script(graph, node, unit, input_node, few)
+    many = graph.ndim > 2 and written.terms > few
+    return not many and Counts(written).changes == 0
 
 
 class Counts:
@@ -97,45 +130,94 @@ class Counts:
     Attributes:
         cells: pixels of all factors and images formed.
         seconds: time of all that.
-        held: numbers held in tables of powers.
+        fullest: most numbers that are held at a time.
         operators: different maps.
         changes: how many reductions, and maps whose taps are no product.
+        error: bound of what they change, relative to the final peak.
         roundings: that befall a pixel, one after the other.
     """
 
     def __init__(self, written: Script) -> None:
-        self.cells, self.held, self.changes, self.roundings = 0, 0, 0, 0
+        self.cells, self.fullest, self.changes, self.roundings = 0, 0, 0, 0
+        self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
+        # Numbers of each block and its powers; those with factors of either sign are there twice.
+        self._held = {written.seed.number: sum(written.seed.shape)}
+        self._signed: set[int] = set()
+        last = written.last_uses()
         passages: set[int] = set()
-        for step in written.steps:
+        for at, step in enumerate(written.steps):
             if isinstance(step, Settle):
                 terms = self._multiplied_out(step.words)
+                signed = step.reduces or self._any_signed(step.words)
                 if step.reduces:
                     self._reduce(step.block.shape, terms)
+                self._add(step.block, signed=signed)
                 passages.update(id(w.step) for w in step.words)
             elif isinstance(step, Apply):
                 self._apply(step.passage, step.block.rank)
-                self.changes += not step.passage.move.separable
+                signed = step.source.number in self._signed or not step.passage.move.separable
+                self._add(step.block, signed=signed)
+                if not step.passage.move.separable:
+                    self._change(CHANGE_ERROR[len(step.block.shape)])
                 passages.add(id(step.passage))
+            for number in [n for n in self._held if last.get(n, -1) <= at]:
+                del self._held[number]
         if written.final is not None:
             words = written.final.sum.words
             terms, shape = self._multiplied_out(words), words[0].block.shape
-            self.seconds += 1e-9 * GEMM_NANOSECONDS * math.prod(shape) * terms
+            signed = self._any_signed(words)
+            self._held.clear()
+            if signed and len(shape) > 2:
+                if terms > written.few:
+                    self._reduce(shape, terms)
+                terms = min(terms, TYPICAL_RANK[3])
+            self._form(shape, terms, signed=signed)
             self.roundings = written.final.roundings + terms
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
 
+    def _any_signed(self, words: tuple[Words, ...]) -> bool:
+        return any(w.block.number in self._signed for w in words)
+
+    def _add(self, block: Symbol, *, signed: bool) -> None:
+        if signed:
+            self._signed.add(block.number)
+        self._held[block.number] = (1 + signed) * block.rank * sum(block.shape)
+
+    def _full(self, beside: float) -> None:
+        """Notes how much is held with so many numbers beside the blocks."""
+        self.fullest = max(self.fullest, sum(self._held.values()) + math.ceil(beside))
+
+    def _form(self, shape: tuple[int, ...], terms: int, *, signed: bool) -> None:
+        pixels, columns = math.prod(shape), terms * sum(shape)
+        self.seconds += 1e-9 * GEMM_NANOSECONDS * pixels * terms
+        if signed and len(shape) > 2:
+            # The last product of matrices reads what all axes but one make, in another order.
+            self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
+        else:
+            self._full(columns + terms * shape[0] + pixels)
+            # Smaller than the smallest normal number, and without empty borders.
+            self._full(2 * pixels + pixels / 8)
+
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""
+        beside = 0
         for w in words:
+            pixels = sum(w.block.shape)
             if w.step is not None:
                 key = (w.block.number, id(w.step))
-                wanted, pixels = w.first + len(w.values) - 1, sum(w.block.shape)
+                wanted = w.first + len(w.values) - 1
                 more = max(0, wanted - self._powers.get(key, 0))
                 self._apply(w.step, w.block.rank, more)
-                self.held += more * w.block.rank * pixels
+                signed = w.block.number in self._signed
+                own = w.block.rank * pixels + POWER_NUMBERS
+                self._held[w.block.number] += (1 + signed) * more * own
                 self._powers[key] = max(wanted, self._powers.get(key, 0))
+                beside += w.rank * pixels
+        # Each word's powers side by side, and where there are several all of them together.
+        self._full(beside * (1 + (len(words) > 1)))
         return sum(w.rank for w in words)
 
     def _apply(self, passage: Passage, terms: int, times: int = 1) -> None:
@@ -144,17 +226,47 @@ class Counts:
         entries = pixels * passage.roundings / len(passage.x)
         self.seconds += times * (CALL_SECONDS + 1e-9 * ENTRY_NANOSECONDS * entries * terms)
 
+    def _change(self, error: float, times: int = 1) -> None:
+        self.changes += times
+        self.error += times * error
+
     def _reduce(self, shape: tuple[int, ...], terms: int) -> None:
+        if len(shape) == 2:
+            self._reduce_plane(shape, terms)
+        else:
+            self._reduce_volume(shape, terms)
+
+    def _reduce_volume(self, shape: tuple[int, ...], terms: int) -> None:
+        batches = math.ceil(terms / volumes.BATCH)
+        at_once = min(terms, volumes.BATCH + (batches > 1) * TYPICAL_RANK[3])
+        columns, pixels = [min(at_once, n) for n in shape], math.prod(shape)
+        work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
+        work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
+        measured = pixels <= volumes.MEASURED
+        # Factors, Q's and what bounds their errors; cores, one of them on its way to another order.
+        self._full((2 * terms + 5 * at_once) * sum(shape) + 6 * math.prod(columns))
+        if measured:
+            self._full(2 * at_once * sum(shape) + 3 * pixels + 2 * at_once * math.prod(shape[1:]))
+            work += 8 * GEMM_NANOSECONDS * pixels * max(columns)
+        self._change(MEASURED_ERROR if measured else CHANGE_ERROR[3], batches)
+        self.cells += pixels if measured else sum(shape) * max(columns)
+        self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)
+
+    def _reduce_plane(self, shape: tuple[int, ...], terms: int) -> None:
         pixels, order = math.prod(shape), min(terms, BATCH, *shape)
         batches = 1
         if terms >= min(shape) and min(shape) <= WHOLE:
             order, work = min(shape), GEMM_NANOSECONDS * pixels * (terms + min(shape))
+            # Pixels, a copy, what they are decomposed to, and their change.
+            self._full(5 * pixels + 2 * terms * sum(shape))
         else:
             batches = max(1, math.ceil((terms - BATCH) / BATCH) + 1)
             work = QR_NANOSECONDS * sum(shape) * order**2
+            # Factors, Q's, R's, and what bounds their errors.
+            self._full((2 * terms + 5 * order) * sum(shape) + (pixels <= MEASURED) * 3 * pixels)
             if pixels <= MEASURED:
-                work += 2 * GEMM_NANOSECONDS * pixels * order
+                work += 4 * GEMM_NANOSECONDS * pixels * order
         work += SVD_NANOSECONDS * order**3
-        self.changes += batches
+        self._change(CHANGE_ERROR[2], batches)
         self.cells += pixels
         self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)

@@ -3,7 +3,8 @@
 An image of n₀ × n₁ pixels is A·diag(w)·Bᵀ. `reduced` finds the same image with fewer terms: QR of
 both factors and a singular value decomposition of the small core (Golub and Van Loan 2013, §5.2
 and §8.6), or of the pixels themselves where there are fewer of them than terms a side. Gram
-matrices would be cheaper and square the condition number: half of the digits.
+matrices would be cheaper and square the condition number: half of the digits. Volumes are reduced
+likewise (`volumes`), to a core of products of every column of every axis.
 
 Error. What a reduction costs is *measured*, not assumed, so that what was dropped and what LAPACK
 rounded are both in it: on maps of up to `MEASURED` pixels as the largest pixel and the sum of the
@@ -15,6 +16,11 @@ core, K′ what is kept of it,
 The largest pixel of the first is at most ρ_a·ρ_b·‖K − K′‖_F, ρ the longest row of a Q (Cauchy and
 Schwarz, twice), the sum of its pixels at most √(n₀·n₁)·‖Q_a‖₂·‖Q_b‖₂·‖K − K′‖_F; of the others both
 are added up over the terms.
+
+Measuring rounds too. A product of matrices of inner length r, summed up in whatever order, is wrong
+by at most γ_r = r·u/(1 − r·u) times the product of their absolute values (Higham 2002, §3.5), which
+is formed or bounded from the factors and added. What bounds errors is itself computed in floating
+point, to some 1e-12 of itself: `Loss` is raised by `SLACK` where it is used.
 """
 
 from __future__ import annotations
@@ -44,8 +50,11 @@ NOISE = 2.0**-53
 """Times √n and the largest singular value of a matrix of order n: singular values whose root sum
 of squares is below that are what LAPACK rounded."""
 
-_NORMS = 1.01
-# Bound of the product of two Q's 2-norms: LAPACK's are orthonormal to some 1e-14.
+SLACK = 1 + 1e-9
+"""What bounds of errors are raised by for their own roundings."""
+
+NORMS = 1.01
+"""Bound of the product of the 2-norms of an image's Q's: LAPACK's are orthonormal to some 1e-14."""
 
 _TRACE = 2.0**-54
 # Terms that are together below this part of the largest one show in no pixel that matters.
@@ -60,27 +69,51 @@ class Loss(NamedTuple):
     def __add__(self, other: Loss) -> Loss:  # type: ignore[override]
         return Loss(self.largest + other.largest, self.total + other.total)
 
+    def times(self, factor: float) -> Loss:
+        return Loss(self.largest * factor, self.total * factor)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:
-    """Σ_t weights[t] · Π_axis factors[axis][:, t].
+    """Σ_t weights[t] · Π_axis factors[axis][:, t], or, with a core, the sum over all choices of a
+    column of every axis, Σ_tu… weights[t, u, …] · factors[0][:, t] ⊗ factors[1][:, u] ⊗ …
 
     Attributes:
-        factors: shape (pixels, terms), one an axis.
-        weights: one a term.
+        factors: shape (pixels, columns), one an axis.
+        weights: one a term; or a core, of shape (columns of each axis).
     """
 
     factors: tuple[Floats, ...]
     weights: Floats
 
     @property
+    def diagonal(self) -> bool:
+        """Whether each column belongs to one term."""
+        return self.weights.ndim == 1
+
+    @property
     def rank(self) -> int:
-        """Number of terms."""
-        return len(self.weights)
+        """Number of terms; with a core, most columns of an axis."""
+        return int(max(self.weights.shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(f) for f in self.factors)
+
+    @property
+    def roundings(self) -> int:
+        """How many befall a pixel when it is formed, one after the other."""
+        own = self.weights.shape
+        return own[0] + len(self.factors) if self.diagonal else sum(own)
+
+    @property
+    def core(self) -> Floats:
+        """The weights of all products of columns."""
+        if not self.diagonal:
+            return self.weights
+        core = np.zeros((self.rank,) * len(self.factors))
+        np.einsum("i" * core.ndim + "->i", core)[...] = self.weights
+        return core
 
     def magnitudes(self) -> Floats:
         """Largest absolute pixel of each term."""
@@ -96,18 +129,55 @@ class Terms:
             found = found * np.abs(f).sum(axis=0)
         return found
 
+    def absolute(self) -> Terms:
+        """The same with all signs dropped: no pixel of it is below those of the image."""
+        return Terms(tuple(np.abs(f) for f in self.factors), np.abs(self.weights))
+
+    def bound(self) -> Loss:
+        """Bounds of the largest pixel, and of the sum of all, without forming one."""
+        sizes = [np.abs(f) for f in self.factors]
+        weights = Terms(self.factors, np.abs(self.weights))
+        return Loss(
+            weights.contracted([f.max(axis=0) for f in sizes]).item(),
+            weights.contracted([f.sum(axis=0) for f in sizes]).item(),
+        )
+
+    def contracted(self, values: Sequence[Floats]) -> Floats:
+        """The sum over the weights, each times a value for its column of every axis.
+
+        Args:
+            values: per axis, shape (columns,), or (sets, columns) for several sums at once.
+
+        Returns:
+            The sums, shape (sets,).
+        """
+        values = [np.atleast_2d(own) for own in values]
+        if self.diagonal:
+            found = self.weights
+            for own in values:
+                found = found * own
+            return np.asarray(found.sum(axis=-1))
+        found = np.tensordot(values[-1], self.weights, (1, -1))
+        for own in reversed(values[:-1]):
+            found = np.einsum("s...c,sc->s...", found, own)
+        return found
+
     def total(self) -> float:
         """Sum of all pixels."""
-        found = self.weights
-        for f in self.factors:
-            found = found * f.sum(axis=0)
-        return float(found.sum())
+        return self.contracted([f.sum(axis=0) for f in self.factors]).item()
 
     def chosen(self, which: NDArray[np.intp] | slice) -> Terms:
+        """Some of the terms, where there is no core."""
         return Terms(tuple(f[:, which] for f in self.factors), self.weights[which])
 
     def form(self) -> Floats:
         """The pixels."""
+        if not self.diagonal:
+            found = self.weights
+            # The last axis first: the largest product of matrices comes last.
+            for f in reversed(self.factors):
+                found = np.tensordot(f, found, (1, found.ndim - 1))
+            return np.ascontiguousarray(found)
         *lead, last = self.factors
         first = lead[0] * self.weights if lead else self.weights[None]
         out = np.empty(self.shape)
@@ -120,21 +190,27 @@ class Terms:
 
 
 def rounding(count: int) -> float:
-    """Relative error of a sum of nonnegative numbers after so many roundings in sequence.
-
-    λ·√N·u with λ = 9 (Higham and Mary 2019, theorem 2.4), missed with a probability of
-    2·e^(−λ²/2) = 5e-18.
-    """
-    return 9 * math.sqrt(count) * 2.0**-53
+    """γ_n = n·u/(1 − n·u): greatest relative error of a sum of products of nonnegative numbers
+    after so many roundings in sequence (Higham 2002, lemma 3.1)."""
+    return count * 2.0**-53 / (1 - count * 2.0**-53)
 
 
 def joined(parts: Sequence[Terms]) -> Terms:
     """The sum of images of one shape."""
     if len(parts) == 1:
         return parts[0]
-    factors = zip(*(p.factors for p in parts), strict=True)
-    weights = np.concatenate([p.weights for p in parts])
-    return Terms(tuple(np.concatenate(f, axis=1) for f in factors), weights)
+    factors = tuple(
+        np.concatenate(f, axis=1) for f in zip(*(p.factors for p in parts), strict=True)
+    )
+    if all(p.diagonal for p in parts):
+        return Terms(factors, np.concatenate([p.weights for p in parts]))
+    core = np.zeros([f.shape[1] for f in factors])
+    corner = np.zeros(core.ndim, int)
+    for p in parts:
+        own = p.core
+        core[tuple(slice(c, c + n) for c, n in zip(corner, own.shape, strict=True))] = own
+        corner += own.shape
+    return Terms(factors, core)
 
 
 def without_traces(terms: Terms) -> tuple[Terms, Loss]:
@@ -176,9 +252,9 @@ def reduced(terms: Terms, budget: float, noise: float = NOISE) -> tuple[Terms, L
 def _of_pixels(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
     pixels = terms.form()
     u, s, vt = np.linalg.svd(pixels, full_matrices=False)
-    rank = _kept(s, budget, noise)
+    rank = kept_of(s, budget, noise)
     kept = Terms((u[:, :rank], np.ascontiguousarray(vt[:rank].T)), s[:rank])
-    return kept, _difference(pixels, kept)
+    return kept, difference([terms], kept, pixels)
 
 
 def _of_factors(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
@@ -186,31 +262,88 @@ def _of_factors(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]
     (qa, ra), (qb, rb) = np.linalg.qr(a), np.linalg.qr(b)
     core = (ra * terms.weights) @ rb.T
     u, s, vt = np.linalg.svd(core, full_matrices=False)
-    rank = _kept(s, budget, noise)
+    rank = kept_of(s, budget, noise)
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
     kept = Terms((qa @ u, qb @ vt.T), s)
     if math.prod(terms.shape) <= MEASURED:
-        return kept, _difference(terms.form(), kept)
-    difference = float(np.linalg.norm(core - (u * s) @ vt))
-    row = math.sqrt(float((qa * qa).sum(axis=1).max()) * float((qb * qb).sum(axis=1).max()))
-    area = math.sqrt(math.prod(terms.shape))
-    loss = Loss(row * difference, _NORMS * area * difference)
-    rounded_a, rounded_b = qa @ ra, qb @ rb
-    for factors in ((a - rounded_a, b), (rounded_a, b - rounded_b)):
-        off = Terms(factors, terms.weights)
-        loss = loss + Loss(float(off.magnitudes().sum()), float(off.absolute_sums().sum()))
-    return kept, loss
+        return kept, difference([terms], kept)
+    inner = [Terms((ra, rb), terms.weights), Terms((u, vt.T), s)]
+    # The core was rounded, and so was the change of it.
+    rounded = rounding(terms.rank + len(inner)) * sum_of([t.absolute() for t in inner])
+    change = float(np.linalg.norm(core - inner[1].form()))
+    rows = math.prod(float(np.linalg.norm(q, axis=1).max()) for q in (qa, qb))
+    loss = Loss(rows * change, NORMS * math.sqrt(math.prod(terms.shape)) * change)
+    loss = loss + Terms((qa, qb), rounded).bound()
+    return kept, loss + replaced([terms], [(qa, ra), (qb, rb)]) + turned(kept, [qa, qb], [u, vt.T])
 
 
-def _difference(pixels: Floats, kept: Terms) -> Loss:
-    off = kept.form()
-    np.subtract(pixels, off, out=off)
-    np.abs(off, out=off)
-    return Loss(float(off.max()), float(off.sum()))
-
-
-def _kept(s: Floats, budget: float, noise: float) -> int:
+def kept_of(s: Floats, budget: float, noise: float) -> int:
     """How many of the singular values, in falling order, are left."""
     least = max(budget, noise * math.sqrt(len(s)) * float(s[0]))
     behind = np.sqrt(np.cumsum(s[::-1] ** 2))
     return max(1, len(s) - int(np.searchsorted(behind, least, side="right")))
+
+
+# --- what was changed -----------------------------------------------------------------------
+
+
+def difference(parts: Sequence[Terms], kept: Terms, pixels: Floats | None = None) -> Loss:
+    """Bound of the difference of an image, given as a sum, and another one, by forming it.
+
+    Args:
+        parts: the image is their sum.
+        kept: the other one.
+        pixels: the image formed, where that has been done.
+    """
+    off = sum_of(parts) if pixels is None else pixels.copy()
+    off -= kept.form()
+    np.abs(off, out=off)
+    loss = Loss(float(off.max()), float(off.sum()))
+    for terms in (*parts, kept):
+        sizes = terms.absolute().form()
+        rounded = rounding(terms.roundings + len(parts))
+        loss = loss + Loss(rounded * float(sizes.max()), rounded * float(sizes.sum()))
+    return loss
+
+
+def sum_of(parts: Sequence[Terms]) -> Floats:
+    """The pixels of a sum."""
+    first, *others = parts
+    found = first.form()
+    for terms in others:
+        found += terms.form()
+    return found
+
+
+def replaced(parts: Sequence[Terms], qrs: Sequence[tuple[Floats, Floats]]) -> Loss:
+    """Bound of the change of an image by replacing its factors with their Q·R, one axis at a time.
+
+    Args:
+        parts: the image is their sum.
+        qrs: Q and R of the columns of all parts side by side, per axis.
+    """
+    loss = Loss()
+    at = [0] * len(qrs)
+    for terms in parts:
+        factors = [np.abs(f) for f in terms.factors]
+        for axis, (q, r) in enumerate(qrs):
+            own = r[:, at[axis] : at[axis] + factors[axis].shape[1]]
+            at[axis] += own.shape[1]
+            again = q @ own
+            off = np.abs(terms.factors[axis] - again)
+            off += rounding(len(r) + 1) * (np.abs(q) @ np.abs(own))
+            loss = loss + Terms((*factors[:axis], off, *factors[axis + 1 :]), terms.weights).bound()
+            factors[axis] = np.abs(again) + off
+    return loss
+
+
+def turned(kept: Terms, qs: Sequence[Floats], turns: Sequence[Floats]) -> Loss:
+    """Bound of what rounding the products of Q and orthonormal columns, the factors of `kept`,
+    changes of it."""
+    loss = Loss()
+    factors = [np.abs(f) for f in kept.factors]
+    for axis, (q, u) in enumerate(zip(qs, turns, strict=True)):
+        off = rounding(len(u)) * (np.abs(q) @ np.abs(u))
+        loss = loss + Terms((*factors[:axis], off, *factors[axis + 1 :]), kept.weights).bound()
+        factors[axis] = factors[axis] + off
+    return loss

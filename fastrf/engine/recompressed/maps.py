@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.engine.recompressed.lowrank import Terms
+from fastrf.engine.recompressed.volumes import decomposed
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 from fastrf.engine.windows import Span, reached
 from fastrf.lowering import PlaneGraph
@@ -25,7 +27,7 @@ Floats = NDArray[np.float64]
 Spans = tuple[Span, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class AxisOperator:
     """The transposed map along one axis, from a window of y to a window of x.
 
@@ -45,6 +47,11 @@ class AxisOperator:
     def __call__(self, factor: Floats) -> Floats:
         found: Floats = self.matrix @ factor
         return found
+
+    @cached_property
+    def absolute(self) -> Any:
+        """The matrix of absolute weights."""
+        return abs(self.matrix)
 
 
 def axis_operator(
@@ -108,20 +115,41 @@ def _entries(
     return rows.ravel()[met], columns[met], weights[met]
 
 
-def products(move: SpatialMap) -> list[tuple[Floats | None, ...]]:
-    """The taps as a sum of products of one vector an axis, each pair of vectors balanced.
+class Products(NamedTuple):
+    """Taps as a sum of products of one vector an axis.
+
+    Attributes:
+        vectors: per axis one or more; None for equal taps.
+        weights: as of `Terms`: one for each product of vectors of one number, or a core.
+    """
+
+    vectors: tuple[tuple[Floats | None, ...], ...]
+    weights: Floats
+
+    def terms(self) -> Terms:
+        """The taps, where all vectors are spelled out."""
+        factors = [np.stack([np.asarray(v) for v in axis], axis=1) for axis in self.vectors]
+        return Terms(tuple(factors), self.weights)
+
+
+def products(move: SpatialMap) -> Products:
+    """The taps as a sum of products of one vector an axis.
 
     Taps of two dimensions that are no product are the sum of as many as their matrix has singular
-    values; those below its rounding are left out.
+    values, those of three a core and as many vectors an axis; what is below its rounding is left
+    out.
     """
     if move.taps is None:
-        return [(None,) * len(move.axes)]
+        return Products(((None,),) * len(move.axes), np.ones(1))
     if not isinstance(move.taps, np.ndarray):
-        return [move.taps]
-    u, s, vt = np.linalg.svd(move.taps)
-    count = int((s > 4 * np.finfo(np.float64).eps * s[0]).sum())
-    roots = np.sqrt(s[:count])
-    return [(u[:, i] * roots[i], vt[i] * roots[i]) for i in range(count)]
+        return Products(tuple((own,) for own in move.taps), np.ones(1))
+    noise = 4 * np.finfo(np.float64).eps
+    if move.taps.ndim == 2:
+        u, s, vt = np.linalg.svd(move.taps)
+        count = int((s > noise * s[0]).sum())
+        return Products((tuple(u.T[:count]), tuple(vt[:count])), s[:count])
+    turns, core = decomposed(move.taps, 0.0, noise)
+    return Products(tuple(tuple(u.T) for u in turns), core)
 
 
 def content(move: SpatialMap) -> Hashable:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.engine.recompressed.lowrank import Terms
-from fastrf.engine.recompressed.maps import AxisOperator, Floats, Spans, axis_operator, products
+from fastrf.engine.recompressed.lowrank import Terms, rounding
+from fastrf.engine.recompressed.maps import (
+    AxisOperator,
+    Floats,
+    Products,
+    Spans,
+    axis_operator,
+    products,
+)
 from fastrf.maps import AxisMap, Everything, SpatialMap, Table, Window
 
 Integers = NDArray[np.int64]
+
+TOGETHER = 64
+"""Powers, or pixels, that are looked at at a time where no more than a look is needed."""
 
 _TINY = float(np.finfo(np.float64).smallest_normal)
 
@@ -41,18 +52,20 @@ class Passage:
         )
 
     @cached_property
-    def products(self) -> list[tuple[Floats | None, ...]]:
+    def taps(self) -> Products:
         """The taps as a sum of products of one vector an axis."""
         return products(self.move)
 
     @cached_property
-    def operators(self) -> list[tuple[AxisOperator, ...]]:
-        """One matrix an axis, for each product that the taps are a sum of."""
+    def operators(self) -> tuple[tuple[AxisOperator, ...], ...]:
+        """Per axis, one matrix for each of the vectors."""
         sizes = self.move.size_in or (None,) * len(self.y)
-        return [
-            tuple(map(axis_operator, self.move.axes, taps, self.y, self.x, sizes))
-            for taps in self.products
-        ]
+        return tuple(
+            tuple(axis_operator(axis, own, y, x, size) for own in vectors)
+            for vectors, axis, y, x, size in zip(
+                self.taps.vectors, self.move.axes, self.y, self.x, sizes, strict=True
+            )
+        )
 
     @cached_property
     def inexact(self) -> float:
@@ -60,8 +73,9 @@ class Passage:
         taps = self.move.taps
         if not isinstance(taps, np.ndarray):
             return 0.0
-        parts = [np.multiply.outer(np.asarray(a), np.asarray(b)) for a, b in self.products]
-        return float(np.abs(taps - sum(parts)).sum())
+        parts = self.taps.terms()
+        rounded = rounding(parts.roundings + 1) * float(parts.absolute().form().sum())
+        return float(np.abs(taps - parts.form()).sum()) + rounded
 
     @cached_property
     def stacked(self) -> tuple[Any, int]:
@@ -69,31 +83,58 @@ class Passage:
         near 1 before they underflow; of a separable map."""
         from scipy.sparse import block_diag
 
-        (axes,) = self.operators
+        axes = [own for (own,) in self.operators]
         return block_diag([a.matrix for a in axes], "csr"), min(a.steps for a in axes)
 
     @cached_property
     def loses(self) -> bool:
         """Whether anything can fall into padding."""
         bounded = self.move.size_in is not None
-        return bounded and any(bool(a.lost.any()) for axes in self.operators for a in axes)
+        return bounded and any(bool(a.lost.any()) for axis in self.operators for a in axis)
+
+    def moved(self, terms: Terms, value: float = 1.0) -> Terms:
+        """The transposed map of an image times a value."""
+        factors = [
+            np.concatenate([a(f) for a in axis], axis=1)
+            for axis, f in zip(self.operators, terms.factors, strict=True)
+        ]
+        return Terms(tuple(factors), self._weights(terms) * value)
+
+    def moved_absolutely(self, terms: Terms, value: float = 1.0) -> Terms:
+        """As `moved`, of the absolute values of all numbers: no pixel that rounds is above it."""
+        factors = [
+            np.concatenate([a.absolute @ np.abs(f) for a in axis], axis=1)
+            for axis, f in zip(self.operators, terms.factors, strict=True)
+        ]
+        return Terms(tuple(factors), np.abs(self._weights(terms)) * value)
 
     def lost(self, terms: Terms) -> float:
         """Sum of what falls into padding of the transposed map of an image."""
-        total = 0.0
-        for axes in self.operators:
-            ends = zip(axes, terms.factors, strict=True)
-            fallen = _fallen([(a.kept @ f, a.lost @ f) for a, f in ends])
-            total += float(terms.weights @ fallen)
-        return total
+        parts = []
+        for axis, f in zip(self.operators, terms.factors, strict=True):
+            kept = np.concatenate([own.kept @ f for own in axis])
+            parts.append((kept, np.concatenate([own.lost @ f for own in axis])))
+        return _fallen(Terms(terms.factors, self._weights(terms)), parts).item()
+
+    def _weights(self, terms: Terms) -> Floats:
+        """The weights of the columns that the map makes of those of an image."""
+        own = self.taps.weights
+        if own.ndim == 1 and terms.diagonal:
+            return np.multiply.outer(own, terms.weights).ravel()
+        if own.ndim == 1:  # the 1 of a single product
+            return terms.weights
+        return np.kron(own, terms.core).astype(np.float64, copy=False)
 
 
-def _fallen(parts: Sequence[tuple[Floats, Floats]]) -> Floats:
-    """Π (kept + lost) − Π kept over the axes, without a difference."""
-    (kept, lost), *others = parts
-    for more, less in others:
-        kept, lost = kept * more, lost * (more + less) + kept * less
-    return lost
+def _fallen(terms: Terms, parts: Sequence[tuple[Floats, Floats]]) -> Floats:
+    """The sum over the weights of Π (kept + lost) − Π kept over the axes, without a difference."""
+    kept = [own for own, _ in parts]
+    lost = [own for _, own in parts]
+    both = [own + other for own, other in parts]
+    own = [
+        terms.contracted([*kept[:axis], one, *both[axis + 1 :]]) for axis, one in enumerate(lost)
+    ]
+    return np.asarray(np.sum(own, axis=0))
 
 
 def _addends(axis: AxisMap, pixels: int) -> int:
@@ -111,7 +152,11 @@ class Powers:
     def __init__(self, terms: Terms, step: Passage) -> None:
         self.terms, self.step = terms, step
         self.ends = np.cumsum([0, *terms.shape]).tolist()
-        self.factors = [np.concatenate(terms.factors)]
+        # A core may have fewer columns along one axis than along another: the rest is 0.
+        self.columns = [f.shape[1] for f in terms.factors]
+        widest = max(self.columns)
+        spare = [((0, 0), (0, widest - columns)) for columns in self.columns]
+        self.factors = [np.concatenate(list(map(np.pad, terms.factors, spare)))]
         self.exponents = [(0,) * len(terms.factors)]
 
     def lost(self, booked: Floats) -> tuple[float, int]:
@@ -121,33 +166,47 @@ class Powers:
         if not used.size:
             return 0.0, 0
         first, stop = int(used[0]), int(used[-1]) + 1
-        weights, exponents = self.weights(first, booked[first:stop])
+        mantissas, exponents = self.values(first, booked[first:stop])
         top = int(exponents.max())
-        table = np.stack(self.factors[first:stop])
-        (axes,) = self.step.operators
-        ends = zip(axes, self._split(table, 1), strict=True)
-        parts = [(np.matmul(a.kept, own), np.matmul(a.lost, own)) for a, own in ends]
-        lowered = np.ldexp(weights, np.maximum(exponents - top, -2000))
-        return float((lowered * _fallen(parts)).sum()), top
+        lowered = np.ldexp(mantissas, np.maximum(exponents - top, -2000))
+        total = 0.0
+        for start in range(0, len(lowered), TOGETHER):
+            piece = lowered[start : start + TOGETHER]
+            table = np.stack(self.factors[first + start : first + start + len(piece)])
+            ends = zip(self.step.operators, self._split(table, 1), self.columns, strict=True)
+            parts = [
+                (np.matmul(a.kept, own)[:, :count], np.matmul(a.lost, own)[:, :count])
+                for (a,), own, count in ends
+            ]
+            total += float(piece @ _fallen(self.terms, parts))
+        return total, top
 
-    def weights(self, first: int, values: Floats) -> tuple[Floats, Integers]:
-        """Weights of the terms of powers times values, near 1, and the exponents that they lack;
-        both of shape (powers, terms)."""
+    def values(self, first: int, values: Floats) -> tuple[Floats, Integers]:
+        """What powers are multiplied by, near 1, and the exponents that it lacks."""
         stop = first + len(values)
         self._extend(stop)
         mantissas, own = np.frexp(values)
         exponents = own.astype(np.int64) - np.array(self.exponents[first:stop]).sum(axis=1)
         # A value of 0 is no term, whatever its power has shrunk to.
         exponents[values == 0] = _NOTHING
-        weights = np.multiply.outer(mantissas, self.terms.weights)
-        return weights, np.broadcast_to(exponents[:, None], weights.shape)
+        return mantissas, exponents
 
-    def stacked(self, first: int, stop: int) -> tuple[Floats, ...]:
-        """The factors of the powers first … stop−1, shape (pixels, powers·terms) an axis."""
-        table = np.stack(self.factors[first:stop])
-        # Subnormal numbers slow a matrix product down a hundred times.
-        table[np.abs(table) < _TINY] = 0
-        return self._split(table.transpose(1, 0, 2).reshape(self.ends[-1], -1), 0)
+    def beside(self, first: int, stop: int) -> tuple[Floats, ...]:
+        """The factors of the powers first … stop−1 side by side, shape (pixels, powers·columns) an
+        axis."""
+        found = []
+        for start, end in itertools.pairwise(self.ends):
+            table = np.stack([f[start:end] for f in self.factors[first:stop]], axis=1)
+            # Subnormal numbers slow a matrix product down a hundred times.
+            for rows in np.split(table, range(TOGETHER, len(table), TOGETHER)):
+                rows[np.abs(rows) < _TINY] = 0
+            found.append(table.reshape(end - start, -1))
+        return tuple(found)
+
+    def alone(self, power: int) -> tuple[Floats, ...]:
+        """The factors of one power, an axis each."""
+        parts = zip(self._split(self.factors[power], 0), self.columns, strict=True)
+        return tuple(own[:, :columns] for own, columns in parts)
 
     def _extend(self, count: int) -> None:
         matrix, steps = self.step.stacked
@@ -171,31 +230,61 @@ def raised(factor: Floats) -> tuple[Floats, int]:
     return (factor, 0) if -8 <= shift <= 8 else (np.ldexp(factor, shift), shift)
 
 
+class Weighted(NamedTuple):
+    """Terms whose weights lack a power of two.
+
+    Attributes:
+        factors, weights: as of `Terms`.
+        exponents: log2 of what the weights lack, one for all or one a term.
+    """
+
+    factors: tuple[Floats, ...]
+    weights: Floats
+    exponents: Integers
+
+    def lowered(self, top: int) -> Terms:
+        """The terms over 2^top."""
+        weights = np.ldexp(self.weights, np.maximum(self.exponents - top, -2000))
+        return Terms(self.factors, weights)
+
+
 class Block:
     """An image, terms·2^exponent, and its powers under each map that is applied to it again and
-    again."""
+    again.
 
-    def __init__(self, terms: Terms, exponent: int = 0) -> None:
-        self.terms, self.exponent = terms, exponent
+    Attributes:
+        signed: whether a factor has ever been negative.
+    """
+
+    def __init__(self, terms: Terms, exponent: int = 0, *, signed: bool = False) -> None:
+        self.terms, self.exponent, self.signed = terms, exponent, signed
         self._powers: dict[int, Powers] = {}
+
+    @cached_property
+    def absolute(self) -> Block:
+        """The image with all signs dropped: what bounds the rounding of whatever is made of it."""
+        return Block(self.terms.absolute(), self.exponent) if self.signed else self
 
     def under(self, step: Passage) -> Powers:
         if id(step) not in self._powers:
             self._powers[id(step)] = Powers(self.terms, step)
         return self._powers[id(step)]
 
-    def weighted(
-        self, step: Passage | None, first: int, values: Floats
-    ) -> tuple[tuple[Floats, ...], Floats, Integers]:
-        """``Σ_j values[j]·step^(first + j)`` of the image: factors, weights near those of the
-        terms, and the exponents that the weights lack."""
+    def weighted(self, step: Passage | None, first: int, values: Floats) -> list[Weighted]:
+        """``Σ_j values[j]·step^(first + j)`` of the image; with a core, one part a power."""
         if step is None:
             value, exponent = math.frexp(float(values[0]))
-            weights = self.terms.weights * value
-            exponents = np.full(len(weights), exponent + self.exponent, np.int64)
-            return self.terms.factors, weights, exponents
+            exponents = np.array(exponent + self.exponent)
+            return [Weighted(self.terms.factors, self.terms.weights * value, exponents)]
         powers, used = self.under(step), np.flatnonzero(values)
         start, stop = int(used[0]), int(used[-1]) + 1
-        weights, exponents = powers.weights(first + start, values[start:stop])
-        factors = powers.stacked(first + start, first + stop)
-        return factors, weights.ravel(), exponents.ravel() + self.exponent
+        mantissas, exponents = powers.values(first + start, values[start:stop])
+        exponents += self.exponent
+        weights = np.multiply.outer(mantissas, self.terms.weights)
+        if not self.terms.diagonal:
+            return [
+                Weighted(powers.alone(first + start + j), own, exponents[j])
+                for j, own in enumerate(weights)
+            ]
+        beside = powers.beside(first + start, first + stop)
+        return [Weighted(beside, weights.ravel(), np.repeat(exponents, weights.shape[1]))]

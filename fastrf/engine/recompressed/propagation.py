@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrf.engine.direct import Propagated
 from fastrf.engine.recompressed.carrier import Numbers
 from fastrf.engine.recompressed.lowrank import Floats, rounding
-from fastrf.engine.recompressed.script import script
+from fastrf.engine.recompressed.script import KEPT, script
+from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import trimmed
+from fastrf.engine.terms import held
 from fastrf.errors import EmptyFieldError, InputError, ToleranceError
 from fastrf.lowering import PlaneGraph
-
-MOST_TERMS_3D = 8192
-"""Most terms of a volume, which nothing reduces."""
 
 
 def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
@@ -29,13 +28,6 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     for op in graph.between(node, input_node):
         if op.is_global and graph.input_size is None:
             return f"{op.node} reads the whole of an unbounded map"
-        if graph.ndim > 2 and any(not m.separable for m in op.maps):
-            return f"the taps of {op.node} are no product of one vector per axis"
-    if graph.ndim == 2:
-        return None
-    count = script(graph, node, (0,) * graph.ndim, input_node).terms
-    if count > MOST_TERMS_3D:
-        return f"its image has {count} separable terms, which in 3-D nothing reduces"
     return None
 
 
@@ -86,8 +78,9 @@ def propagate_recompressed(
 ) -> Propagated:
     """As `direct.propagate`, for fields without an `obstacle`, right to `tol` of the peak.
 
-    All is computed on the host, in float64, and the image moved to `xp`; `kernels` and `workers`
-    have nothing to do here.
+    Planes are handed back as pixels, volumes whose terms had to be reduced in the Tucker form. All
+    is computed on the host, in float64, and pixels are moved to `xp`; `kernels` and `workers` have
+    nothing to do here.
 
     Raises:
         ToleranceError: `tol` is finer than what can be shown of the result.
@@ -95,7 +88,30 @@ def propagate_recompressed(
     found = recompress(
         graph, node, unit, input_node, dtype=dtype, tail=tail, tol=tol, progress=progress
     ).propagated
+    if isinstance(found.image, TuckerImage):
+        return replace(found, image=replace(found.image, xp=xp))
     return replace(found, image=xp.asarray(found.image))
+
+
+def propagate_powers(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    *,
+    kernels: Any,
+    dtype: Any = np.float64,
+    workers: int = 1,
+    tail: float | None = None,
+    progress: Callable[[float], None] | None = None,
+    xp: Any = np,
+) -> Propagated:
+    """As `propagate_recompressed`, for fields of which no terms have to be reduced
+    (`forecast.is_relative`): right pixel by pixel, a few ulp a layer."""
+    where = (graph, node, unit, input_node)
+    found = _run(*where, np.dtype(dtype), tail, 0.0, progress, KEPT[graph.ndim])
+    assert found.relative, "a field whose terms have to be reduced"
+    return replace(found.propagated, image=xp.asarray(found.propagated.image))
 
 
 def recompress(
@@ -123,7 +139,8 @@ def recompress(
     found = None
     # What may be dropped rests on a guess of the peak; where that was too bold, on none.
     for allowed in (tol, 0.0):
-        found = _run(graph, node, unit, input_node, np.dtype(dtype), tail, allowed, progress)
+        where = (graph, node, unit, input_node)
+        found = _run(*where, np.dtype(dtype), tail, allowed, progress)
         if found.bound <= tol:
             return found
     assert found is not None
@@ -142,8 +159,9 @@ def _run(
     tail: float | None,
     allowed: float,
     progress: Callable[[float], None] | None,
+    few: int | None = None,
 ) -> Recompressed:
-    written = script(graph, node, unit, input_node)
+    written = script(graph, node, unit, input_node, few)
     if not written.operations and node != input_node:
         raise InputError(
             f"no path leads from {node!r} to the input {input_node!r}; "
@@ -151,44 +169,107 @@ def _run(
         )
     carrier = Numbers(written, graph.input_size, allowed)
     carrier.follow(unit, progress or (lambda share: None))
-    found = carrier.formed()
-    if written.final is None or found is None:
+    seen = _seen(carrier, dtype, tail)
+    if seen is None:
         raise EmptyFieldError(
             f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
             f"or the gaps of transposed convolutions; choose another unit"
         )
-    pixels, scale, terms = found
-    total = float(pixels.sum())
-    peak = float(pixels.max())
-    largest, change = carrier.largest.over(scale), carrier.change.over(scale)
-    error = math.inf
-    if change < total:
-        error = (largest / peak + change / total) / (1 - change / total)
-    roundings = written.final.roundings + terms + 2
-    origin = tuple(start for start, _ in written.support)
-    pixels, origin, dropped = _without_tail(pixels, origin, total * (tail or 0.0))
-    kept = total - dropped
-    array = (pixels / kept).astype(dtype)
-    array[array < np.finfo(dtype).tiny] = 0
-    array, origin = trimmed(array, origin)
-    mass = Scaled.of(total) * scale
+    changed, rounded = (e.over(seen.scale) for e in (carrier.changed, carrier.rounded))
+    # What was nonnegative is wrong by so much of itself, and so is its sum.
+    share = rounding(carrier.roundings + _LAST)
+    behind = 1 - (changed.total + rounded.total) / seen.total - share
+    error, signed = (
+        (loss.largest / seen.peak + loss.total / seen.total) / behind if behind > 0 else math.inf
+        for loss in (changed, rounded)
+    )
+    mass = Scaled.of(seen.total) * seen.scale
     arrived = mass.over(written.whole)
-    lost = carrier.lost()
     return Recompressed(
         Propagated(
-            np.ascontiguousarray(array),
-            origin,
-            mass * (kept / total),
-            lost / (lost + arrived),
-            dropped / total * arrived / (lost + arrived),
+            seen.image,
+            seen.origin,
+            mass * (1 - seen.dropped),
+            carrier.lost / (carrier.lost + arrived),
+            seen.dropped * arrived / (carrier.lost + arrived),
         ),
         error,
-        rounding(roundings) * carrier.condition,
+        signed + (2 * share / behind if behind > 0 else math.inf),
         carrier.terms,
         carrier.rank,
         carrier.reductions,
-        not carrier.signed,
+        not seen.signed,
     )
+
+
+_LAST = 64
+# Roundings of the last steps: sums of up to 2^60 numbers in pairs of 128 at a time, quotients.
+
+
+class _Seen(NamedTuple):
+    """What terms look like.
+
+    Attributes:
+        scale, signed: as of `carrier.Found`.
+        image, origin: the normalised image and where it begins.
+        total, peak: of the terms, before `tail`; the peak a lower bound.
+        dropped: share of the total that `tail` dropped.
+    """
+
+    scale: Scaled
+    signed: bool
+    image: Any
+    origin: tuple[int, ...]
+    total: float
+    peak: float
+    dropped: float
+
+
+def _seen(carrier: Numbers, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
+    """The image on the input; None where nothing of it is positive."""
+    found = carrier.found()
+    if found is None:
+        return None
+    terms, scale, signed = found
+    del found
+    origin = tuple(start for start, _ in carrier.script.support)
+    if signed and not terms.diagonal:
+        return _volume(TuckerImage(terms, origin, dtype), scale, tail)
+    pixels = terms.form()
+    del terms  # no more than two images at a time
+    if signed:
+        np.maximum(pixels, 0, out=pixels)
+    total, peak = float(pixels.sum()), float(pixels.max())
+    if not peak:
+        return None
+    pixels, origin, dropped = _without_tail(pixels, origin, total * (tail or 0.0))
+    pixels /= total - dropped
+    array = pixels.astype(dtype, copy=False)
+    array[array < np.finfo(dtype).tiny] = 0
+    array, origin = trimmed(array, origin)
+    image = np.ascontiguousarray(array)
+    return _Seen(scale, signed, image, origin, total, peak, dropped / total)
+
+
+def _volume(image: TuckerImage, scale: Scaled, tail: float | None) -> _Seen | None:
+    """The same, left in factors."""
+    box = []
+    for factor in image.terms.factors:
+        used = np.flatnonzero(factor.any(axis=1))
+        if not used.size:
+            return None
+        box.append((int(used[0]), int(used[-1]) + 1))
+    image = image.cropped(box)
+    total, peak = image.total, image.brightest_seen
+    if not (total > 0 and peak > 0):
+        return None
+    dropped = 0.0
+    if tail:
+        image = image.cropped(
+            [held(image.profile(a), tail / image.ndim) for a in range(image.ndim)]
+        )
+        dropped = max(0.0, 1 - image.total / total)
+    return _Seen(scale, True, image.normalised(), image.origin, total, peak, dropped)
 
 
 def _without_tail(

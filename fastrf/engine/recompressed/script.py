@@ -28,17 +28,23 @@ from fastrf.engine.recompressed.maps import (
     total_gain,
 )
 from fastrf.engine.recompressed.powers import Passage
-from fastrf.engine.recompressed.words import Image, Settled, Sum, Symbol, Words
+from fastrf.engine.recompressed.words import Image, Sum, Symbol, Words, rounds
 from fastrf.engine.scaled import ZERO, Scaled
 from fastrf.errors import UnboundedError
 from fastrf.lowering import Operation, PlaneGraph, Shares
 from fastrf.maps import SpatialMap
 
-FEW_TERMS = 48
-"""A block of up to so many terms is not worth reducing."""
+FEW_TERMS = {2: 48, 3: 32}
+"""A block of up to so many terms, by the number of axes, is not worth reducing. The work that a
+volume makes grows with the fourth power of its columns: sooner and more often is cheaper."""
 
-TYPICAL_RANK = 20
-"""Terms that a reduction leaves of a smooth image: 6 to 22 in every network tried."""
+KEPT = {2: FEW_TERMS[2], 3: 8192}
+"""Up to so many terms, by the number of axes, are kept as they are where pixels shall be right by
+themselves. Of planes more are reduced sooner than multiplied out."""
+
+TYPICAL_RANK = {2: 20, 3: 30}
+"""Terms that a reduction leaves of a smooth image, by its axes: 6 to 22 in every network tried, and
+17 to 38 columns an axis of volumes."""
 
 MOST_WORDS = 4096
 """Most terms, over all powers of a block, before they are multiplied out."""
@@ -59,24 +65,23 @@ class Ahead(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settle:
-    """Multiplies words out to a block, of few terms where there are only two axes.
+    """Multiplies words out to a block.
 
     Attributes:
         block: the result.
         words: what is added up.
         scale: factor of the block in the image that it is part of.
         ahead: what awaits that image.
+        roundings: that have befallen a pixel of the words.
+        reduces: whether the result is expected to have fewer terms.
     """
 
     block: Symbol
     words: tuple[Words, ...]
     scale: Scaled
     ahead: Ahead
-
-    @property
-    def reduces(self) -> bool:
-        """Whether the result is expected to have fewer terms."""
-        return len(self.block.shape) == 2 and sum(w.rank for w in self.words) > FEW_TERMS
+    roundings: int
+    reduces: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +95,7 @@ class Apply:
         passage: the map, without its gain.
         loss: mean gain to the input of what falls into padding, as part of `Script.whole`.
         scale, ahead: as of `Settle`.
+        roundings: that befall a pixel from the source to the result.
     """
 
     block: Symbol
@@ -99,6 +105,7 @@ class Apply:
     loss: float
     scale: Scaled
     ahead: Ahead
+    roundings: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,6 +146,7 @@ class Script:
         operations: of the graph that were followed.
         seed: the unit.
         steps: in order.
+        few: a block of up to so many terms is not reduced.
         booked: losses of powers, by block and map.
         final: the image on the input; None where nothing arrives.
     """
@@ -148,6 +156,7 @@ class Script:
     whole: Scaled
     operations: int
     seed: Symbol
+    few: int
     steps: list[Step] = field(default_factory=list)
     booked: dict[tuple[int, int], Booked] = field(default_factory=dict)
     final: Image | None = None
@@ -160,17 +169,40 @@ class Script:
             sums.append(self.final.sum.words)
         return max((sum(w.rank for w in words) for words in sums), default=1)
 
+    def last_uses(self) -> dict[int, int]:
+        """The last step that reads each block; the number of steps stands for the image."""
+        found: dict[int, int] = {}
+        for at, step in enumerate(self.steps):
+            if isinstance(step, Apply):
+                found[step.source.number] = at
+            else:
+                found.update({w.block.number: at for w in step.words})
+        if self.final is not None:
+            found.update({w.block.number: len(self.steps) for w in self.final.sum.words})
+        return found
 
-def script(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> Script:
+
+def script(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    few: int | None = None,
+) -> Script:
     """The script of a field, written at the first call.
+
+    Args:
+        graph, node, unit, input_node: as of `direct.propagate`.
+        few: a block of up to so many terms is not reduced; `FEW_TERMS` by default.
 
     Raises:
         UnboundedError: a global operator is on the way and the grid is unbounded.
     """
     place = unit if graph.input_size is None else None
+    few = FEW_TERMS[graph.ndim] if few is None else few
     return graph.once(
-        ("script of terms", node, place, input_node),
-        lambda: _Writer(graph, node, unit, input_node).written(),
+        ("script of terms", node, place, input_node, few),
+        lambda: _Writer(graph, node, unit, input_node, few).written(),
     )
 
 
@@ -178,9 +210,9 @@ class _Writer:
     """Follows a graph backwards and writes down what has to be computed."""
 
     def __init__(
-        self, graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str
+        self, graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, few: int
     ) -> None:
-        self.graph, self.node, self.input_node = graph, node, input_node
+        self.graph, self.node, self.input_node, self.few = graph, node, input_node, few
         self.operations = graph.between(node, input_node)
         self.gains = mean_gains(graph, input_node)
         self.windows = plane_windows(graph, node, unit, input_node)
@@ -200,7 +232,8 @@ class _Writer:
             self.windows.get(source[0], window),
             sum((self.gains[p] * graph.planes[p].share for p in own), ZERO),
             len(self.operations),
-            self._symbol(tuple(count for _, count in window), 1),
+            self._symbol(tuple(count for _, count in window), 1, 0),
+            few,
         )
 
     def written(self) -> Script:
@@ -220,9 +253,9 @@ class _Writer:
                 self.script.final = self._sum(self.script.final, self.images.pop(p), p)
         return self.script
 
-    def _symbol(self, shape: tuple[int, ...], rank: int) -> Symbol:
+    def _symbol(self, shape: tuple[int, ...], rank: int, roundings: int) -> Symbol:
         self.symbols += 1
-        return Symbol(self.symbols - 1, rank, shape)
+        return Symbol(self.symbols - 1, rank, shape, roundings)
 
     def _follow(self, op: Operation) -> None:
         image = None
@@ -274,7 +307,7 @@ class _Writer:
         if passage.identity:
             return image.times(gain)
         words = image.sum.words
-        if len(words) > 1 or not (passage.square and _can_wait(words[0], passage)):
+        if len(words) > 1 or not (passage.square and self._can_wait(words[0], passage)):
             image = self._settled(image, op, at)
         (own,) = image.sum.words
         image = image.times(gain)
@@ -285,28 +318,46 @@ class _Writer:
             moved = Words(own.block, passage, own.first + 1, own.values)
             return Image(Sum((moved,)), image.scale, image.top, roundings)
         shape = tuple(count for _, count in passage.x)
-        block = self._symbol(shape, own.block.rank * len(passage.products))
+        rank = own.block.rank * max(map(len, passage.taps.vectors))
+        block = self._symbol(shape, rank, roundings + 1)
         value = float(own.values[0])
         ahead = self._ahead(op, at)
         self.script.steps.append(
-            Apply(block, own.block, value, passage, part * value, image.scale, ahead)
+            Apply(
+                block,
+                own.block,
+                value,
+                passage,
+                part * value,
+                image.scale,
+                ahead,
+                block.roundings - own.block.roundings,
+            )
         )
-        return Image.of(block, image.scale, roundings)
+        return Image.of(block, image.scale, block.roundings)
 
     def _settled(self, image: Image, op: Operation, at: int) -> Image:
         """The image as a multiple of one block."""
         words = image.sum.words
-        if len(words) == 1 and words[0].plain and words[0].rank <= FEW_TERMS:
+        terms, shape = sum(w.rank for w in words), words[0].block.shape
+        reduces = terms > self.few
+        if len(words) == 1 and words[0].plain and not reduces:
             return image
         if image.sum.settled is None:
-            terms, shape = sum(w.rank for w in words), words[0].block.shape
-            reduced = terms > FEW_TERMS and len(shape) == 2
-            rank = min(terms, TYPICAL_RANK, *shape) if reduced else terms
-            block = self._symbol(shape, rank)
+            rank = min(terms, TYPICAL_RANK[len(shape)], *shape) if reduces else terms
+            block = self._symbol(shape, rank, image.roundings + 1)
             ahead = self._ahead(op, at + 1)
-            self.script.steps.append(Settle(block, words, image.scale, ahead))
-            image.sum.settled = Settled(block, terms + max(shape))
+            self.script.steps.append(
+                Settle(block, words, image.scale, ahead, image.roundings, reduces)
+            )
+            image.sum.settled = block
         return image.rebased()
+
+    def _can_wait(self, words: Words, step: Passage) -> bool:
+        """Whether one power more of a map is put off."""
+        if words.step is None:
+            return words.block.rank <= self.few
+        return words.step is step and words.rank <= MOST_WORDS
 
     def _book(self, words: Words, step: Passage, part: float) -> None:
         if not step.loses:
@@ -338,7 +389,9 @@ class _Writer:
             else:
                 found.append(new if ratio == 1.0 else new.times(ratio))
         top = max(a.top, b.top + math.log2(ratio)) + 1.0
-        image = Image(Sum(tuple(found)), a.scale, top, max(a.roundings, b.roundings) + 2)
+        # A sum, and where scales differ their quotient and a product.
+        more = 3 if rounds(ratio) else 1
+        image = Image(Sum(tuple(found)), a.scale, top, max(a.roundings, b.roundings) + more)
         return image if top <= HIGHEST else self._lowered(image, plane)
 
     def _lowered(self, image: Image, plane: int) -> Image:
@@ -382,10 +435,3 @@ def _held(move: SpatialMap, y: Spans) -> Spans:
     if move.size_in is not None:
         return tuple((0, n) for n in move.size_in)
     return reach(move, y)
-
-
-def _can_wait(words: Words, step: Passage) -> bool:
-    """Whether one power more of a map is put off."""
-    if words.step is None:
-        return words.block.rank <= FEW_TERMS
-    return words.step is step and words.rank <= MOST_WORDS

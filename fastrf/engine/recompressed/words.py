@@ -13,8 +13,8 @@ meet in them. Where X is the unit, everything is nonnegative and nothing is subt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -29,13 +29,15 @@ class Symbol:
 
     Attributes:
         number: its place among all blocks.
-        rank: how many terms it is expected to have.
+        rank: how many terms it is expected to have, or columns an axis.
         shape: pixels per axis.
+        roundings: that befall a pixel up to here, one after the other.
     """
 
     number: int
     rank: int
     shape: tuple[int, ...]
+    roundings: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,20 +79,12 @@ class Words:
         return Words(self.block, self.step, self.first, self.values * factor)
 
 
-class Settled(NamedTuple):
-    """The block that words amount to when they are multiplied out, and how many roundings that
-    takes, one after the other."""
-
-    block: Symbol
-    roundings: int
-
-
 @dataclass(slots=True, eq=False)
 class Sum:
-    """Words of several blocks, at least one; once they are multiplied out, their result."""
+    """Words of several blocks, at least one; once they are multiplied out, their block."""
 
     words: tuple[Words, ...]
-    settled: Settled | None = None
+    settled: Symbol | None = None
 
 
 _ONE = np.ones(1)
@@ -117,11 +111,16 @@ class Image:
     def times(self, factor: float) -> Image:
         if factor == 1.0:
             return self
-        return Image(self.sum, self.scale * factor, self.top, self.roundings)
+        return Image(self.sum, self.scale * factor, self.top, self.roundings + rounds(factor))
 
     def rebased(self) -> Image:
         """On the block that its sum is multiplied out to, where it is."""
         if self.sum.settled is None:
             return self
-        block, roundings = self.sum.settled
-        return Image.of(block, self.scale, self.roundings + roundings)
+        block = self.sum.settled
+        return Image.of(block, self.scale, max(self.roundings + 1, block.roundings))
+
+
+def rounds(factor: float) -> bool:
+    """Whether multiplying by it rounds: powers of two alone do not."""
+    return math.frexp(factor)[0] != 0.5

@@ -1,13 +1,15 @@
 """ONNX models as networks.
 
-Only the graph is read: weights are neither needed nor opened, external data least of all. Every
+Only the graph is read, unless ``weights="trained"`` asks for more: weights are neither needed nor
+opened, external data least of all. Every
 tensor that depends on an input map is followed as a `layout.Map`, which says what the digits of
 the tensor's indices mean (batch, channel, position). Reshapes and transposes move digits, so NHWC
 graphs, ShuffleNet's shuffle, pixel shuffles and token layouts are recognised by what they do and
 not by the pattern of nodes they are written with. Everything else is a constant, kept as its
 shape and, where it is small, its value, from which sizes, axes and pads are worked out.
 
-Imported networks count as initialised to keep the variance: activations have gain 1. Norm-like
+Imported networks count as initialised to keep the variance: activations have gain 1; `init` draws
+weights by a scheme instead. Norm-like
 pooling (LpPool, ReduceL1, ReduceL2) hands each of its k taps 1/k like max-pooling: for p = 2 the
 gradient is x/‖x‖, whose squares sum to 1.
 
@@ -21,14 +23,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fastrf.importers.failing import line
 from fastrf.importers.layout import known
 from fastrf.importers.onnx.graph import Graph
 from fastrf.importers.onnx.importer import Importer
-from fastrf.importers.onnx.reading import light, open_model, readable
+from fastrf.importers.onnx.reading import constants, light, open_model, readable
 from fastrf.importers.policy import Policy, checked_policy
+from fastrf.importers.weighting import Detail, Weighting
 from fastrf.network import Network
 
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ def from_onnx(
     unknown: Policy = "error",
     input_size: int | Sequence[int] | None = None,
     name: str | None = None,
+    init: str | None = None,
+    weights: Literal["trained"] | None = None,
+    channels: Detail = "mean",
 ) -> Network:
     """The network of an ONNX model.
 
@@ -53,6 +59,8 @@ def from_onnx(
         input_size: pixels per axis, for inputs whose size the model leaves open; needed only
             where the graph computes with that size.
         name: the network's name; default: the file's name or the graph's.
+        init, weights, channels: as in `from_torch`. ``weights="trained"`` opens the weights, also
+            those that a file keeps beside it.
 
     Returns:
         A network whose nodes are called like the ONNX nodes (like their output where a node has
@@ -67,12 +75,17 @@ def from_onnx(
         MissingExtra: the package ``onnx`` is not installed.
     """
     checked_policy(unknown)
+    weighting = Weighting.of(init, weights, channels)
     source, proto = open_model(model)
+    file = Path(model) if isinstance(model, str | os.PathLike) else None
     with readable(source):
         if name is None:
-            by_file = isinstance(model, str | os.PathLike)
-            name = Path(source).stem if by_file else line(proto.graph.name) or None
-        return Importer(Graph(light(proto, source), source, input_size), unknown).network(name)
+            name = line(proto.graph.name) or None if file is None else Path(source).stem
+        values = {}
+        if weighting.trained:
+            values = constants(proto, source, None if file is None else file.parent)
+        graph = Graph(light(proto, source), source, input_size)
+        return Importer(graph, unknown, weighting, values).network(name)
 
 
 def input_sizes(

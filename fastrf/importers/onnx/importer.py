@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from fastrf.errors import FastrfError, UnsupportedOperator
 from fastrf.importers.failing import fail, line, refuse
@@ -15,6 +18,7 @@ from fastrf.importers.onnx.reading import STANDARD, array
 from fastrf.importers.operator import Result
 from fastrf.importers.policy import WAYS_OUT, Policy, by_policy
 from fastrf.importers.registry import Call, block, of_operator
+from fastrf.importers.weighting import Weighting
 from fastrf.layers import Input
 from fastrf.network import Network, Node
 
@@ -23,12 +27,27 @@ if TYPE_CHECKING:
 
 
 class Importer:
-    """The network that a graph becomes, node by node."""
+    """The network that a graph becomes, node by node.
 
-    def __init__(self, graph: Graph, unknown: Policy) -> None:
+    Args:
+        graph: a model without its weights.
+        unknown: what becomes of an operator that fastrf cannot express.
+        weighting: what becomes of weights.
+        weights: the values of constants, by tensor, where weights are read.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        unknown: Policy,
+        weighting: Weighting,
+        weights: Mapping[str, NDArray[Any]],
+    ) -> None:
         self.graph = graph
         self.source = graph.source
         self.unknown = unknown
+        self.weighting = weighting
+        self.weights = weights
         self.nodes: dict[str, Node] = {}
         self.values: dict[str, Value] = {}
 
@@ -37,6 +56,8 @@ class Importer:
         for x in self.graph.input_maps.values():
             self.nodes[x.node] = Node(x.node, Input(x.extent[0]))
             self.values[x.node] = x
+        for tensor_name, weights in self.weights.items():
+            self.values.setdefault(tensor_name, Const.of(weights))
         for tensor in graph.initializer:
             self.values.setdefault(tensor.name, Const(tuple(tensor.dims), array(tensor)))
         for value in graph.input:
@@ -72,7 +93,7 @@ class Importer:
                     f"writes; check the model with onnx.checker",
                 )
         inputs = [self.values[tensor] if tensor else None for tensor in proto.input]
-        op = Op(proto, name, inputs, self.graph, self.nodes)
+        op = Op(proto, name, inputs, self.graph, self.nodes, self.weighting)
         standard = proto.domain in STANDARD
         subgraph = any(a.type in (a.GRAPH, a.GRAPHS) for a in proto.attribute)
         if not op.maps and not subgraph:

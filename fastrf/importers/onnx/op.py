@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from numpy.typing import NDArray
+
 from fastrf.importers.failing import fail, refuse
 from fastrf.importers.layout import Const, Value, known
 from fastrf.importers.onnx.graph import Graph
 from fastrf.importers.operator import Operator, Result
+from fastrf.importers.weighting import Weighting
 from fastrf.network import Node
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ class Op(Operator):
         inputs: the values it reads, None where one is left out.
         graph: the graph that it belongs to.
         nodes: the network's nodes so far; those of this operator are added.
+        weighting: what becomes of its weights.
     """
 
     def __init__(
@@ -34,9 +38,10 @@ class Op(Operator):
         inputs: Sequence[Value | None],
         graph: Graph,
         nodes: dict[str, Node],
+        weighting: Weighting,
     ) -> None:
         shapes = [graph.shapes.get(tensor) for tensor in proto.output]
-        super().__init__(proto.op_type, name, inputs, shapes, graph.ndim, nodes)
+        super().__init__(proto.op_type, name, inputs, shapes, graph.ndim, nodes, weighting)
         self.proto = proto
         self.graph = graph
         self.version = graph.version
@@ -71,6 +76,11 @@ class Op(Operator):
         if not isinstance(value, Const) or value.array is None:
             refuse(f"computes {name} while it runs; export with fixed sizes, or give input_size")
         return value.array.tolist()
+
+    def learned(self, index: int) -> NDArray[Any] | None:
+        """The numbers of an input that no map reaches, where weights are read."""
+        value = self.input(index)
+        return value.array if self.weighting.trained and isinstance(value, Const) else None
 
     def weight_shape(self, index: int) -> tuple[int, ...]:
         value = self.input(index)

@@ -133,6 +133,37 @@ def light(model: ModelProto, source: str) -> ModelProto:
     return inlined
 
 
+def constants(model: ModelProto, source: str, folder: Path | None) -> dict[str, NDArray[Any]]:
+    """The floating-point constants of a model by name, its weights among them.
+
+    Args:
+        folder: where external data lie; None: nowhere.
+
+    Raises:
+        NetworkFileError: they cannot be read.
+    """
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        value = constant_tensor(node)
+        if value is not None:
+            tensors[node.output[0]] = value
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.data_location == tensor.EXTERNAL and folder is None:
+            fail(source, f"keeps {name!r} in a file of its own; give the path of the model instead")
+        try:
+            values = np.asarray(numpy_helper.to_array(tensor, str(folder or "")))
+        except Exception as error:  # Whatever a damaged tensor or a missing file makes it raise.
+            fail(
+                source, f"its weights {name!r} cannot be read: {line(error)}; save the model again"
+            )
+        if values.dtype.kind == "f":
+            found[name] = values
+    return found
+
+
 def constant_tensor(node: NodeProto) -> TensorProto | None:
     """The tensor that a Constant node holds."""
     if node.op_type != "Constant" or node.domain not in STANDARD:

@@ -10,7 +10,8 @@ Sizes are those of `input_shape`. Where a module computes with them (a resize to
 size, a slice up to half of a map), the network is that of this size; resizes are kept as scales
 where these are rational.
 
-Networks count as initialised to keep the variance: activations have gain 1. Convolutions whose
+Networks count as initialised to keep the variance: activations have gain 1; `init` draws weights
+by a scheme instead, and `weights` reads them. Convolutions whose
 weights are a buffer (blur-pooling) have the buffer's squares for taps. A detached tensor counts as
 read: the region is that of the forward pass. Attention within windows counts as attention over the
 whole map; so do tokens that are no grid any more, such as positions with a class token beside them.
@@ -22,10 +23,11 @@ operator; the registry of handlers), `operators` (a handler per operator), `impo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastrf.errors import InputError, MissingExtra
 from fastrf.importers.policy import Policy, checked_policy
+from fastrf.importers.weighting import Detail, Weighting
 from fastrf.layers.checks import is_whole, short
 from fastrf.network import Network
 
@@ -42,6 +44,9 @@ def from_torch(
     unknown: Policy = "error",
     training: bool = False,
     name: str | None = None,
+    init: str | None = None,
+    weights: Literal["trained"] | None = None,
+    channels: Detail = "mean",
 ) -> Network:
     """The network of a PyTorch module.
 
@@ -58,6 +63,13 @@ def from_torch(
             over the whole map, so that every unit reads every pixel, and dropout is active.
             Default: as in evaluation, whatever mode the module is in.
         name: the network's name; default: the module's class.
+        init: a scheme by which the layers draw their weights, such as "he" or "pytorch" (see
+            `fastrf.initialisation`); activations, norms and products then have the gains that the
+            mean field gives them (see `fastrf.meanfield`).
+        weights: "trained" reads the module's weights: a layer's taps and gain are its mean squared
+            weights, and a norm's gain is what its scale and its running statistics multiply by.
+        channels: "mean" averages squared weights over channels; "full" keeps them, so that fields
+            are followed channel by channel.
 
     Returns:
         A network whose nodes are called like the modules that compute them ("layer1.0.conv1"), or
@@ -81,6 +93,7 @@ def from_torch(
     from fastrf.importers.torch.tracing import trace
 
     checked_policy(unknown)
+    weighting = Weighting.of(init, weights, channels)
     if not isinstance(module, torch.nn.Module):
         called = f"{module.__name__} is a class" if isinstance(module, type) else "it"
         raise InputError(
@@ -90,9 +103,15 @@ def from_torch(
         )
     shapes = _shapes(input_shape)
     maps = [s for s in (shapes.values() if isinstance(shapes, Mapping) else shapes) if len(s) > 2]
-    traced = trace(module, shapes, training=training)
     own = type(module).__name__
-    return Importer(traced, own, len(maps[0]) - 2, unknown).network(own if name is None else name)
+    if weighting.trained and any(p.is_meta for p in module.parameters()):
+        raise InputError(
+            f"{own} was made on the meta device, and has no weights for weights='trained' to read; "
+            f"make it on another device and load its weights"
+        )
+    traced = trace(module, shapes, training=training)
+    importer = Importer(traced, own, len(maps[0]) - 2, unknown, weighting)
+    return importer.network(own if name is None else name)
 
 
 def _shapes(given: Any) -> list[tuple[int, ...]] | dict[str, tuple[int, ...]]:

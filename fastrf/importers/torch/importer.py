@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastrf.errors import FastrfError, InputError, UnsupportedOperator
 from fastrf.importers.failing import line, refuse
 from fastrf.importers.layout import Const, Map, Shape, Value
@@ -18,6 +20,7 @@ from fastrf.importers.torch.names import Names, operator_name, path
 from fastrf.importers.torch.op import Op
 from fastrf.importers.torch.operators import BROADCASTING, HANDLERS
 from fastrf.importers.torch.tracing import BOUNDARY, Trace, place
+from fastrf.importers.weighting import Weighting
 from fastrf.layers import Input
 from fastrf.network import Network, Node
 
@@ -36,13 +39,17 @@ class Importer:
         source: what messages call it.
         ndim: number of spatial axes.
         unknown: what becomes of an operator that fastrf cannot express.
+        weighting: what becomes of weights.
     """
 
-    def __init__(self, traced: Trace, source: str, ndim: int, unknown: Policy) -> None:
+    def __init__(
+        self, traced: Trace, source: str, ndim: int, unknown: Policy, weighting: Weighting
+    ) -> None:
         self._traced = traced
         self._source = source
         self._ndim = ndim
         self._unknown = unknown
+        self._weighting = weighting
         self._names = Names(traced.containers, traced.constants)
         self._nodes: dict[str, Node] = {}
         self._ends: dict[str, str] = {}
@@ -54,7 +61,7 @@ class Importer:
         for node in self._traced.inputs:
             values[node] = self._input(node)
         for node, tensor in self._traced.constants.items():
-            values[node] = _constant(tensor)
+            values[node] = _constant(tensor, self._weighting.trained)
         returned = [node for _, node in self._traced.outputs]
         self._run(self._traced.graph, returned, values)
         outputs: dict[str, str] = {}
@@ -123,7 +130,10 @@ class Importer:
         read = list(_values(arguments.values()))
         if not any(isinstance(v, Map) for v in read):
             copied = operator_name(node) in _COPIES and isinstance(read[0], Const)
-            return read[0] if copied else _constants(node.meta.get("val"))
+            if copied:
+                return read[0]
+            found = _computed(node, values) if self._weighting.trained else None
+            return _constants(node.meta.get("val")) if found is None else found
         return self._operator(node, arguments)
 
     def _inlined(self, body: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -148,6 +158,7 @@ class Importer:
             _where(node),
             self._ndim,
             self._nodes,
+            self._weighting,
         )
         before = len(self._nodes)
         try:
@@ -359,16 +370,62 @@ def _constants(value: Any) -> Any:
     return value if shape is None else Const(shape)
 
 
-def _constant(tensor: Tensor) -> Const:
-    """A parameter (its shape) or a buffer (with its values, where it is small and has some)."""
+def _constant(tensor: Tensor, trained: bool) -> Const:
+    """A parameter (its shape; where `trained`, its values too) or a buffer (with its values, where
+    it has some, and is small or `trained`)."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
 
-    shape = tuple(tensor.shape)
+    learned = isinstance(tensor, torch.nn.Parameter)
     fake = isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
-    if isinstance(tensor, torch.nn.Parameter) or fake or tensor.numel() > KEPT:
-        return Const(shape)
-    return Const.of(tensor.detach().cpu().numpy())
+    if fake or (not trained and (learned or tensor.numel() > KEPT)):
+        return Const(tuple(tensor.shape))
+    return _known(tensor, learned)
+
+
+def _known(tensor: Tensor, learned: bool) -> Const:
+    """A tensor with its values; NumPy has no bfloat16."""
+    import torch
+
+    own = tensor.detach().cpu()
+    own = own.float() if own.dtype == torch.bfloat16 else own
+    return Const(tuple(own.shape), own.numpy(), learned)
+
+
+def _computed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """What an operator makes of constants whose values are known (weights that are standardised,
+    say); None where some are not, or it cannot be run."""
+    import torch
+
+    learned = False
+
+    def given(argument: Any) -> Any:
+        nonlocal learned
+        if isinstance(argument, list | tuple):
+            return [given(a) for a in argument]
+        if not hasattr(argument, "all_input_nodes"):
+            return argument
+        value = values.get(argument)
+        if not isinstance(value, Const):
+            return given(value) if isinstance(value, list | tuple) else value
+        if value.array is None:
+            raise LookupError
+        learned |= value.learned
+        return torch.from_numpy(np.ascontiguousarray(value.array))
+
+    def kept(result: Any) -> Any:
+        if isinstance(result, list | tuple):
+            return [kept(r) for r in result]
+        return _known(result, learned) if isinstance(result, torch.Tensor) else result
+
+    if not callable(node.target):
+        return None
+    try:
+        with torch.no_grad():
+            arguments = [given(a) for a in node.args]
+            return kept(node.target(*arguments, **{k: given(v) for k, v in node.kwargs.items()}))
+    except (LookupError, RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _where(node: fx.Node) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from numpy.typing import NDArray
+
 from fastrf.errors import InputError
 from fastrf.importers.failing import line, refuse
 from fastrf.importers.layout import Const, Map, Shape, Value
 from fastrf.importers.operator import Operator, Result
+from fastrf.importers.weighting import Weighting
 from fastrf.network import Node
 
 
@@ -22,7 +25,7 @@ class Op(Operator):
             `Map` or a `Const`.
         shapes: the shapes of its outputs.
         where: the line of code that it comes from.
-        ndim, nodes: as in `Operator`.
+        ndim, nodes, weighting: as in `Operator`.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class Op(Operator):
         where: str,
         ndim: int,
         nodes: dict[str, Node],
+        weighting: Weighting,
     ) -> None:
-        super().__init__(type, name, list(_tensors(arguments.values())), shapes, ndim, nodes)
+        read = list(_tensors(arguments.values()))
+        super().__init__(type, name, read, shapes, ndim, nodes, weighting)
         self.arguments = arguments
         self.where = where
 
@@ -75,6 +80,11 @@ class Op(Operator):
         if not isinstance(value, Const) or value.shape is None:
             refuse("has no weights")
         return value
+
+    def learned(self, *names: str) -> NDArray[Any] | None:
+        """The numbers of the first of these arguments that is given, where weights are read."""
+        value = self.get(*names)
+        return value.array if self.weighting.trained and isinstance(value, Const) else None
 
     def axes_of(self, x: Map, given: Any) -> list[int]:
         """The axes of a tensor that an argument means; None and [] mean all of them."""

@@ -236,7 +236,7 @@ def _exported(hollow: _Hollow, args: tuple[Tensor, ...], kwargs: dict[str, Tenso
     by_name = {node.name: node for node in graph.nodes}
     inputs = [by_name[name] for name in signature.user_inputs if isinstance(name, str)]
     returned = pytree.tree_unflatten(list(graph.output_node().args[0]), program.call_spec.out_spec)
-    outputs = list(_found(returned, torch.fx.Node))
+    outputs = list(found_in(returned, torch.fx.Node))
     return Trace(graph, inputs, constants, outputs, hollow.leaves, hollow.containers)
 
 
@@ -264,7 +264,7 @@ def _recorded(hollow: _Hollow, args: tuple[Tensor, ...], kwargs: dict[str, Tenso
 
     def run(*tensors: Tensor) -> list[Tensor]:
         given = dict(zip(kwargs, tensors[len(args) :], strict=True))
-        found = list(_found(hollow.module(*tensors[: len(args)], **given), torch.Tensor))
+        found = list(found_in(hollow.module(*tensors[: len(args)], **given), torch.Tensor))
         names.extend(name for name, _ in found)
         return [tensor for _, tensor in found]
 
@@ -296,7 +296,7 @@ def _recorded(hollow: _Hollow, args: tuple[Tensor, ...], kwargs: dict[str, Tenso
     return Trace(module.graph, inputs, constants, outputs, hollow.leaves, hollow.containers)
 
 
-def _found(returned: Any, kind: type, name: str = "") -> Iterator[tuple[str, Any]]:
+def found_in(returned: Any, kind: type, name: str = "") -> Iterator[tuple[str, Any]]:
     """What there is of a kind in what a module returns, each with its place there."""
     if isinstance(returned, kind):
         yield name, returned
@@ -313,7 +313,7 @@ def _found(returned: Any, kind: type, name: str = "") -> Iterator[tuple[str, Any
     elif hasattr(returned, "__dict__"):
         parts = vars(returned)
     for key, value in parts.items():
-        yield from _found(value, kind, f"{name}.{key}" if name else key)
+        yield from found_in(value, kind, f"{name}.{key}" if name else key)
 
 
 # --- what can go wrong ----------------------------------------------------------------------

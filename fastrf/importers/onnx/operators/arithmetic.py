@@ -6,10 +6,11 @@ import numpy as np
 
 from fastrf.importers.broadcasting import enlarged, expanded
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import Const
+from fastrf.importers.layout import Const, Map
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
-from fastrf.layers import Activation, Add, Multiply
+from fastrf.importers.weighting import factors_of
+from fastrf.layers import Activation, Add, Norm
 
 _PRODUCTS = ("Mul", "Div", "Pow", "Mod", "And", "BitwiseAnd")
 
@@ -22,7 +23,13 @@ def _arithmetic(op: Op) -> Result:
     shapes = [v.shape for v in op.inputs if isinstance(v, Const) and v.shape is not None]
     maps = [enlarged(x, shapes, alone=len(op.maps) == 1) for x in op.maps]
     if len(maps) > 1:
-        return op.merge(maps, Multiply() if op.type in _PRODUCTS else Add())
+        return op.merge(maps, op.weighting.product() if op.type in _PRODUCTS else Add())
+    divides = op.type == "Div"
+    if op.type == "Mul" or (divides and isinstance(op.inputs[0], Map)):
+        learned = op.learned(1 if isinstance(op.inputs[0], Map) else 0)
+        if learned is not None:
+            factors = factors_of(maps[0], learned, divides=divides)
+            return op.chain(maps[0], op.weighting.scaled(Norm("batch"), factors))
     return op.chain(maps[0], Activation(op.type.lower(), gain=1.0))
 
 

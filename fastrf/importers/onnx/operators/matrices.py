@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL, Const, Map
-from fastrf.importers.mixing import contracted, reduced
+from fastrf.importers.mixing import contracted, matrix_of, reduced, turned
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
 
@@ -23,7 +23,11 @@ def _gemm(op: Op) -> Result:
     shape = op.weight_shape(1)
     if isinstance(op.input(2), Map):
         refuse("adds a map to a product; export it as MatMul and Add")
-    return contracted(op, op.x, 1, shape[0 if op.attr("transB", 0) else 1])
+    known = op.learned(1)
+    matrix = matrix_of(known) if op.attr("transB", 0) else turned(known)
+    if matrix is not None:
+        matrix = matrix * op.attr("alpha", 1.0)
+    return contracted(op, op.x, 1, shape[0 if op.attr("transB", 0) else 1], matrix)
 
 
 @handles("MatMul MatMulInteger QLinearMatMul")
@@ -38,8 +42,10 @@ def _matmul(op: Op) -> Result:
         refuse(f"has weights of shape {shape}, which differ from position to position")
     rank = len(x.dims or (1, 1))
     if left:
-        return contracted(op, x, rank - 1, shape[-1] if len(shape) > 1 else None)
-    return contracted(op, x, max(rank - 2, 0), shape[-2] if len(shape) > 1 else None)
+        out = shape[-1] if len(shape) > 1 else None
+        return contracted(op, x, rank - 1, out, turned(op.learned(second)))
+    out = shape[-2] if len(shape) > 1 else None
+    return contracted(op, x, max(rank - 2, 0), out, matrix_of(op.learned(0)))
 
 
 # --- products of maps -----------------------------------------------------------------------
@@ -70,7 +76,9 @@ def _einsum(op: Op) -> Map:
         refuse(f"computes {equation!r}")
     index = next(i for i, v in enumerate(op.inputs) if isinstance(v, Const))
     out = op.weight_shape(index)[weights.index(new[0])]
-    after = contracted(op, op.maps[0], own.index(gone[0]), out)
+    known = op.learned(index)
+    matrix = matrix_of(known) if weights.index(gone[0]) else turned(known)
+    after = contracted(op, op.maps[0], own.index(gone[0]), out, matrix)
     written = own.replace(gone[0], new[0])
     if after.axes is None or sorted(written) != sorted(result):
         return after

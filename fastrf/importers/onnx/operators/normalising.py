@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL
 from fastrf.importers.mixing import normalised
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
-from fastrf.layers import Norm
 
 
 @handles("BatchNormalization")
@@ -20,23 +21,27 @@ def _batch_norm(op: Op) -> Result:
         training = sum(map(bool, op.proto.output)) > 1  # operator version 9, "Output case #1"
     else:
         training = not op.attr("is_test", 0)
-    return op.chain(op.x, Norm("batch_train" if training else "batch"))
+    scale, variance = op.learned(1), op.learned(4)
+    if training or scale is None or variance is None:
+        return op.chain(op.x, op.weighting.norm("batch_train" if training else "batch", scale))
+    factors = scale / np.sqrt(variance.astype(np.float64) + op.attr("epsilon", 1e-5))
+    return op.chain(op.x, op.weighting.norm("batch", factors, fixed=True))
 
 
 @handles("LRN")
 def _lrn(op: Op) -> Result:
-    return op.chain(op.standard(op.x), Norm("lrn"))
+    return op.chain(op.standard(op.x), op.weighting.norm("lrn"))
 
 
 @handles("InstanceNormalization")
 def _instance_norm(op: Op) -> Result:
-    return normalised(op, op.x, range(2, len(op.x.dims or ())))
+    return normalised(op, op.x, range(2, len(op.x.dims or ())), op.learned(1))
 
 
 @handles("LayerNormalization RMSNormalization")
 def _layer_norm(op: Op) -> Result:
     rank = len(op.x.dims or (1,))
-    return normalised(op, op.x, range(op.attr("axis", -1) % rank, rank))
+    return normalised(op, op.x, range(op.attr("axis", -1) % rank, rank), op.learned(1))
 
 
 @handles("LpNormalization")
@@ -49,7 +54,7 @@ def _group_norm(op: Op) -> Result:
     x = op.standard(op.x)
     groups = op.attr("num_groups", 1)
     kind: Any = "layer" if groups == 1 else "instance" if groups == x.extent[CHANNEL] else "group"
-    return op.chain(x, Norm(kind))
+    return op.chain(x, op.weighting.norm(kind, op.learned(1)))
 
 
 @handles("MeanVarianceNormalization")
@@ -60,4 +65,4 @@ def _mean_variance(op: Op) -> Result:
     x = op.standard(op.x)
     if not axes >= set(range(2, op.ndim + 2)):
         refuse("works along some of the spatial axes and not all")
-    return op.chain(x, Norm("batch_train"))
+    return op.chain(x, op.weighting.norm("batch_train"))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from fastrf.importers.layout import Const
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
+from fastrf.importers.weighting import CLIPPED
 from fastrf.layers import Activation, Attention, Dropout
 
 
@@ -14,7 +18,33 @@ from fastrf.layers import Activation, Attention, Dropout
     "Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot"
 )
 def _unary(op: Op) -> Result:
-    return op.chain(op.x, Activation(op.type.lower(), gain=1.0))
+    return op.chain(op.x, op.weighting.activation(op.type.lower(), *_function(op)))
+
+
+def _function(op: Op) -> tuple[str | None, float | None]:
+    """The name by which `fastrf.activations` knows a function with these attributes (None: the
+    operator's), and its slope."""
+    if op.type in ("LeakyRelu", "Elu", "Celu"):
+        name = "leaky_relu" if op.type == "LeakyRelu" else op.type.lower()
+        return name, float(op.attr("alpha", 0.01 if op.type == "LeakyRelu" else 1.0))
+    if op.type == "PRelu":
+        slopes = op.learned(1)
+        return "prelu", None if slopes is None else float(np.sqrt(np.mean(np.square(slopes))))
+    if op.type == "Gelu" and op.attr("approximate", "none") == "tanh":
+        return "gelu_tanh", None
+    if op.type == "HardSigmoid" and abs(op.attr("alpha", 0.2) - 1 / 6) > 1e-3:
+        return "hardsigmoid(alpha)", None
+    if op.type == "Clip":
+        ends = (_number(op, 1, "min"), _number(op, 2, "max"))
+        return CLIPPED.get(ends, "clip"), None
+    return None, None
+
+
+def _number(op: Op, index: int, name: str) -> float | None:
+    """One end of a range; None where it is open."""
+    value = op.input(index)
+    known = op.attr(name) if value is None else value.array if isinstance(value, Const) else None
+    return None if known is None else float(known)
 
 
 @handles("Identity Cast CastLike")

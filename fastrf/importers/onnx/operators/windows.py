@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import CHANNEL, Map
+from fastrf.importers.layout import CHANNEL, Const, Map
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
@@ -43,6 +43,14 @@ def _weights(op: Op, index: int) -> tuple[int, ...]:
     return shape
 
 
+def _kernel(op: Op) -> Const | None:
+    """The weights of a convolution; those of quantised ones are not read."""
+    value = op.input(1)
+    if op.type in ("Conv", "ConvTranspose") and isinstance(value, Const):
+        return value
+    return None
+
+
 def _groups(op: Op, x: Map) -> Any:
     groups = op.attr("group", 1)
     return "depthwise" if groups > 1 and groups == x.extent[CHANNEL] else groups
@@ -55,7 +63,7 @@ def _conv(op: Op) -> Result:
     values, padding = _windows(op, op.attr("kernel_shape") or shape[2:])
     before, left = uncropped(padding)
     layer = Conv(**values, padding=left, channels=shape[0], groups=_groups(op, x))
-    return op.grid(x, *before, layer)
+    return op.grid(x, *before, op.weighted(layer, _kernel(op)))
 
 
 @handles("ConvTranspose")
@@ -77,7 +85,7 @@ def _conv_transpose(op: Op) -> Result:
         groups=_groups(op, x),
         gain=float(math.prod(strides)),
     )
-    return op.grid(x, layer)
+    return op.grid(x, op.weighted(layer, _kernel(op)))
 
 
 def _transposed_padding(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from fastrf.errors import UnsupportedOperator
 from fastrf.importers.broadcasting import enlarged, expanded
@@ -13,7 +16,8 @@ from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import Activation, Add, Conv, Multiply, Scale, Upsample
+from fastrf.importers.weighting import factors_of
+from fastrf.layers import Activation, Add, Conv, Norm, Scale, Upsample
 
 _PRODUCTS = (
     "mul", "multiply", "div", "divide", "true_divide", "floor_divide", "pow", "float_power",
@@ -34,12 +38,29 @@ def arithmetic(op: Op) -> Result:
     if len(maps) == 1:
         factor = factors[0]
         known = factor not in (1, 0) and math.isfinite(factor)
+        learned = _learned(op, maps[0])
+        if learned is not None:
+            norm = op.weighting.scaled(Norm("batch"), learned)
+            return op.chain(maps[0], norm)
         return op.chain(maps[0], Scale(factor) if known else Activation(op.type, gain=1.0))
     scaled = [
         replace(x, node=op.emit(Scale(factor), x.node, part="scale")) if factor != 1 else x
         for x, factor in zip(maps, factors, strict=True)
     ]
-    return op.merge(scaled, Multiply() if op.type in _PRODUCTS else Add())
+    return op.merge(scaled, op.weighting.product() if op.type in _PRODUCTS else Add())
+
+
+def _learned(op: Op, x: Map) -> NDArray[Any] | None:
+    """What a tensor of known numbers multiplies a map by, where weights are read: a vector where it
+    depends on the channel alone."""
+    name = "other" if isinstance(op.get("self"), Map) else "self"
+    divides = op.type in ("div", "divide", "true_divide")
+    if op.type not in ("mul", "multiply") and not (divides and name == "other"):
+        return None
+    array = op.learned(name)
+    if array is None:
+        return None
+    return factors_of(x, array, divides=divides)
 
 
 def _factors(op: Op) -> list[float]:

@@ -24,7 +24,7 @@ from fastrf.importers.layout import (
 from fastrf.importers.operator import Result
 from fastrf.importers.torch.op import Op, handles
 from fastrf.importers.torch.operators.resizing import padded, spatial_label
-from fastrf.layers import Add, Concat, Multiply
+from fastrf.layers import Add, Concat
 
 
 def _kept(op: Op, x: Map, axis: int, kept: range, name: str = "") -> Map:
@@ -105,7 +105,7 @@ def _gated(op: Op) -> Result:
     gate = _kept(op, x, axis, range(count // 2, count), f"{op.name}.gate")
     if x.axes is None:
         return value
-    return op.merge([value, gate], Multiply())
+    return op.merge([value, gate], op.weighting.product())
 
 
 @handles("index_select")

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from fastrf.importers.cutting import only_slower, refastened
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
-from fastrf.importers.mixing import contracted, reduced
+from fastrf.importers.mixing import contracted, kernel_of, matrix_of, reduced, turned
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import AdaptivePool, Add, ChannelSlice, Conv, GlobalPool, Multiply
+from fastrf.layers import AdaptivePool, Add, ChannelSlice, Conv, GlobalPool
 
 # --- products with constant weights ---------------------------------------------------------
 
 
-def _mixed(op: Op, x: Map, axis: int, out: int | None) -> Map:
+def _mixed(op: Op, x: Map, axis: int, out: int | None, matrix: NDArray[Any] | None = None) -> Map:
     """As `contracted`; a part of the channels is mixed by a grouped convolution, and positions
     that become other positions count as all read by all."""
     if x.axes is None:
-        return contracted(op, x, axis, out)
+        return contracted(op, x, axis, out, matrix)
     digits = x.axes[axis]
     channels = x.extent[CHANNEL] or 1
     if len(digits) == 1 and digits[0].label == CHANNEL and digits != x.whole(CHANNEL):
         (digit,) = digits
         if digit.step == 1 and out is not None and only_slower(x, axis, digit.size or 1):
-            return _grouped(op, x, axis, channels // (digit.size or 1), out)
+            groups = channels // (digit.size or 1)
+            layer = Conv(1, channels=groups * out, groups=groups)
+            kernel = kernel_of(op, matrix, groups)
+            return _grouped(op, x, axis, op.weighted(layer, kernel), out)
     if digits and all(d.label > CHANNEL for d in digits) and x.holds_grid(digits):
         return contracted(op, x, axis, out) if out == size(digits) else op.attend([x])
-    return contracted(op, x, axis, out)
+    return contracted(op, x, axis, out, matrix)
 
 
-def _grouped(op: Op, x: Map, axis: int, groups: int, out: int) -> Map:
-    """The fastest digit of the channels becomes `out` new channels in every group."""
-    layer = Conv(1, channels=groups * out, groups=groups)
+def _grouped(op: Op, x: Map, axis: int, layer: Conv, out: int) -> Map:
+    """The fastest digit of the channels becomes `out` new channels in every group of the layer."""
     return replace(refastened(x, axis, out), node=op.chain(x, layer).node)
 
 
@@ -43,7 +48,10 @@ def _grouped(op: Op, x: Map, axis: int, groups: int, out: int) -> Map:
 def _linear(op: Op) -> Result:
     shape = op.weight("weight").shape or ()
     rank = len(op.x.dims or op.size)
-    return _mixed(op, op.x, rank - 1, shape[0] if len(shape) > 1 else None)
+    matrix = op.learned("weight")
+    if matrix is not None and matrix.ndim == 1:
+        matrix = matrix[None]
+    return _mixed(op, op.x, rank - 1, shape[0] if len(shape) > 1 else None, matrix)
 
 
 @handles("addmm addmv baddbmm")
@@ -51,7 +59,8 @@ def _addmm(op: Op) -> Result:
     first = op.get("mat1", "mat", "batch1")
     if not isinstance(first, Map) or isinstance(op.get("mat2", "vec", "batch2"), Map):
         return _attention(op)
-    return _mixed(op, first, len(op.size) - 1, op.size[-1])
+    weights = op.learned("mat2", "vec", "batch2")
+    return _mixed(op, first, len(op.size) - 1, op.size[-1], turned(weights))
 
 
 @handles("matmul mm bmm mv dot __matmul__")
@@ -63,9 +72,10 @@ def _matmul(op: Op) -> Result:
     weight = second if x is first else first
     shape = (weight.shape if isinstance(weight, Const) else None) or ()
     rank = len(x.dims or (1, 1))
+    known = weight.array if isinstance(weight, Const) and op.weighting.trained else None
     if x is first:
-        return _mixed(op, x, rank - 1, shape[-1] if len(shape) > 1 else None)
-    return _mixed(op, x, max(rank - 2, 0), shape[-2] if len(shape) > 1 else None)
+        return _mixed(op, x, rank - 1, shape[-1] if len(shape) > 1 else None, turned(known))
+    return _mixed(op, x, max(rank - 2, 0), shape[-2] if len(shape) > 1 else None, matrix_of(known))
 
 
 # --- products of maps -----------------------------------------------------------------------
@@ -113,7 +123,9 @@ def _einsum(op: Op) -> Result:
     if len(gone) != 1 or len(new) > 1:
         refuse(f"computes {equation!r}")
     out = (weight.shape or ())[term.index(new[0])] if new else None
-    after = _mixed(op, x, own.index(gone[0]), out)
+    plain = weight.array if len(term) == 1 + len(new) and op.weighting.trained else None
+    matrix = matrix_of(plain) if term.index(gone[0]) else turned(plain)
+    after = _mixed(op, x, own.index(gone[0]), out, matrix)
     written = own.replace(gone[0], "".join(new))
     if after.axes is None or sorted(written) != sorted(result):
         return replace(after, shape=op.shape)
@@ -130,7 +142,7 @@ def _einsum_of_maps(op: Op, letters: list[str], result: str) -> Map:
     for term, x in zip(letters, op.maps, strict=True):
         axes = tuple((x.axes or ())[term.index(c)] if c in term else () for c in result)
         laid.append(replace(x, axes=axes))
-    return op.merge(laid, Multiply())
+    return op.merge(laid, op.weighting.product())
 
 
 # --- reductions -----------------------------------------------------------------------------
@@ -201,7 +213,8 @@ def _reduced_in_part(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
         after = replace(x, node=node, extent=(digit.step, *x.pixels))
         return replace(after, axes=_left(x, gone, keep))
     if digit.step == 1 and only_slower(x, axes[0], count):
-        after = _grouped(op, x, axes[0], channels // count, 1)
+        groups = channels // count
+        after = _grouped(op, x, axes[0], Conv(1, channels=groups, groups=groups), 1)
         return replace(after, axes=_left(after, gone, keep))
     refuse("reduces a part of the channels")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from fastrf.importers.layout import CHANNEL
 from fastrf.importers.mixing import normalised
 from fastrf.importers.operator import Result
@@ -13,20 +15,33 @@ from fastrf.layers import Norm
 
 @handles("batch_norm _batch_norm_impl_index native_batch_norm cudnn_batch_norm")
 def _batch_norm(op: Op) -> Result:
-    return op.chain(op.x, Norm("batch_train" if op["training"] else "batch"))
+    if op["training"]:
+        return op.chain(op.x, op.weighting.norm("batch_train", op.learned("weight")))
+    return op.chain(op.x, _fixed(op))
+
+
+def _fixed(op: Op) -> Norm:
+    """A normalisation by running statistics."""
+    variance, scale = op.learned("running_var"), op.learned("weight")
+    if variance is None:
+        return op.weighting.norm("batch", scale)
+    factors = 1 / np.sqrt(variance.astype(np.float64) + op["eps"])
+    return op.weighting.norm("batch", factors if scale is None else scale * factors, fixed=True)
 
 
 @handles("instance_norm")
 def _instance_norm(op: Op) -> Result:
     if not op["use_input_stats"]:
-        return op.chain(op.x, Norm("batch"))
-    return normalised(op, op.x, range(2, len(op.x.dims or ())))
+        return op.chain(op.x, _fixed(op))
+    return normalised(op, op.x, range(2, len(op.x.dims or ())), op.learned("weight"))
 
 
 @handles("layer_norm native_layer_norm rms_norm _fused_rms_norm")
 def _layer_norm(op: Op) -> Result:
     rank = len(op.x.dims or op.size)
-    return normalised(op, op.x, range(rank - len(op["normalized_shape"]), rank))
+    return normalised(
+        op, op.x, range(rank - len(op["normalized_shape"]), rank), op.learned("weight")
+    )
 
 
 @handles("group_norm native_group_norm")
@@ -38,9 +53,9 @@ def _group_norm(op: Op) -> Result:
         kind = "layer"
     elif groups == x.extent[CHANNEL]:
         kind = "instance"
-    return op.chain(x, Norm(kind))
+    return op.chain(x, op.weighting.norm(kind, op.learned("weight")))
 
 
 @handles("local_response_norm")
 def _lrn(op: Op) -> Result:
-    return op.chain(op.standard(op.x), Norm("lrn"))
+    return op.chain(op.standard(op.x), op.weighting.norm("lrn"))

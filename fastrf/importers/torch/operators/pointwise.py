@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastrf.importers.layout import Const
 from fastrf.importers.operator import Result
 from fastrf.importers.torch.op import Op, handles
+from fastrf.importers.weighting import CLIPPED
 from fastrf.layers import Activation, Attention, Dropout
 
 
@@ -17,7 +20,25 @@ from fastrf.layers import Activation, Attention, Dropout
     "tanh threshold trunc special_expit special_erf special_ndtr"
 )
 def unary(op: Op) -> Result:
-    return op.chain(op.x, Activation(op.type, gain=1.0))
+    return op.chain(op.x, op.weighting.activation(op.type, *_function(op)))
+
+
+def _function(op: Op) -> tuple[str | None, float | None]:
+    """The name by which `fastrf.activations` knows a function with these arguments (None: the
+    operator's), and its slope."""
+    if op.type in ("leaky_relu", "elu", "celu"):
+        return None, float(op.get("negative_slope", "alpha"))
+    if op.type in ("prelu", "_prelu_kernel"):
+        slopes = op.learned("weight")
+        return "prelu", None if slopes is None else float(np.sqrt(np.mean(np.square(slopes))))
+    if op.type == "gelu" and op["approximate"] == "tanh":
+        return "gelu_tanh", None
+    if op.type in ("hardtanh", "clamp", "clip", "clamp_min"):
+        ends = op.get("min_val", "min"), op.get("max_val", "max")
+        return CLIPPED.get(ends, op.type if op.type != "hardtanh" else "clip"), None
+    if op.type == "softplus" and op["beta"] != 1:
+        return f"softplus(beta={op['beta']})", None
+    return None, None
 
 
 @handles(

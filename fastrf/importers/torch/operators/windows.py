@@ -27,7 +27,6 @@ from fastrf.layers import (
     GlobalPool,
     Layer,
     MaxPool,
-    Multiply,
     Pad,
     PixelShuffle,
     PixelUnshuffle,
@@ -54,12 +53,13 @@ def _groups(op: Op, x: Map) -> Any:
 
 
 def _taps(weight: Const, reads: int) -> dict[str, Any]:
-    """Variances of the taps of weights that are a buffer (a blur, say): their mean squares.
+    """Variances of the taps of weights that are a buffer (a blur, say): their mean squares; nothing
+    of weights that are learned.
 
     Args:
         reads: channels that one output channel reads.
     """
-    if weight.array is None:
+    if weight.array is None or weight.learned:
         return {}
     squares = np.square(weight.array.astype(np.float64)).mean(axis=(0, 1))
     gain = float(squares.sum()) * reads
@@ -70,7 +70,7 @@ def _taps(weight: Const, reads: int) -> dict[str, Any]:
 def _conv(op: Op) -> Result:
     if op.arguments.get("transposed"):
         return _conv_transpose(op)
-    if op.x.pixels == (1,) * op.ndim and op.x.dims == op.shape:
+    if op.x.pixels == (1,) * op.ndim and op.x.dims == op.shape and not op.x.is_standard:
         # Along the channels of one pixel (efficient channel attention).
         return op.chain(op.x, Conv(1, channels=op.x.extent[CHANNEL]))
     if isinstance(op["weight"], Map):
@@ -89,7 +89,8 @@ def _conv(op: Op) -> Result:
     if kernel_of_all is not None:
         return op.grid(x, Filter(**window, weights=kernel_of_all))
     taps = _taps(weight, reads)
-    return op.grid(x, Conv(**window, channels=channels, groups=_groups(op, x), **taps))
+    layer = Conv(**window, channels=channels, groups=_groups(op, x), **taps)
+    return op.grid(x, layer if taps else op.weighted(layer, weight))
 
 
 def _computed_weights(op: Op) -> Result:
@@ -110,13 +111,13 @@ def _computed_weights(op: Op) -> Result:
     )
     after = op.grid(x, layer)
     scale = op.emit(Conv(1, channels=1), weight.node, part="weights")
-    return replace(after, node=op.emit(Multiply(), after.node, scale, part="weighted"))
+    return replace(after, node=op.emit(op.weighting.product(), after.node, scale, part="weighted"))
 
 
 def _filter(weight: Const, channels: int, groups: int) -> list[Any] | None:
     """The kernel of known weights that filter every channel alike."""
     kernels = weight.array
-    if kernels is None or groups != channels or kernels.shape[1] != 1:
+    if kernels is None or weight.learned or groups != channels or kernels.shape[1] != 1:
         return None
     if not np.isfinite(kernels).all() or not kernels.any() or (kernels != kernels[:1]).any():
         return None
@@ -130,7 +131,8 @@ def _conv_transpose(op: Op) -> Result:
     before, per_group, *kernel = known(weight.shape or ()) or ()
     x = op.standard(op.x)
     stride = op.per_axis("stride")
-    values = {"gain": float(math.prod(stride)), **_taps(weight, before // op["groups"])}
+    taps = _taps(weight, before // op["groups"])
+    values = {"gain": float(math.prod(stride)), **taps}
     layer = ConvTranspose(
         spell(kernel),
         stride=spell(stride),
@@ -141,7 +143,7 @@ def _conv_transpose(op: Op) -> Result:
         groups=_groups(op, x),
         **values,
     )
-    return op.grid(x, layer)
+    return op.grid(x, layer if taps else op.weighted(layer, weight))
 
 
 # --- pooling --------------------------------------------------------------------------------

@@ -1,0 +1,641 @@
+"""Advice on one network: where its field stops growing, what sees no more, what would widen it.
+
+σ and the TRF are computed from closed forms on the unbounded grid (`fastrf.analytic`), or from the
+ERF itself where its layers correlate gradients; the tiles' smaller overlaps are read off the ERF.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cached_property, lru_cache, reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrf.analytic.geometry import LayerField, ReceptiveField, receptive_field
+from fastrf.analytic.moments import moments
+from fastrf.errors import InputError
+from fastrf.layers import Conv, ConvTranspose, Layer
+from fastrf.layers.windows import Windowed
+from fastrf.lowering import PlaneGraph, lower
+from fastrf.network import Network, Node, as_network
+
+if TYPE_CHECKING:
+    from fastrf.erf import ERF
+
+SLOW = 0.01
+"""Growth of σ per layer below which a field counts as growing no more."""
+
+SETTLED = 0.95
+"""Share of the final σ from which on a field counts as settled."""
+
+SHARES = (1e-2, 1e-3, 1e-4, 1e-6)
+"""Shares of the ERF's mass that a smaller halo may cut off on each side."""
+
+DROPPED = 1e-9
+"""Share of the mass that the ERF may lack, far below the smallest of `SHARES`."""
+
+MOST_PHASES = 64
+"""Most phases of a decoder that tiles are worked out for."""
+
+MOST_STAGES = 64
+"""Most stages that are worked out; of more, every so many-th."""
+
+SAME = 1e-5
+"""Relative difference up to which the closed form's σ counts as the ERF's."""
+
+LONGEST = 30
+"""Most stages that are printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A layer through which every path goes, and what the network has seen by then.
+
+    Attributes:
+        name: the first such layer with this field.
+        layers: windowed layers (convolutions, pooling) since the stage before, branches included.
+        trf, std: size of the TRF and σ of the ERF, pixels, geometric means over the axes.
+        growth: relative growth of σ per layer since the stage before; None for the first one.
+        share: σ over the σ of the output.
+    """
+
+    name: str
+    layers: int
+    trf: float
+    std: float
+    growth: float | None
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the network and what the field would become.
+
+    Attributes:
+        what: the change in words.
+        layers: the layers that it changes.
+        std, trf: of the changed network, pixels.
+        std_factor, trf_factor, cost_factor: over those of the network; the cost is the
+            multiply-adds of all convolutions (weighted with their channels, where known).
+    """
+
+    what: str
+    layers: tuple[str, ...]
+    std: float
+    trf: float
+    std_factor: float
+    trf_factor: float
+    cost_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """How an image may be cut into tiles that are run one by one.
+
+    A unit u of the output belongs to the input pixels ⌊u·S⌋ … ⌊(u+1)·S⌋−1. To compute it as in
+    the whole image a tile has to hold `halo` more pixels before and behind these.
+
+    Attributes:
+        alignment: per axis, the pixels of which the tiles' starts are multiples.
+        halo: per axis (before, behind), exact for convolutions without padding; with padding,
+            exact for all units that see none of it.
+        overlap: per axis, how many pixels two neighbouring tiles share: the sum of its halos.
+        smaller: share → the halo with which the outermost unit loses at most that share of its
+            ERF's mass on each side.
+    """
+
+    alignment: tuple[int, ...]
+    halo: tuple[tuple[int, int], ...]
+    overlap: tuple[int, ...]
+    smaller: dict[float, tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What `advice` found; print it.
+
+    Attributes:
+        network, node: what it is about.
+        input_size: pixels of the input per axis, or None.
+        trf, std: of the output, pixels per axis.
+        stages: growth, from the input up.
+        stops_at: the first stage from which on σ grows by less than 1% per layer, or None.
+        settled_at: the first stage that has 95% of the final σ.
+        pointwise: layers with weights that cannot see more than they read (1×1).
+        border: with an input size, the border layer: the first of `covered`. None: there is none.
+        covered: layers that read a map whose TRF already covers the input on every axis, and so
+            cannot see more of it (Richter et al. 2021 call them unproductive).
+        changes: what would widen the field, the most effective first.
+        tiles: see `Tiles`; None where a decoder has too many phases.
+        notes: what was assumed or left out.
+    """
+
+    network: str
+    node: str
+    input_size: tuple[int, ...] | None
+    trf: tuple[int, ...]
+    std: tuple[float, ...]
+    stages: tuple[Stage, ...]
+    stops_at: str | None
+    settled_at: str
+    pointwise: tuple[str, ...]
+    border: str | None
+    covered: tuple[str, ...]
+    changes: tuple[Change, ...]
+    tiles: Tiles | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the attributes' names."""
+        return asdict(self)
+
+    @property
+    def shown(self) -> tuple[Stage, ...]:
+        """The stages that a page has room for, the last one among them."""
+        every = -(-len(self.stages) // LONGEST)
+        last = len(self.stages) - 1
+        return tuple(s for n, s in enumerate(self.stages) if n % every == last % every)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was found, but for growth and changes, as pairs of a name and a text."""
+        found = [
+            ("TRF", f"{_axes(self.trf)} pixels"),
+            ("σ", f"{_axes(self.std)} pixels"),
+            ("settled", f"95% of σ at {self.settled_at}"),
+            (
+                "growth",
+                f"less than 1% per layer from {self.stops_at} on"
+                if self.stops_at
+                else "1% per layer and more to the end",
+            ),
+        ]
+        if self.pointwise:
+            found.append(("1×1", f"see no more than they read: {_listed(self.pointwise)}"))
+        if self.input_size is not None:
+            covered = f"read what already sees all of it: {_listed(self.covered)}"
+            found.append(
+                (
+                    f"on {_axes(self.input_size)}",
+                    covered if self.covered else "no layer sees it all",
+                )
+            )
+        if self.tiles is not None:
+            tiles = self.tiles
+            found.append(("tiles", f"start at multiples of {_axes(tiles.alignment)} pixels"))
+            found.append(("halo", f"{_halos(tiles.halo)} pixels before+behind: exact"))
+            for share, halo in tiles.smaller.items():
+                text = (
+                    f"{_halos(halo)}: so much of its mass the outermost unit loses at most, a side"
+                )
+                found.append((f"halo, {share:g}", text))
+        return found + [("note", note) for note in self.notes]
+
+    def __str__(self) -> str:
+        return "\n".join(_text(self))
+
+
+def advice(
+    net: Any,
+    output: str | None = None,
+    input_size: int | Sequence[int] | None = None,
+    *,
+    input: str | None = None,
+) -> Advice:
+    """Where a network's field stops growing, which layers see no more, what would widen it.
+
+    Args:
+        net: a `Network`, a layer or a sequence of layers and blocks.
+        output: a node or end point; default as in `erf`.
+        input_size: pixels of the input, a number or one per axis: says which layers already see
+            all of it.
+        input: the input map, where the network has several.
+
+    Layers that read the whole map at once (global pooling, squeeze-and-excitation, attention) are
+    left out, and named in `notes`.
+
+    Raises:
+        InputError: an argument or the network breaks a rule.
+
+    >>> import fastrf as rf
+    >>> found = rf.advice(rf.zoo.plain(3), input_size=5)
+    >>> found.settled_at, found.border, found.tiles.halo
+    ('conv3', 'conv3', ((3, 3), (3, 3)))
+    """
+    network = as_network(net)
+    subject = _Subject(network, output, input)
+    sized = None
+    notes = list(subject.notes)
+    if input_size is not None:
+        # Whether the network can be run on it at all is found here.
+        whole = receptive_field(network, output, input_size, input=input, ignore_global=True)
+        sized = whole.input_size
+    stages = subject.stages()
+    final = stages[-1].std
+    if final == 0:
+        raise InputError(
+            f"{subject.node!r} sees one pixel through layers of one tap; there is nothing to "
+            f"widen; give a network with kernels above 1, or another output"
+        )
+    slow = len(stages)
+    while slow and (g := stages[slow - 1].growth) is not None and g < SLOW:
+        slow -= 1
+    covered = subject.covered(sized) if sized is not None else ()
+    tiles = subject.tiles()
+    if tiles is None:
+        notes.append(f"no tiles: the decoder has more than {MOST_PHASES} phases")
+    return Advice(
+        network=network.name or "network",
+        node=subject.node,
+        input_size=sized,
+        trf=subject.trf,
+        std=subject.std,
+        stages=stages,
+        stops_at=stages[slow].name if slow < len(stages) else None,
+        settled_at=next(s.name for s in stages if s.std >= SETTLED * final),
+        pointwise=subject.pointwise(),
+        border=covered[0] if covered else None,
+        covered=covered,
+        changes=subject.changes(),
+        tiles=tiles,
+        notes=tuple(notes),
+    )
+
+
+class _Subject:
+    """A network's field on the unbounded grid, with what is asked about it."""
+
+    def __init__(self, network: Network, output: str | None, input: str | None) -> None:
+        self.network = network.bound
+        self.graph: PlaneGraph = lower(network, None, ignore_global=True)
+        self.node = self.graph.output_node(output)
+        self.source = self.graph.input_node(input)
+        self.input = input
+        self.field: ReceptiveField = receptive_field(
+            network, self.node, input=input, ignore_global=True
+        )
+        whole = receptive_field(network, self.node, input=input).unbounded_by
+        self.notes = (f"paths through {', '.join(whole)} are left out: global",) if whole else ()
+        box = self.field.box()
+        if box is None:
+            raise InputError(f"{self.node!r} sees nothing of the input; ask for another output")
+        self.trf = tuple(high - low + 1 for low, high in box)
+        # Where fixed layers that overlap correlate gradients, variances alone are not enough.
+        closed = moments(self.graph, self.node, "center", input).std
+        self.closed = bool(np.allclose(closed, self.image((0,) * closed.size).std, rtol=SAME))
+        self.std = self.stds(network, self.graph, self.node)
+
+    @lru_cache(maxsize=1)  # noqa: B019 (lives as long as one call of `advice`)
+    def image(self, unit: tuple[int, ...]) -> ERF:
+        """The ERF of a unit of the output, but for `DROPPED` of its mass."""
+        from fastrf.erf import erf
+
+        return erf(
+            self.network,
+            self.node,
+            unit,
+            input=self.input,
+            ignore_global=True,
+            tail=DROPPED,
+        )
+
+    def stds(self, network: Network, graph: PlaneGraph, node: str) -> tuple[float, ...]:
+        """σ of the ERF of unit 0 of a node, per axis."""
+        if self.closed:
+            return tuple(moments(graph, node, "center", self.input).std.tolist())
+        from fastrf.erf import erf
+
+        return erf(network, node, input=self.input, ignore_global=True, tail=DROPPED).std
+
+    @cached_property
+    def between(self) -> list[str]:
+        """Names of the nodes on paths from the input to the output, in order."""
+        wanted = self.graph.ancestors(self.node)
+        reached = {self.source}
+        for name, node in self.network.nodes.items():
+            if name in wanted and not reached.isdisjoint(node.inputs):
+                reached.add(name)
+        return [name for name in self.network.nodes if name in reached]
+
+    @cached_property
+    def rows(self) -> Mapping[str, LayerField]:
+        """The receptive-field table by name."""
+        return {row.name: row for row in self.field.layers}
+
+    def windowed(self, name: str) -> bool:
+        """Whether a node is a convolution or pooling."""
+        return isinstance(self.network.nodes[name].layer, Windowed)
+
+    # --- growth
+
+    def cuts(self) -> list[str]:
+        """Nodes through which every path from the input to the output goes."""
+        position = {name: n for n, name in enumerate(self.between)}
+        last = dict.fromkeys(self.between, 0)
+        for name in self.between:
+            for source in self.network.nodes[name].inputs:
+                if source in position:
+                    last[source] = position[name]
+        found, open_until = [], 0
+        for n, name in enumerate(self.between):
+            # Nothing from before this node is read behind it.
+            if n and open_until <= n:
+                found.append(name)
+            open_until = max(open_until, last[name])
+        return found
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The cuts with a new field, and how σ grew between them."""
+        final = _mean(self.std)
+        found: list[Stage] = []
+        cuts = self.cuts()
+        every = -(-len(cuts) // MOST_STAGES)
+        layers, seen = 0, {*cuts[every - 1 :: every], *cuts[-1:]}
+        for name in self.between:
+            layers += self.windowed(name)
+            if name not in seen or not layers:
+                continue
+            std = _mean(self.stds(self.network, self.graph, name))
+            trf = _mean([s or 0 for s in self.rows[name].size])
+            if found and found[-1].trf == trf and found[-1].std == std:
+                continue
+            growth = None
+            if found and found[-1].std > 0:
+                growth = (std / found[-1].std) ** (1 / layers) - 1
+            share = std / final if final else 1.0
+            found.append(Stage(name, layers, trf, std, growth, share))
+            layers = 0
+        if not found:
+            found.append(Stage(self.node, layers, _mean(self.trf), final, None, 1.0))
+        return tuple(found)
+
+    # --- what sees no more
+
+    def pointwise(self) -> tuple[str, ...]:
+        """Convolutions of one tap."""
+        return tuple(name for name in self.between if self._taps(name) == 1)
+
+    def _taps(self, name: str) -> int | None:
+        layer = self.network.nodes[name].layer
+        return math.prod(layer.kernel) if isinstance(layer, Conv | ConvTranspose) else None
+
+    def covered(self, size: Sequence[int]) -> tuple[str, ...]:
+        """Windowed layers of several taps that read what has seen all of the input."""
+        found = []
+        for name in self.between:
+            node = self.network.nodes[name]
+            if not isinstance(node.layer, Windowed) or math.prod(node.layer.kernel) == 1:
+                continue
+            read = self.rows.get(node.inputs[0])
+            if read and all(r is None or r >= n for r, n in zip(read.size, size, strict=True)):
+                found.append(name)
+        return tuple(found)
+
+    # --- what would widen it
+
+    def changes(self) -> tuple[Change, ...]:
+        """Every change that applies, the most effective first."""
+        convs = {
+            name: layer
+            for name in self.between
+            if isinstance(layer := self.network.nodes[name].layer, Conv)
+            and math.prod(layer.kernel) > 1
+        }
+        if not convs:
+            return ()
+        areas = {name: math.prod(s or 1 for s in self.rows[name].stride) for name in convs}
+        deepest = max(areas.values())
+        stage = {name: layer for name, layer in convs.items() if areas[name] == deepest}
+        last = dict([list(stage.items())[-1]])
+        cuts = set(self.cuts())
+        unstrided = [(n, c) for n, c in convs.items() if n in cuts and max(c.stride) == 1]
+        first = dict(unstrided[:1])
+        alike = len(stage) == len(convs)
+        where = "all layers" if alike else "the layers of the largest stride"
+        options: list[tuple[str, Mapping[str, Conv], Callable[[Conv], Layer]]] = [
+            (f"dilation ×2 in {where}", {} if len(stage) == 1 else stage, _dilated),
+            ("dilation ×2 in the last layer alone", last, _dilated),
+            (
+                f"kernels larger by 2 in {where}",
+                {} if len(stage) in (1, len(convs)) else stage,
+                _larger,
+            ),
+            ("a kernel larger by 2 in the last layer alone", last, _larger),
+            ("kernels larger by 2 in all layers", convs, _larger),
+            (
+                "stride ×2 in the first layer that all paths share; halves the output",
+                first,
+                _strided,
+            ),
+            ("all weight variance on the rims of the kernels (initialisation)", convs, _rim),
+        ]
+        cost = self._cost(self.field)
+        found = [
+            self._change(what, {name: change(layer) for name, layer in layers.items()}, cost)
+            for what, layers, change in options
+            if layers
+        ]
+        return tuple(sorted(found, key=lambda c: -c.std_factor))
+
+    def _change(self, what: str, layers: Mapping[str, Layer], cost: float) -> Change:
+        nodes = [
+            Node(name, layers.get(name, node.layer), node.inputs)
+            for name, node in self.network.nodes.items()
+        ]
+        net = Network(nodes, self.network.outputs, ndim=self.network.ndim)
+        field = receptive_field(net, self.node, input=self.input, ignore_global=True)
+        graph = lower(net, None, ignore_global=True)
+        std = _mean(self.stds(net, graph, self.node))
+        box = field.box()
+        assert box is not None
+        trf = _mean([high - low + 1 for low, high in box])
+        return Change(
+            what,
+            tuple(layers),
+            std,
+            trf,
+            std / _mean(self.std),
+            trf / _mean(self.trf),
+            self._cost(field) / cost,
+        )
+
+    def _cost(self, field: ReceptiveField) -> float:
+        """Multiply-adds of all convolutions per input pixel."""
+        strides = {row.name: row.stride for row in field.layers}
+        total = 0.0
+        for name in self.between:
+            node = field.network.nodes[name]
+            layer = node.layer
+            if not isinstance(layer, Conv | ConvTranspose):
+                continue
+            at = name if isinstance(layer, Conv) else node.inputs[0]
+            stride = strides.get(at, (1,))
+            if None in stride:
+                continue  # on a single pixel, behind global pooling
+            area = math.prod(Fraction(s or 1) for s in stride)
+            into, out = self.graph.channels[node.inputs[0]], self.graph.channels[name]
+            pairs = 1.0
+            if into is not None and out is not None:
+                groups = into if layer.groups == "depthwise" else layer.groups
+                pairs = into * out / groups
+            total += math.prod(layer.kernel) * pairs / float(area)
+        return total
+
+    # --- tiles
+
+    def tiles(self) -> Tiles | None:
+        """What tiles need; None for a decoder of too many phases."""
+        phases = max(self.field.period)
+        if phases > MOST_PHASES:
+            return None
+        strides = [Fraction(s or 1) for s in self.field.stride]
+        ndim = len(strides)
+        halos = [[0, 0] for _ in range(ndim)]
+        smaller = {share: [[0, 0] for _ in range(ndim)] for share in SHARES}
+        for u in range(phases):
+            box = self.field.box((u,) * ndim)
+            if box is None:
+                continue
+            image = self.image((u,) * ndim)
+            for axis, ((low, high), stride) in enumerate(zip(box, strides, strict=True)):
+                first = math.floor(u * stride)
+                last = max(first, math.floor((u + 1) * stride) - 1)
+                _widen(halos[axis], first - low, high - last)
+                profile = np.asarray(image.profile(axis), dtype=np.float64)
+                at = image.origin[axis]
+                for share, halo in smaller.items():
+                    before, behind = _within(profile, share)
+                    _widen(halo[axis], first - (at + before), at + len(profile) - 1 - behind - last)
+        alignment = tuple(
+            int(s * p * (s * p).denominator)
+            for s, p in zip(strides, self.field.period, strict=True)
+        )
+        pairs = tuple((before, behind) for before, behind in halos)
+        return Tiles(
+            alignment,
+            pairs,
+            tuple(map(sum, pairs)),
+            {share: tuple((a, b) for a, b in halo) for share, halo in smaller.items()},
+        )
+
+
+def _within(profile: np.ndarray, share: float) -> tuple[int, int]:
+    """How many pixels at the beginning and at the end hold at most `share` of the mass each."""
+    limit = share * profile.sum()
+    return tuple(
+        int(np.searchsorted(np.cumsum(line), limit, side="right"))
+        for line in (profile, profile[::-1])
+    )  # type: ignore[return-value]
+
+
+def _widen(halo: list[int], before: int, behind: int) -> None:
+    halo[0], halo[1] = max(halo[0], before), max(halo[1], behind)
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Geometric mean over the axes."""
+    numbers = [float(v) for v in values]
+    return math.prod(numbers) ** (1 / len(numbers)) if min(numbers) > 0 else 0.0
+
+
+# --- changes of a layer ---------------------------------------------------------------------
+
+
+def _dilated(conv: Conv) -> Conv:
+    return _padded(conv, replace(conv, dilation=tuple(2 * d for d in conv.dilation)))
+
+
+def _strided(conv: Conv) -> Conv:
+    return replace(conv, stride=tuple(2 * s for s in conv.stride))
+
+
+def _larger(conv: Conv) -> Conv:
+    kernel = tuple(k + 2 if k > 1 else k for k in conv.kernel)
+    return _padded(conv, replace(conv, kernel=kernel, taps=None))
+
+
+def _padded(old: Conv, new: Conv) -> Conv:
+    """The new layer with so much more padding that its map keeps its size and place."""
+    pads: list[Any] = []
+    axes = zip(old.padding, old.kernel, old.dilation, new.kernel, new.dilation, strict=True)
+    for pad, k, d, k_new, d_new in axes:
+        if isinstance(pad, str):
+            pads.append(pad)
+            continue
+        more = d_new * (k_new - 1) - d * (k - 1)
+        pads.append((pad[0] + more // 2, pad[1] + more - more // 2))
+    return replace(new, padding=tuple(pads))
+
+
+def _rim(conv: Conv) -> Conv:
+    """The same layer with the variance on the outermost taps, all equal there."""
+    inner = [np.arange(k) % (k - 1) > 0 if k > 1 else np.array([True]) for k in conv.kernel]
+    taps = 1.0 - reduce(np.multiply.outer, inner).astype(np.float64)
+    return replace(conv, taps=taps)
+
+
+# --- text -----------------------------------------------------------------------------------
+
+
+def _text(a: Advice) -> list[str]:
+    lines = [f"{a.network}, {a.node!r}", ""]
+    lines += _table(
+        ["", "TRF", "σ", "of all", "per layer"],
+        [
+            [
+                s.name,
+                f"{s.trf:.4g}",
+                f"{s.std:.4g}",
+                f"{s.share:.0%}",
+                "" if s.growth is None else f"{s.growth:+.1%}",
+            ]
+            for s in a.shown
+        ],
+    )
+    lines += ["", *(f"{name}: {value}" for name, value in a.facts())]
+    if a.changes:
+        lines += ["", "what would widen it"]
+        lines += _table(
+            ["", "σ", "TRF", "multiply-adds"],
+            [
+                [
+                    c.what,
+                    f"×{c.std_factor:.3g} = {c.std:.4g}",
+                    f"×{c.trf_factor:.3g} = {c.trf:.4g}",
+                    f"×{c.cost_factor:.3g}",
+                ]
+                for c in a.changes
+            ],
+        )
+    return lines
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    full = [list(heads), *map(list, rows)]
+    widths = [max(len(row[n]) for row in full) for n in range(len(heads))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for row in full
+    ]
+
+
+def _axes(values: Sequence[float]) -> str:
+    return " × ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def _halos(pairs: Sequence[tuple[int, int]]) -> str:
+    """Halos per axis as before+behind, once where all axes agree."""
+    texts = [f"{before}+{behind}" for before, behind in pairs]
+    return texts[0] if len(set(texts)) == 1 else " × ".join(texts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= 6:
+        return ", ".join(names)
+    return f"{len(names)} layers, {', '.join(names[:3])} … {names[-1]}"

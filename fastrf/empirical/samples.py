@@ -1,0 +1,219 @@
+"""What the module is shown: random images of a shape, given ones, or batches of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrf.empirical.subject import Inputs
+from fastrf.errors import InputError
+from fastrf.layers.checks import is_whole, short
+
+if TYPE_CHECKING:
+    import torch
+
+DRAWS = 100
+"""Draws where nothing says how many: a standard error of some 15 % of a pixel and less."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images for any number of draws.
+
+    Attributes:
+        kind: what they are, for the record.
+        first: the inputs of one draw, to look at the module with.
+        shared: images of a draw, which go through the module together.
+        draws: how many draws there are (without end: `sys.maxsize`); None: as many as are wanted.
+        together: whether the images of a draw need a batch of their own.
+        alike: whether all draws have one shape, so that several can be stacked.
+    """
+
+    kind: str
+    first: Inputs
+    shared: int
+    draws: int | None
+    together: bool
+    alike: bool
+    _more: Any
+
+    def number(self, draws: int | None) -> int:
+        """How many draws are taken where `draws` are asked for; all there are by default.
+
+        Raises:
+            InputError: there are not so many.
+        """
+        if draws is None:
+            return DRAWS if self.draws is None else self.draws
+        if self.draws is not None and draws > self.draws:
+            raise InputError(
+                f"draws={draws} is more than the {self.draws} images given, each of which is one "
+                f"draw; leave draws out, or give more images"
+            )
+        return draws
+
+    def chunks(self, draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+        """The inputs of so many draws, at most `most` at a time, and how many they are."""
+        yield from self._more(draws, most)
+
+
+def samples_of(
+    given: Any,
+    *,
+    training: bool,
+    renewed: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Samples:
+    """Reads what `empirical` was given.
+
+    Args:
+        given: see `empirical`.
+        training: whether the images of a batch depend on each other (by its statistics).
+        renewed: whether every draw has weights of its own. Either way the images that go through
+            the module together are one draw; otherwise each of them is.
+        dtype, device: of the tensors that are made.
+        generator: draws the random images, on the CPU.
+
+    Raises:
+        InputError: it is neither shapes nor images.
+    """
+    import torch
+
+    together = training or renewed
+    shapes = _shapes(given)
+    if shapes is not None:
+        shared = next(iter(shapes.values()))[0] if together else 1
+
+        def drawn(draws: int) -> Inputs:
+            return {
+                key: torch.randn((draws * shared, *shape[1:]), generator=generator, dtype=dtype).to(
+                    device
+                )
+                for key, shape in shapes.items()
+            }
+
+        def random(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+            for start in range(0, draws, most):
+                count = min(most, draws - start)
+                yield drawn(count), count
+
+        return Samples("standard normal", drawn(1), shared, None, together, True, random)
+
+    def tensors(batch: Any) -> Inputs:
+        return {key: _tensor(value, dtype, device) for key, value in _by_key(batch).items()}
+
+    if _is_array(given) or isinstance(given, Mapping):
+        images = tensors(given)
+        count = len(next(iter(images.values())))
+        if training:
+
+            def whole(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+                for _ in range(draws):
+                    yield images, 1
+
+            return Samples(f"{count} given, together", images, count, None, True, False, whole)
+
+        def repeated(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+            for start in range(0, draws, most):
+                some = min(most, draws - start)
+                index = torch.arange(start, start + some, device=device) % count
+                yield {key: value[index] for key, value in images.items()}, some
+
+        one = {key: value[:1] for key, value in images.items()}
+        there = None if renewed else count
+        return Samples(f"{count} given", one, 1, there, renewed, True, repeated)
+
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise InputError(
+            f"{short(given)} is neither a shape nor images; give (N, C, spatial…), an array of "
+            f"images or an iterable of batches"
+        )
+    source = iter(given)
+    try:
+        first = tensors(next(source))
+    except StopIteration:
+        raise InputError("the iterable of batches is empty; give at least one batch") from None
+    batches = chain([first], map(tensors, source))
+
+    def passed(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+        if together:
+            for batch in islice(batches, draws):
+                yield batch, 1
+            return
+        for batch in batches:
+            length = len(next(iter(batch.values())))
+            for start in range(0, min(length, draws), most):
+                some = min(most, draws - start, length - start)
+                yield {k: v[start : start + some] for k, v in batch.items()}, some
+            draws -= min(length, draws)
+            if not draws:
+                return
+
+    shared = len(next(iter(first.values()))) if together else 1
+    looked = first if together else {key: value[:1] for key, value in first.items()}
+    return Samples("given in batches", looked, shared, sys.maxsize, together, False, passed)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and bool(value)
+        and all(map(is_whole, value))
+    )
+
+
+def _shapes(given: Any) -> dict[int | str, tuple[int, ...]] | None:
+    """Shapes by the places or names of the inputs; None where no shapes are given."""
+    if _is_shape(given):
+        named: Mapping[Any, Any] = {0: given}
+    elif isinstance(given, Mapping) and given and all(map(_is_shape, given.values())):
+        named = given
+    elif isinstance(given, Sequence) and given and all(map(_is_shape, given)):
+        named = dict(enumerate(given))
+    else:
+        return None
+    shapes = {key: tuple(int(n) for n in shape) for key, shape in named.items()}
+    if any(n < 1 for shape in shapes.values() for n in shape):
+        raise InputError(f"shape {short(given)} must hold whole numbers of at least 1")
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        raise InputError(
+            f"shapes {short(given)} differ in their first number; it counts the images of a "
+            f"batch, which all inputs share"
+        )
+    return shapes
+
+
+def _by_key(batch: Any) -> dict[int | str, Any]:
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    return dict(enumerate(batch)) if isinstance(batch, tuple | list) else {0: batch}
+
+
+def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    import torch
+
+    if not _is_array(value):
+        raise InputError(
+            f"a batch holds {short(value)}, a {type(value).__name__}; give arrays or tensors of "
+            f"shape (N, C, spatial…), several inputs as a tuple or a mapping of them"
+        )
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = tensor.detach().to(device)
+    if not tensor.ndim or not len(tensor):
+        raise InputError(f"a batch has the shape {tuple(tensor.shape)} and holds no image")
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError("the images hold NaN or infinity; gradients at them are none")
+    # Images of whole numbers (bytes, say) have no gradients.
+    return tensor.to(dtype)

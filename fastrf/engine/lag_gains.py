@@ -1,0 +1,82 @@
+"""What a covariance at each lag hands to the input, summed over all pixels, far from borders.
+
+What arrives at the input is linear in a plane's covariances: Σ_τ G(τ)·Σ_i Cov(g[i], g[i + τ]), with
+gains G(τ) that follow from those of the maps below as the images of `upward_correlated` do, pixels
+left out. G(0) alone, of planes below which variances suffice, is `program.mean_gains`. Where a map
+treats pixels differently (phases of a transposed convolution, borders of a table) G is their mean.
+
+So a covariance of which a pixel falls into padding takes G(τ) of it along, and what has been lost
+and what arrives add up to what would arrive without borders. Where coefficients are negative G may
+be too: covariances that would have cancelled variances are then a loss below 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+
+from fastrf.engine.coherence import Pair, coherence_of, kinds_of
+from fastrf.engine.forward import slopes_of
+from fastrf.engine.lag_algebra import Gains, summed, through, through_ways
+from fastrf.engine.scaled import Scaled
+from fastrf.lowering import Operation, PlaneGraph
+
+
+def lag_gains(graph: PlaneGraph, node: str, input_node: str) -> LagGains:
+    """The gains of all planes between a map and an input, found at the first call."""
+    return graph.once(("lag gains", node, input_node), lambda: LagGains(graph, node, input_node))
+
+
+class LagGains:
+    """The gains of all planes between a map and an input."""
+
+    def __init__(self, graph: PlaneGraph, node: str, input_node: str) -> None:
+        self.graph, self.coherence = graph, coherence_of(graph, node, input_node)
+        self.slopes = slopes_of(graph, node, input_node)
+        alone = (frozenset((0,)),) * graph.ndim
+        one = np.ones((1,) * graph.ndim)
+        self.planes = {p: Gains(alone, one, Scaled.of(1.0)) for p in graph.planes_of[input_node]}
+        self.read: dict[int, list[Gains]] = {}
+        self.pairs: dict[int, list[Pair]] = {}
+        for pair in itertools.chain.from_iterable(self.coherence.pairs.values()):
+            self.pairs.setdefault(pair.above, []).append(pair)
+        for op in graph.between(node, input_node):
+            self._follow(op)
+
+    def of(self, op: Operation, number: int) -> Gains | None:
+        """Those of what an operation's map reads; None where nothing of it reaches the input."""
+        found = self.read.get(id(op))
+        return None if found is None else found[number]
+
+    def _follow(self, op: Operation) -> None:
+        for q, _ in op.sources:
+            self._complete(q)
+        kinds = kinds_of(self.graph, op)
+        inside = self.coherence.inside(op, kinds)
+        read = [self.planes[q].times(s) for q, s in op.sources if q in self.planes]
+        if not inside or not read:
+            return
+        gains = summed(inside[0], read)
+        found = []
+        for kind, move, above in zip(kinds, op.maps, inside[1:], strict=True):
+            found.append(gains)
+            gains = through(kind, move, gains, above)
+        self.read[id(op)] = found
+        shares = self.slopes.passed(self.graph, op, [sorted(axis) for axis in gains.lags])
+        if shares is not None:
+            gains = replace(gains, array=gains.array * shares)
+        for p, part in op.targets:
+            own = [gains.times(op.gain * part), *filter(None, [self.planes.get(p)])]
+            if p in self.coherence.lags:
+                self.planes[p] = summed(self.coherence.lags[p], own)
+
+    def _complete(self, plane: int) -> None:
+        """Adds what deterministic ways that meet in a plane have in common."""
+        for pair in self.pairs.pop(plane, ()) if plane in self.planes else ():
+            below, lags = self.planes[pair.below], self.coherence.lags[plane]
+            found = [self.planes[plane]]
+            for a, b in pair.both_orders():
+                found.append(through_ways(a, b, below, lags).times(pair.factor))
+            self.planes[plane] = summed(lags, found)

@@ -1,0 +1,210 @@
+"""Volumes in the Tucker form as the measures see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.arrays import Array
+from fastrf.engine.recompressed.lowrank import Floats, Terms
+from fastrf.engine.terms import CORE, held
+from fastrf.images import Box, Image, Pixels, Stretch
+
+BLOCK = 1 << 20
+"""Pixels, or numbers between columns, that are formed at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class TuckerImage(Image):
+    """A normalised volume as a core times one factor an axis.
+
+    It is right to a part of its peak: pixels that are 0 or nearly so may come out negative. What
+    is formed has them put to 0, and sums to 1 again; profiles have no negative value either.
+
+    Attributes:
+        terms: factors and core, of sum 1 (but for a cropped part).
+        origin: input index of the first pixel, per axis.
+        dtype: of the image formed.
+        xp: array namespace of the pixels.
+    """
+
+    terms: Terms
+    origin: tuple[int, ...]
+    dtype: np.dtype[Any]
+    xp: Any = np
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles name the module, which cannot be pickled.
+        return self.__dict__ | {"xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"xp": import_module(state["xp"])})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.terms.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that factors and core hold."""
+        return sum(f.nbytes for f in self.terms.factors) + self.terms.weights.nbytes
+
+    # --- the pixels -------------------------------------------------------------------------
+
+    def form(self, out: NDArray[Any] | None = None, workers: int = 1) -> NDArray[Any]:
+        """The pixels, as an array of `shape` and `dtype`.
+
+        Args:
+            out: array of `xp` to fill; a fresh one by default.
+            workers: of no use here: the sums are LAPACK's.
+        """
+        pixels = self._formed()
+        pixels /= pixels.sum()
+        pixels[pixels < np.finfo(self.dtype).tiny] = 0
+        if out is None:
+            out = self.xp.asarray(pixels.astype(self.dtype, copy=False))
+            assert out is not None
+            return out
+        out[...] = self.xp.asarray(pixels)
+        return out
+
+    def pixels(self, workers: int = 1) -> NDArray[Any]:
+        return self.form(workers=workers)
+
+    def _formed(self) -> Floats:
+        """The pixels in double precision, none of them negative."""
+        pixels = self.terms.form()
+        return np.maximum(pixels, 0, out=pixels)
+
+    @cached_property
+    def _seen(self) -> Pixels:
+        """The pixels, for what has to look at each."""
+        return Pixels(self._formed())
+
+    def blocks(self) -> Iterator[tuple[int, Floats]]:
+        height = self.shape[0]
+        step = max(1, BLOCK * height // self.size)
+        for first in range(0, height, step):
+            rows = (first, min(first + step, height))
+            yield first, self.cropped([rows, *((0, n) for n in self.shape[1:])])._formed()
+
+    def at(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        places = (*np.unravel_index(rows, self.shape[:-1]), columns)
+        found = np.empty(len(columns))
+        step = max(1, BLOCK // self.terms.weights[0].size)
+        for first in range(0, len(found), step):
+            part = slice(first, first + step)
+            chosen = zip(self.terms.factors, places, strict=True)
+            found[part] = self.terms.contracted([f[p[part]] for f, p in chosen])
+        return np.maximum(found, 0, out=found)
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def cropped(self, box: Box) -> TuckerImage:
+        """The part from start to stop−1 along each axis; no longer of sum 1 (see `normalised`)."""
+        factors = tuple(f[slice(*ends)] for f, ends in zip(self.terms.factors, box, strict=True))
+        origin = tuple(o + start for o, (start, _) in zip(self.origin, box, strict=True))
+        return replace(self, terms=Terms(factors, self.terms.weights), origin=origin)
+
+    def normalised(self) -> TuckerImage:
+        """The image divided by its total."""
+        weights = self.terms.weights / self.total
+        return replace(self, terms=Terms(self.terms.factors, weights))
+
+    @cached_property
+    def core(self) -> tuple[TuckerImage, tuple[int, ...]]:
+        box = [held(self.profile(axis), CORE / self.ndim) for axis in range(self.ndim)]
+        return self.cropped(box), tuple(first for first, _ in box)
+
+    # --- sums -------------------------------------------------------------------------------
+
+    @cached_property
+    def _sums(self) -> tuple[Floats, ...]:
+        """Per axis the sum of each column."""
+        return tuple(f.sum(axis=0) for f in self.terms.factors)
+
+    @cached_property
+    def total(self) -> float:
+        return self.terms.contracted(self._sums).item()
+
+    def _line(self, axis: int, values: Sequence[Floats]) -> Floats:
+        """What is left along an axis where the others have these values for each column."""
+        found = np.moveaxis(self.terms.weights, axis, 0)
+        for own in reversed(values):
+            found = found @ own
+        line: Floats = self.terms.factors[axis] @ found
+        return line
+
+    @cached_property
+    def _profiles(self) -> tuple[Floats, ...]:
+        found = []
+        for axis in range(self.ndim):
+            line = self._line(axis, [s for a, s in enumerate(self._sums) if a != axis])
+            np.maximum(line, 0, out=line)
+            found.append(line / line.sum())
+        return tuple(found)
+
+    def profile(self, axis: int) -> Floats:
+        return self._profiles[axis]
+
+    def joint_moment(self, a: int, b: int, x: Floats, y: Floats) -> float:
+        sums = list(self._sums)
+        sums[a], sums[b] = x @ self.terms.factors[a], y @ self.terms.factors[b]
+        return self.terms.contracted(sums).item() / self.total
+
+    def contracted(self, weights: Sequence[Stretch | None]) -> Array:
+        pairs = zip(self.terms.factors, weights, strict=True)
+        sums = [w[1] @ f[w[0] : w[0] + len(w[1])] for f, w in pairs if w is not None]
+        if len(sums) < self.ndim:
+            line = self._line(weights.index(None), sums)
+            return np.maximum(line, 0, out=line)
+        return np.maximum(self.terms.contracted(sums)[0], 0)
+
+    @cached_property
+    def _running(self) -> tuple[Floats, ...]:
+        """Per axis the sums of each column up to each pixel, from none to all."""
+        found = []
+        for f in self.terms.factors:
+            sums = np.zeros((len(f) + 1, f.shape[1]))
+            np.cumsum(f, axis=0, out=sums[1:])
+            found.append(sums)
+        return tuple(found)
+
+    def mass(self, box: Box) -> float:
+        ends = zip(self._running, box, strict=True)
+        sums = [running[stop] - running[first] for running, (first, stop) in ends]
+        return max(0.0, self.terms.contracted(sums).item())
+
+    def on_lines(self, first: NDArray[np.int64], stop: NDArray[np.int64]) -> float:
+        shape = self.shape[:-1]
+        lead, middle, _ = self.terms.factors
+        total = 0.0
+        for row, start, end in zip(lead, first.reshape(shape), stop.reshape(shape), strict=True):
+            sums = self._running[-1][end] - self._running[-1][start]
+            columns = np.tensordot(row, self.terms.weights, 1)
+            total += float(((middle @ columns) * sums).sum())
+        return max(0.0, total)
+
+    # --- bright pixels ----------------------------------------------------------------------
+
+    @cached_property
+    def brightest_seen(self) -> float:
+        """The largest pixel of the line through the maxima of the profiles: at most the peak."""
+        places = [int(self.profile(axis).argmax()) for axis in range(self.ndim - 1)]
+        lines = [f[p] for f, p in zip(self.terms.factors[:-1], places, strict=True)]
+        return float(self._line(self.ndim - 1, lines).max())
+
+    def peak(self) -> tuple[int, ...]:
+        return self._seen.peak()
+
+    def count_above(self, limit: float) -> int:
+        return self._seen.count_above(limit)
+
+    def brightest(self, goal: float) -> tuple[int, float, float]:
+        return self._seen.brightest(goal)

@@ -1,0 +1,164 @@
+"""Covariances of a plane's gradient at several lags, as one array, and sums of such stacks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastrf.arrays import Array
+from fastrf.engine.coherence import Lags
+from fastrf.engine.scaled import Headroom, Scaled
+from fastrf.engine.windows import Span, united
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Covariances of a plane's gradient: value = array · scale.
+
+    Attributes:
+        array: Cov(g[i], g[i + τ]), of shape (lags per axis …, pixels per axis …), contiguous; 0
+            where i or i + τ is off the window.
+        lags: τ of each index of the first axes.
+        origin: i of the first pixel, per axis.
+        scale: factor of all values.
+        peak: upper bound of log2 of the largest absolute value in `array`.
+        signed: whether values may be negative.
+    """
+
+    array: Array
+    lags: tuple[tuple[int, ...], ...]
+    origin: tuple[int, ...]
+    scale: Scaled
+    peak: float
+    signed: bool = False
+
+    @property
+    def ndim(self) -> int:
+        return len(self.lags)
+
+    @property
+    def spans(self) -> list[Span]:
+        return list(zip(self.origin, self.array.shape[self.ndim :], strict=True))
+
+    @property
+    def existing(self) -> Lags:
+        return tuple(map(frozenset, self.lags))
+
+    @property
+    def here(self) -> tuple[int, ...]:
+        """Where lag 0 is."""
+        return tuple(axis.index(0) for axis in self.lags)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether lag 0 is all there is."""
+        return all(len(axis) == 1 for axis in self.lags)
+
+    def times(self, factor: float) -> Stack:
+        return replace(self, scale=self.scale * factor)
+
+    def begun(self, axis: int, start: int) -> Stack:
+        """The same, with another first pixel along one axis."""
+        return replace(self, origin=(*self.origin[:axis], start, *self.origin[axis + 1 :]))
+
+    def picked(self, lags: Lags) -> Stack:
+        """The same with no other lags than these."""
+        own = tuple(
+            tuple(t for t in axis if t in some) for axis, some in zip(self.lags, lags, strict=True)
+        )
+        array = self.array
+        for axis, (have, keep) in enumerate(zip(self.lags, own, strict=True)):
+            if keep != have:
+                array = array.take([have.index(t) for t in keep], axis=axis)
+        return self if own == self.lags else replace(self, array=array, lags=own)
+
+
+def in_order(lags: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(lags))
+
+
+class Sums:
+    """Sums and scales of stacks of one dtype.
+
+    Args:
+        dtype: of their arrays.
+        xp: the namespace of their arrays. What is looked at on a GPU is waited for: after each
+            layer that moves pixels, and where a bound comes close to the type's range.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], xp: Any) -> None:
+        self.dtype, self.xp, self.room = dtype, xp, Headroom.of(dtype)
+
+    def sum(self, a: Stack | None, b: Stack) -> Stack:
+        """The sum of two stacks of one plane, on the smallest window that holds both."""
+        if a is None:
+            return b
+        if b.scale.exponent + b.peak > a.scale.exponent + a.peak:
+            a, b = b, a
+        a = self.lowered(a, 1.0)
+        ratio = self.dtype.type(b.scale.over(a.scale))
+        found = replace(a, peak=a.peak + 1.0, signed=a.signed or b.signed)
+        if (a.lags, a.spans) == (b.lags, b.spans):
+            out = b.array * ratio
+            out += a.array
+            return replace(found, array=out)
+        spans = [united(x, y) for x, y in zip(a.spans, b.spans, strict=True)]
+        lags = tuple(in_order({*x, *y}) for x, y in zip(a.lags, b.lags, strict=True))
+        out = self.xp.zeros((*map(len, lags), *(count for _, count in spans)), self.dtype)
+        for part, factor in ((a, None), (b, ratio)):
+            values = part.array if factor is None else part.array * factor
+            window = tuple(
+                slice(x[0] - s[0], x[0] - s[0] + x[1])
+                for x, s in zip(part.spans, spans, strict=True)
+            )
+            for to, source in _places(part.lags, lags):
+                out[(*to, *window)] += values[source]
+        return replace(found, array=out, lags=lags, origin=tuple(start for start, _ in spans))
+
+    def lowered(self, stack: Stack, growth: float) -> Stack:
+        """The stack with room for its values to grow by 2^growth."""
+        return stack if stack.peak + growth <= self.room.limit else self.steady(stack, growth)
+
+    def steady(self, stack: Stack, growth: float = 0.0) -> Stack:
+        """The stack with its largest value near the top of the headroom, or as far below it as
+        room for growth asks."""
+        largest = float(stack.array.max())
+        if stack.signed:
+            largest = max(largest, -float(stack.array.min()))
+        if not largest:
+            return stack
+        peak = math.log2(largest)
+        shift = math.floor(min(self.room.top, self.room.limit - growth) - peak)
+        if 0 <= shift <= 16:
+            return replace(stack, peak=peak)
+        array = self.xp.ldexp(stack.array, shift)
+        tiny = np.finfo(self.dtype).tiny
+        small = array < tiny
+        if stack.signed:
+            small &= array > -tiny
+        array[small] = 0
+        scale = stack.scale * Scaled.of(1.0, -shift)
+        return replace(stack, array=array, scale=scale, peak=peak + shift)
+
+
+def _places(
+    own: Sequence[Sequence[int]], whole: Sequence[Sequence[int]]
+) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """Where lags are among others: as one slice per axis, or, where they are not equally far
+    apart, one by one."""
+    at = [[w.index(t) for t in o] for o, w in zip(own, whole, strict=True)]
+    slices = []
+    for places in at:
+        step = places[1] - places[0] if len(places) > 1 else 1
+        if places == list(range(places[0], places[-1] + 1, step)):
+            slices.append(slice(places[0], places[-1] + 1, step))
+    if len(slices) == len(at):
+        return [(tuple(slices), ())]
+    numbers = [range(len(places)) for places in at]
+    one_by_one = itertools.product(*numbers)
+    return [(tuple(p[n] for p, n in zip(at, ns, strict=True)), ns) for ns in one_by_one]

@@ -1,0 +1,1 @@
+"""Sweeps over many networks: spaces of networks, running them, the store, pictures of the table."""

@@ -1,0 +1,102 @@
+"""What a result is of: hashes of networks and options, by which a sweep knows what it has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from fastrf.errors import InputError
+from fastrf.sweep.chain import Chain, ChainAxis
+
+NUMERICS = 1
+"""Version of what the figures mean and how they are computed. A result of another version counts
+as not there."""
+
+
+def text_of(value: Any) -> str:
+    """A value as JSON, the same text for equal values.
+
+    Raises:
+        InputError: it is not made of JSON's values.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{value!r} is no JSON value ({error}); parameters and options are numbers, texts, "
+            "truth values and lists of them"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def chain_fingerprint(chain: Chain) -> str:
+    """SHA-256 of a chain: equal for chains of equal layers, whichever networks they come from."""
+    whole = sha256(b"chain")
+    seen: dict[int, bytes] = {}
+    for axis in chain.axes:
+        if id(axis) not in seen:
+            seen[id(axis)] = _axis_digest(axis)
+        whole.update(seen[id(axis)])
+    whole.update(np.asarray(chain.gain, "<f8").tobytes())
+    whole.update(np.float64(chain.input_gain).tobytes())
+    return whole.hexdigest()
+
+
+def _axis_digest(axis: ChainAxis) -> bytes:
+    digest = sha256()
+    for values in (axis.kernel, axis.stride, axis.dilation, axis.lo, axis.hi):
+        digest.update(np.asarray(values, "<i8").tobytes())
+    for layer, taps in enumerate(axis.taps or ()):
+        if taps is not None:
+            digest.update(b"taps%d" % layer + np.asarray(taps, "<f8").tobytes())
+    return digest.digest()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False, default=_plain)
+
+
+def key_of(fingerprint: str, options: Mapping[str, Any]) -> str:
+    """The key of a result: content hash of network, options and `NUMERICS`."""
+    return sha256(text_of([NUMERICS, fingerprint, dict(options)]).encode()).hexdigest()
+
+
+def point_of(parameters: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str) -> str:
+    """The identity of a row of the table: the same network with the same parameters and options."""
+    return sha256(text_of([parameters, options, fingerprint]).encode()).hexdigest()
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "unit": "center",
+    "dtype": "float64",
+    "method": "auto",
+    "accuracy": "auto",
+    "tol": 1e-12,
+    "ignore_global": False,
+}
+"""Options that say nothing, beside None."""
+
+
+def spelled_out(options: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+    """Options without what is the default, and one number for all axes as one per axis."""
+    found = {
+        name: value
+        for name, value in options.items()
+        if value is not None and not (name in DEFAULTS and value == DEFAULTS[name])
+    }
+    for name in ("unit", "input_size"):
+        value = found.get(name)
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            found[name] = [int(value)] * ndim
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            found[name] = list(value)
+    return found

@@ -1,0 +1,646 @@
+"""The sweep as a whole: what its table holds, and what it survives.
+
+A table is compared with that of an undisturbed run in this process, every column but the times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweeping import GRAPHS, SPACE, Deadly, Unsendable, layer_table, networks, table
+
+import fastrf as rf
+from fastrf.errors import InputError, MissingExtra, StoreError, WorkerError
+from fastrf.sweep import run, store, work
+from fastrf.sweep.content import chain_fingerprint
+from fastrf.sweep.graphs import figures_of
+from fastrf.sweep.progress import Progress
+from fastrf.sweep.space import Space
+
+CHAINS, SMALL_GRAPHS = Space(SPACE), Space(GRAPHS)
+
+
+def swept(space, path, **options):
+    return rf.sweep(space, path, **{"workers": 0, "progress": False} | options)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The undisturbed tables, by space."""
+    folder = tmp_path_factory.mktemp("expected")
+    tables = {}
+    for name, space in (("chains", CHAINS), ("graphs", SMALL_GRAPHS)):
+        with swept(space, folder / f"{name}.db") as found:
+            tables[name] = table(found)
+    return tables
+
+
+# --- the table ------------------------------------------------------------------------------
+
+
+def test_a_row_is_what_erf_says(tmp_path):
+    with swept(CHAINS, tmp_path / "s.db") as found:
+        assert len(found) == len(CHAINS) == 48
+        rows = found.query()
+    for point, row in zip(CHAINS, rows, strict=True):
+        assert {name: row[name] for name in point.parameters} == point.parameters
+        assert row["fingerprint"] == chain_fingerprint(point.chain())
+        assert row["error"] is None
+        assert row["device"] == "cpu"
+    for i in (0, 17, 47):
+        figures = figures_of(rf.erf(list(CHAINS)[i].network(), method="direct"))
+        for name, value in figures.items():
+            if name not in rows[i] or name in ("node", "method"):
+                continue
+            if value is None or isinstance(value, str):
+                assert rows[i][name] == value
+            else:
+                assert rows[i][name] == pytest.approx(value, rel=1e-12, abs=1e-12), name
+    assert "std_1" in rows[0]
+    assert "std_2" not in rows[0]  # no network has a third axis
+
+
+def test_graphs_are_rows_too(tmp_path):
+    with swept(SMALL_GRAPHS, tmp_path / "s.db") as found:
+        rows = found.query()
+    for point, row in zip(SMALL_GRAPHS, rows, strict=True):
+        erf = rf.erf(point.network(), **point.options, workers=1)
+        wanted = erf.to_dict()
+        if row["method"] != "chain":
+            assert row["fingerprint"] == wanted["fingerprint"]
+            assert row["node"] == wanted["node"]
+        assert row["std_0"] == pytest.approx(wanted["std"][0], rel=1e-12)
+        assert row["luo_size_amplitude"] == pytest.approx(wanted["luo_size"]["amplitude"])
+        assert row["area_ratio_50"] == pytest.approx(wanted["area_ratio"]["0.5"])
+        assert row["trf_size_1"] == wanted["trf_size"][1]
+        assert [row["input_size_0"], row["input_size_1"]] == wanted["input_size"]
+        assert json.loads(row["warnings"]) == wanted["warnings"]
+    assert {row["method"] for row in rows} > {"chain"}
+
+
+def test_a_single_wrong_network_is_a_row(tmp_path):
+    deep = rf.Sequential(rf.Conv(3, stride=2), rf.Conv(3, stride=2))
+    given = [
+        ({"i": 0}, rf.Conv(3)),
+        ({"i": 1}, rf.Conv(0)),
+        ({"i": 2}, "no network"),
+        ({"i": 3}, deep),  # the map becomes too small
+        ({"i": 4}, rf.Conv(3, padding_mode="reflect", padding=5)),
+        ({"i": 5}, rf.Conv(3, padding=9)),  # the corner unit sees padding alone
+        ({"i": 6}, rf.Residual(rf.Conv(3, padding=1))),
+    ]
+    with swept(given, tmp_path / "s.db", input_size=4, unit=[0, 0]) as found:
+        rows = found.query("SELECT i, error, std_0 FROM sweep")
+    assert [row["i"] for row in rows] == list(range(7))
+    assert [row["error"] is None for row in rows] == [True, *[False] * 5, True]
+    assert [(row["std_0"] is None) == (row["error"] is not None) for row in rows]
+    assert "kernel=0" in rows[1]["error"]
+    assert rows[2]["error"].startswith("InputError: str is not a network")
+    assert "padding" in rows[5]["error"]
+    for row, (_, net) in zip(rows[3:6], given[3:6], strict=True):
+        with pytest.raises(InputError) as caught:
+            rf.erf(net, input_size=4, unit=(0, 0))
+        assert row["error"] == work.said(caught.value)
+
+
+def test_equal_networks_are_computed_once(tmp_path, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(work, "run", counted(work.run, tasks))
+    conv = rf.Conv(3, padding=1)
+    given = [({"n": n}, rf.Sequential(*[conv] * (1 + n % 2))) for n in range(10)]
+    given += [({"n": 10}, rf.Sequential(rf.Identity(), rf.Conv((3, 3), padding=(1, 1))))]
+    given += [({"n": n}, rf.Residual(rf.Conv(3, padding=1))) for n in (11, 12)]
+    with swept(given, tmp_path / "s.db") as found:
+        assert len(found) == 13
+        assert found.rows("SELECT COUNT(*) FROM results") == [(3,)]
+    assert computed(tasks) == 3
+
+
+def counted(function, tasks):
+    def watched(task):
+        tasks.append(task)
+        return function(task)
+
+    return watched
+
+
+def computed(tasks):
+    return sum(len(task) for task in tasks if isinstance(task, work.Task))
+
+
+def test_layers_of_all_networks(tmp_path):
+    space = [*list(CHAINS)[40:42], ({}, rf.Residual(rf.Conv(3, padding=1), rf.Conv(3, padding=1)))]
+    with swept(space, tmp_path / "s.db", layers="all") as found:
+        keys = [key for (key,) in found.rows("SELECT key FROM sweep")]
+        rows = {key: [] for key in keys}
+        names = [row[1] for row in found.rows("PRAGMA table_info(layers)")]
+        for row in layer_table(found):
+            rows[row[0]].append(dict(zip(names, row, strict=True)))
+    for point, key in zip(space, keys, strict=True):
+        net = point[1] if isinstance(point, tuple) else point.network()
+        fields = list(rf.erf(net, layers="all", method="direct").values())
+        fields = [field for field in fields if field.node != "input"]
+        got = rows[key]
+        assert [row["position"] for row in got] == list(range(len(got)))
+        if got[0]["method"] == "chain":
+            assert len(got) == len(fields)
+        for row, field in zip(got[-len(fields) :], fields, strict=True):
+            assert row["std_0"] == pytest.approx(field.std[0], rel=1e-12)
+            assert row["trf_size_0"] == field.field.size[0]
+
+
+def test_profiles_and_images_are_kept_where_asked_for(tmp_path):
+    space = [*list(CHAINS)[:3], ({}, rf.Residual(rf.Conv(3, padding=1), rf.Conv((3, 5))))]
+    with swept(space, tmp_path / "s.db") as found:
+        (key, *_), *_ = found.rows("SELECT key FROM sweep")
+        with pytest.raises(InputError, match="run the sweep with profiles=True"):
+            found.profiles(key)
+    # What is there but for these is computed again.
+    with swept(space, tmp_path / "s.db", profiles=True, images=True) as found:
+        keys = [key for (key,) in found.rows("SELECT key FROM sweep")]
+        for point, key in zip(space, keys, strict=True):
+            net = point[1] if isinstance(point, tuple) else point.network()
+            erf = rf.erf(net, method="direct")
+            np.testing.assert_allclose(found.image(key), erf.image, rtol=1e-13)
+            for axis, profile in enumerate(found.profiles(key)):
+                np.testing.assert_allclose(profile, erf.profile(axis), rtol=1e-13)
+        assert "image" not in found.query()[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(7,), (1, 1), (5, 6), (3, 4, 5)])
+def test_images_are_packed_without_loss(shape, dtype):
+    image = np.random.default_rng(0).random(shape).astype(dtype)
+    back = store.unpacked_image(store.packed_image(image))
+    np.testing.assert_array_equal(back, image)
+    assert back.dtype == dtype
+
+
+# --- the same table, however it is made -------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [1, 5, 1000])
+def test_bundles_do_not_show(points, tmp_path, monkeypatch, expected):
+    monkeypatch.setattr(run, "FIRST_POINTS", points)
+    monkeypatch.setattr(run, "MOST_POINTS", points)
+    monkeypatch.setattr(run, "MOST_GRAPHS", points)
+    for name, space in (("chains", CHAINS), ("graphs", SMALL_GRAPHS)):
+        with swept(space, tmp_path / f"{name}.db") as found:
+            assert table(found) == expected[name]
+
+
+def test_threads_of_an_executor(tmp_path, expected):
+    with (
+        ThreadPoolExecutor(3) as executor,
+        swept(CHAINS, tmp_path / "s.db", executor=executor) as s,
+    ):
+        assert table(s) == expected["chains"]
+
+
+def test_own_processes_of_which_one_is_killed_and_some_networks_kill(tmp_path, expected):
+    """One pool for all of it, as processes take a second to start."""
+    nets = [({"i": i}, rf.Sequential(*[rf.Conv(3)] * (i + 1))) for i in range(6)]
+    with swept(nets, tmp_path / "a.db") as found:
+        wanted = table(found)
+    once, never = tmp_path / "once", tmp_path / "never"
+    given = [*nets]
+    given[0] = ({"i": 0}, Deadly(nets[0][1], once, True))
+    given[2] = ({"i": 2}, Deadly(nets[2][1], never, False))
+    given[4] = ({"i": 4}, Unsendable())
+    with swept(given, tmp_path / "b.db", workers=2) as found:
+        rows = table(found)
+        errors = found.query("SELECT i, error FROM sweep WHERE error IS NOT NULL")
+    assert once.exists()
+    assert {row["i"]: row["error"].partition(":")[0] for row in errors} == {
+        2: "WorkerError",
+        4: "TypeError",
+    }
+    assert [r for i, r in enumerate(rows) if i not in (2, 4)] == [
+        r for i, r in enumerate(wanted) if i not in (2, 4)
+    ]
+    # Where the reason is gone, so are the errors.
+    with swept(nets, tmp_path / "b.db") as found:
+        assert table(found) == wanted
+
+
+class Breaking(ThreadPoolExecutor):
+    """An executor that breaks with its third task."""
+
+    count = 0
+
+    def submit(self, call, *arguments):
+        self.count += 1
+        if self.count == 3:
+            raise BrokenExecutor("gone")
+        return super().submit(call, *arguments)
+
+
+def test_an_executor_that_breaks(tmp_path, monkeypatch, expected):
+    monkeypatch.setattr(run, "FIRST_POINTS", 10)
+    monkeypatch.setattr(run, "MOST_POINTS", 10)
+    with Breaking(1) as executor, pytest.raises(WorkerError, match="what was computed is in the"):
+        swept(CHAINS, tmp_path / "s.db", executor=executor)
+    with swept(CHAINS, tmp_path / "s.db") as found:
+        assert table(found) == expected["chains"]
+
+
+# --- going on -------------------------------------------------------------------------------
+
+
+def test_a_changed_space_adds_what_is_new(tmp_path, monkeypatch, expected):
+    tasks = []
+    monkeypatch.setattr(work, "run", counted(work.run, tasks))
+    smaller = Space(SPACE | {"parameters": SPACE["parameters"] | {"kernel": [4]}})
+    swept(smaller, tmp_path / "s.db").close()
+    assert computed(tasks) == len(smaller) == 24
+    with swept(CHAINS, tmp_path / "s.db") as found:
+        assert table(found) == expected["chains"]
+    assert computed(tasks) == len(CHAINS)
+    # Rows that the smaller space does not have stay, behind its own.
+    with swept(smaller, tmp_path / "s.db") as found:
+        assert sorted(table(found)) == sorted(expected["chains"])
+    assert computed(tasks) == len(CHAINS)
+    # Other options, other results; another parameter, another column.
+    with swept(smaller, tmp_path / "s.db", input_size=32) as found:
+        assert len(found) == len(CHAINS) + len(smaller)
+    more = Space(SPACE | {"parameters": SPACE["parameters"] | {"gain": [2]}})
+    with swept(more, tmp_path / "s.db") as found:
+        gains = found.rows("SELECT gain, COUNT(*) FROM sweep GROUP BY gain")
+    assert gains == [(None, 72), (2, 48)]
+
+
+def test_another_version_of_the_numerics_is_computed_anew(tmp_path, monkeypatch):
+    from fastrf.sweep import content
+
+    swept(CHAINS, tmp_path / "s.db").close()
+    tasks = []
+    monkeypatch.setattr(work, "run", counted(work.run, tasks))
+    monkeypatch.setattr(content, "NUMERICS", 99)
+    with swept(CHAINS, tmp_path / "s.db") as found:
+        assert len(found) == len(CHAINS)
+    assert computed(tasks) == len(CHAINS)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import fastrf as rf
+from fastrf.sweep import run
+from fastrf.sweep.space import Space
+from sweeping import SPACE
+run.FIRST_POINTS = run.MOST_POINTS = 2
+rf.sweep(Space(SPACE), {path!r}, workers={workers}, progress=False)
+"""
+
+
+def started(path, workers=0, **how):
+    """A coordinator in a process of its own, which writes two rows at a time."""
+    text = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path), workers=workers)
+    return subprocess.Popen([sys.executable, "-c", text], **how)
+
+
+def rows_in(path):
+    try:
+        with store.Store(path) as found:
+            return len(found)
+    except StoreError:
+        return 0
+
+
+def wait_for(path, count, process):
+    """Waits until a store has so many rows or its coordinator has ended."""
+    while rows_in(path) < count and process.poll() is None:
+        time.sleep(0.002)
+
+
+def test_kill_and_go_on(tmp_path, expected):
+    """Killed once it has a number of rows drawn at random (by a seed), then resumed, again and
+    again; what was committed is never less, and in the end nothing is missing or double."""
+    path, draw, before = tmp_path / "s.db", random.Random(3), 0
+    for _ in range(3):
+        process = started(path)
+        wait_for(path, before + draw.randint(1, 10), process)
+        process.kill()
+        process.wait()
+        assert rows_in(path) >= before
+        before = rows_in(path)
+    assert 0 < before < len(CHAINS)
+    with swept(CHAINS, path) as found:
+        assert table(found) == expected["chains"]
+
+
+def test_interrupt_keeps_what_is_done(tmp_path, expected):
+    path = tmp_path / "s.db"
+    process = started(path, workers=1, stderr=subprocess.PIPE, text=True)
+    wait_for(path, 3, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in said
+    assert not Path(f"{path}-wal").exists()  # closed, and not torn away
+    assert 3 <= rows_in(path) < len(CHAINS)
+    with swept(CHAINS, path) as found:
+        assert table(found) == expected["chains"]
+
+
+# --- stores that refuse ---------------------------------------------------------------------
+
+
+def test_the_second_coordinator_is_refused(tmp_path, expected):
+    path = tmp_path / "s.db"
+    with (
+        store.Writer(path),
+        pytest.raises(StoreError, match=rf"another sweep \(process {os.getpid()} on .*\): a store"),
+    ):
+        swept(CHAINS, path)
+    process = started(path)
+    wait_for(path, 1, process)
+    with pytest.raises(StoreError, match=f"process {process.pid} on"):
+        swept(CHAINS, path)
+    process.kill()
+    process.wait()
+    with swept(CHAINS, path) as found:  # its lease died with it
+        assert table(found) == expected["chains"]
+
+
+@pytest.mark.parametrize("where", ["head", "page", "cut", "text", "other"])
+def test_damaged_files_are_left_as_they_are(where, tmp_path):
+    path = tmp_path / "s.db"
+    swept(CHAINS, path).close()
+    content = bytearray(path.read_bytes())
+    if where == "head":
+        content[:16] = b"no SQLite at all"
+    elif where == "page":
+        # The first bytes of all pages but the first, which say what the pages are.
+        for page in range(4096, len(content), 4096):
+            content[page : page + 64] = bytes(64)
+    elif where == "cut":
+        del content[len(content) // 2 :]
+    elif where == "text":
+        content = bytearray(b"this is my thesis\\n" * 1000)
+    path.write_bytes(content)
+    if where == "other":
+        path.unlink()
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE mine (x)")
+        connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"was left as it is"):
+        swept(CHAINS, path)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk(tmp_path, monkeypatch, expected):
+    """SQLite's own limit on pages gives the error of a full disk. What was committed stays."""
+    path = tmp_path / "s.db"
+    prepare = store.Writer._prepare
+
+    def small(self):
+        prepare(self)
+        ((pages,),) = self._connection.execute("PRAGMA page_count")
+        self._connection.execute(f"PRAGMA max_page_count = {pages + 5}")
+
+    monkeypatch.setattr(run, "FIRST_POINTS", 4)
+    monkeypatch.setattr(run, "MOST_POINTS", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Writer, "_prepare", small)
+        with pytest.raises(StoreError, match=r"disk is full: what was committed is kept"):
+            swept(CHAINS, path)
+    with store.Store(path) as found:
+        some = table(found)
+    assert 0 < len(some) < len(CHAINS)
+    assert some == expected["chains"][: len(some)]
+    with swept(CHAINS, path) as found:
+        assert table(found) == expected["chains"]
+
+
+@pytest.fixture
+def locked_folder():
+    """A folder with a store that may be read and not written, also where the tests are root's."""
+    folder = Path(tempfile.mkdtemp())
+    swept(CHAINS, folder / "s.db").close()
+    (folder / "s.db-lease").unlink()
+    folder.chmod(0o555)
+    (folder / "s.db").chmod(0o444)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs the permissions of POSIX")
+def test_a_read_only_store(locked_folder, expected):
+    with pytest.raises(StoreError, match="cannot be written: give a store in a folder"):
+        swept(CHAINS, locked_folder / "s.db")
+    with pytest.raises(StoreError, match="cannot be written: give a store in a folder"):
+        swept(CHAINS, locked_folder / "new.db")
+    with rf.Store(locked_folder / "s.db") as found:
+        assert table(found) == expected["chains"]
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "s.db"
+    given = [*CHAINS, ({"depth": 1, "kernel": "x", "taps": [1, 2]}, rf.Conv(0))]
+    with swept(given, path) as found:
+        yield found
+
+
+def test_queries_only_read(small):
+    found = small.query("SELECT depth, std_0 AS s FROM sweep WHERE kernel = 3 AND rate = 1")
+    assert [row["depth"] for row in found] == list(range(1, 13))
+    assert list(found[0]) == ["depth", "s"]
+    for sql in (
+        "DROP TABLE points",
+        "DELETE FROM results",
+        "UPDATE points SET depth = 1",
+        "SELECT nothing FROM sweep",
+        "ATTACH '/tmp/other.db' AS other",
+        "SELECT 1; DROP TABLE points",
+        "",
+    ):
+        with pytest.raises((InputError, StoreError), match=r"query|not authorized"):
+            small.query(sql)
+    assert len(small) == 49
+
+
+def test_top(small):
+    rows = small.top("std_0", 3)
+    assert [row["std_0"] for row in rows] == sorted((r["std_0"] for r in rows), reverse=True)
+    every = [row["std_0"] for row in small.query() if row["std_0"] is not None]
+    assert rows[0]["std_0"] == max(every)
+    assert small.top("std_0", 1, largest=False)[0]["std_0"] == min(every)
+    with pytest.raises(InputError, match="there is no column 'size'; there are depth"):
+        small.top("size")
+
+
+def test_frames_and_files(small, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    polars = pytest.importorskip("polars")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = small.query()
+    names = list(rows[0])
+    for frame in (small.to_pandas(), small.to_polars().to_pandas(), small.to_arrow().to_pandas()):
+        assert list(frame.columns) == names
+        assert len(frame) == 49
+        assert frame["std_0"][:48].tolist() == [row["std_0"] for row in rows[:48]]
+    small.export(tmp_path / "t.parquet")
+    assert parquet.read_table(tmp_path / "t.parquet").equals(small.to_arrow())
+    small.export(tmp_path / "t.csv")
+    read = pandas.read_csv(tmp_path / "t.csv")
+    assert read["std_1"][:48].tolist() == [row["std_1"] for row in rows[:48]]
+    assert polars.read_csv(tmp_path / "t.csv", infer_schema_length=None).columns == names
+    small.export(tmp_path / "q.csv", "SELECT depth FROM sweep WHERE depth > 11 AND rate = 2")
+    assert (tmp_path / "q.csv").read_text() == "depth\n12\n12\n"
+    with pytest.raises(InputError, match=r"a name that ends in \.csv or \.parquet"):
+        small.export(tmp_path / "t.xlsx")
+    with pytest.raises(InputError, match="cannot write"):
+        small.export(tmp_path / "no" / "t.csv")
+
+
+def test_a_missing_library_is_named(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtra, match=r"pandas is not installed.*fastrf\[data\]"):
+        small.to_pandas()
+
+
+def test_parameters_of_all_kinds(tmp_path):
+    given = [
+        ({"a": 1, "list": [1, [2]], "error": "mine", "big": 2**70}, rf.Conv(3)),
+        ({"b": True, 'with "quotes"': 0.5}, rf.Conv(3)),
+    ]
+    with swept(given, tmp_path / "s.db") as found:
+        first, second = found.query()
+        assert (first["a"], first["list"], first["big"]) == (1, "[1, [2]]", str(2**70))
+        assert first["parameter_error"] == "mine"
+        assert first["error"] is None
+        assert (second["b"], second['with "quotes"'], second["a"]) == (1, 0.5, None)
+        assert first["key"] == second["key"]
+    with pytest.raises(InputError, match="names of parameters begin with a letter"):
+        swept([({"_key": 1}, rf.Conv(3))], tmp_path / "s.db")
+
+
+def test_what_cannot_be_swept_is_refused(tmp_path):
+    path = tmp_path / "s.db"
+    refusals = [
+        (rf.Sequential(rf.Conv(3)), {}, "Network is no space"),
+        (3, {}, "int is no space"),
+        (CHAINS, {"layers": "some"}, "layers='some' is unknown"),
+        (CHAINS, {"size": 3}, "size: no option of a sweep; give accuracy, dtype"),
+        (CHAINS, {"workers": -1}, "workers=-1"),
+        (CHAINS, {"executor": 3}, "executor is a int"),
+    ]
+    for space, options, message in refusals:
+        with pytest.raises(InputError, match=message):
+            swept(space, path, **options)
+    with pytest.raises(StoreError, match="there is no store"):
+        rf.Store(path.with_name("none.db"))
+
+
+# --- progress -------------------------------------------------------------------------------
+
+
+def test_progress_in_plain_lines():
+    now, text = [0.0], StringIO()
+    with Progress(100, True, text, lambda: now[0]) as bar:
+        bar.add(30, there=10)
+        now[0] = 10.0
+        bar.add(30, failed=2)
+        now[0] = 15.0
+        bar.add(40)
+    assert text.getvalue().splitlines() == [
+        "sweep: 100 points",
+        "sweep: 60 of 100 points, 5/s, 10 were there, 2 with an error, 8 s left",
+        "sweep: 100 of 100 points, 6/s, 10 were there, 2 with an error",
+    ]
+
+
+def test_progress_on_a_terminal():
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    text = Terminal()
+    with Progress(8, True, text) as bar:
+        bar.add(8)
+    assert "8/8" in text.getvalue()
+    silent = StringIO()
+    with Progress(8, False, silent) as bar:
+        bar.add(8)
+    assert not silent.getvalue()
+
+
+# --- graphs by the hundred ------------------------------------------------------------------
+
+
+def test_errors_of_graphs_are_their_own(tmp_path):
+    """Of each eight networks the last one is wrong, and no other."""
+    with swept(networks(64), tmp_path / "s.db", input_size=24) as found:
+        rows = found.query("SELECT i, kind, error, std_0 FROM sweep")
+    assert [row["i"] for row in rows] == list(range(64))
+    assert [row["i"] for row in rows if row["error"]] == list(range(7, 64, 8))
+    assert all(row["std_0"] is not None for row in rows if not row["error"])
+
+
+# --- Dask -----------------------------------------------------------------------------------
+
+
+def test_dask_of_which_a_worker_is_killed(tmp_path, expected, monkeypatch):
+    """A real scheduler and two real worker processes, over TCP."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(run, "FIRST_POINTS", 2)
+    monkeypatch.setattr(run, "MOST_POINTS", 2)
+    path = tmp_path / "s.db"
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        pids = client.run(os.getpid)
+        killer = ThreadPoolExecutor(1)
+
+        def kill_one():
+            while rows_in(path) < 5:
+                time.sleep(0.005)
+            os.kill(next(iter(pids.values())), signal.SIGKILL)
+
+        killed = killer.submit(kill_one)
+        with swept(CHAINS, path, executor=client) as found:
+            assert table(found) == expected["chains"]
+        killed.result()
+        killer.shutdown()
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import fastrf as rf\n"
+        f"rf.sweep([rf.Conv(3)], {str(tmp_path / 's.db')!r}, workers=1, progress=False)\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "call sweep under `if __name__ == '__main__':`" in ran.stderr.splitlines()[-1]
