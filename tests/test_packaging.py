@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 VERSION = PROJECT["version"]
 
+SOURCES = (".py", ".cu", ".cuh", ".css", ".js")
 OPTIONAL = {"numba", "scipy", "onnx", "torch", "matplotlib", "cupy"}
 
 
@@ -26,10 +27,7 @@ def sources(*folders: str) -> Iterator[Path]:
     """Python and CUDA sources, and parts of the report's page, relative to the checkout."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*")):
-            if (
-                path.suffix in (".py", ".cu", ".cuh", ".css", ".js")
-                and "__pycache__" not in path.parts
-            ):
+            if path.suffix in SOURCES and "__pycache__" not in path.parts:
                 yield path.relative_to(ROOT)
 
 

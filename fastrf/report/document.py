@@ -11,7 +11,7 @@ from dataclasses import field as with_default
 from typing import Any
 
 import fastrf
-from fastrf import metrics, tiling
+from fastrf import tiling
 from fastrf.analytic.geometry import LayerField, ReceptiveField, receptive_field
 from fastrf.check import CheckReport, check
 from fastrf.erf import ERF, erf
@@ -265,11 +265,8 @@ class _Fields:
             return None
 
     def _take(self, layer: LayerReport, found: ERF) -> None:
-        box = layer.field.box(found.unit)
-        assert box is not None
         layer.std, layer.log_gain, layer.lost_mass = found.std, found.log_gain, found.lost_mass
-        layer.luo_size = found.luo_size()
-        layer.ratio = metrics.trf_ratio(layer.luo_size, [high - low + 1 for low, high in box])
+        layer.luo_size, layer.ratio = found.luo_size(), found.ratio
         self._sample(layer, found)
 
     def _sample(self, layer: LayerReport, found: ERF) -> None:
