@@ -48,11 +48,16 @@ FIELDS = {
     "unet(4, 2) at 256": (lambda: rf.zoo.unet(4, 2), 256, "center"),
     "general taps at 224": (general_taps, 224, "center"),
     "3-D residual, 200 blocks at 96": (lambda: residual(200, ndim=3), 96, "center"),
+    "3-D, kernels 3 and 5 in turn, 60 blocks at 200": (
+        lambda: residual(60, (3, 5), ndim=3),
+        200,
+        "center",
+    ),
 }
 
 ENGINES = {
     "direct": lambda *where: propagate(*where, kernels=load()),
-    "recompressed": lambda *where: propagate_recompressed(*where, kernels=load()),
+    "recompressed": lambda *where: propagate_recompressed(*where, kernels=load(), tol=1e-10),
 }
 
 

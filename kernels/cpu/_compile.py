@@ -23,3 +23,13 @@ def kernel(function: Callable[..., None]) -> Any:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # "no locator available": neither the package nor the home is writable
         return njit(**options)(function)
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Compile ``function``, which kernels of its own file alone call, from compiled code.
+
+    Without what Python would call it by, and without a place in the cache: a kernel that is
+    cached holds its helpers' code.
+    """
+    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(nogil=True, fastmath={"contract"}, **options)(function)

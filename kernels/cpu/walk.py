@@ -47,7 +47,7 @@ from fastrf.kernels.tables import (
 )
 from numpy.typing import NDArray
 
-from ._compile import kernel
+from ._compile import helper, kernel
 from ._layout import SMALLEST_NORMAL, Floats
 
 # More equal taps than this are summed by doubling windows, which costs their logarithm
@@ -69,7 +69,7 @@ _SINGLE_BIAS = 126
 # --- rows -----------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def _clear(y, at, n):  # type: ignore[no-untyped-def]
     """Positions and lengths are unsigned here: signed ones could count from the end, and the test
     for that keeps LLVM from making vectors. A slice would do, but counts its references."""
@@ -78,14 +78,14 @@ def _clear(y, at, n):  # type: ignore[no-untyped-def]
         y[begin + j] = 0
 
 
-@kernel
+@helper
 def _copy(y, at, n, out, to):  # type: ignore[no-untyped-def]
     first, begin = np.uint64(at), np.uint64(to)
     for j in range(np.uint64(n)):
         out[begin + j] = y[first + j]
 
 
-@kernel
+@helper
 def _flush(y, at, n, tiny):  # type: ignore[no-untyped-def]
     begin = np.uint64(at)
     for j in range(np.uint64(n)):
@@ -93,7 +93,7 @@ def _flush(y, at, n, tiny):  # type: ignore[no-untyped-def]
         y[begin + j] = 0 if v < tiny else v
 
 
-@kernel
+@helper
 def _combine(y, at, weights, first, count, out, to, n):  # type: ignore[no-untyped-def]
     """``out[to + j] = Σ_{e<count} weights[first + e]·y[at[first + e] + j]`` for j < n."""
     if count <= 0:
@@ -122,7 +122,7 @@ def _combine(y, at, weights, first, count, out, to, n):  # type: ignore[no-untyp
             out[begin + j] += wa * y[a + j] + wb * y[b + j] + wc * y[c + j]
 
 
-@kernel
+@helper
 def _doubled(lines, size, k, lag):  # type: ignore[no-untyped-def]
     """Where in `lines` there is then ``Σ_{t<k} lines[i − t·lag]`` for (k − 1)·lag ≤ i < size.
 
@@ -147,7 +147,7 @@ def _doubled(lines, size, k, lag):  # type: ignore[no-untyped-def]
 # --- windows --------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def _reach(axis, starts, first, n):  # type: ignore[no-untyped-def]
     """First pixel and number of the pixels of x that ``first … first + n − 1`` of y reach."""
     kind, k, stride = axis[KIND], axis[KERNEL], axis[STRIDE]
@@ -169,7 +169,7 @@ def _reach(axis, starts, first, n):  # type: ignore[no-untyped-def]
     return np.int64(0), size
 
 
-@kernel
+@helper
 def _connections(axis, starts, first, n, start, size):  # type: ignore[no-untyped-def]
     """Which y's reach each of ``start … start + size − 1`` of x, and by which taps.
 
@@ -220,7 +220,7 @@ def _connections(axis, starts, first, n, start, size):  # type: ignore[no-untype
     return begin, end, y, tap
 
 
-@kernel
+@helper
 def _weight(taps, at, tap):  # type: ignore[no-untyped-def]
     return taps[at + tap] if at >= 0 else taps.dtype.type(1)
 
@@ -228,7 +228,7 @@ def _weight(taps, at, tap):  # type: ignore[no-untyped-def]
 # --- one transposed map ---------------------------------------------------------------------
 
 
-@kernel
+@helper
 def _phases(axis):  # type: ignore[no-untyped-def]
     """The taps of a `WINDOW` that meet each of the pixels 0 … stride − 1, and those after them.
 
@@ -251,7 +251,7 @@ def _phases(axis):  # type: ignore[no-untyped-def]
     return begin, back, tap
 
 
-@kernel
+@helper
 def _across(  # type: ignore[no-untyped-def]
     y, at, base, rows, axis, shift, taps, begin, back, tap, places, weights, out, to, n, phase
 ):
@@ -289,7 +289,7 @@ def _across(  # type: ignore[no-untyped-def]
                 out[first + i * step] = phase[i]
 
 
-@kernel
+@helper
 def _sparse(y, at, begin, end, index, tap, taps, base, out, to, n):  # type: ignore[no-untyped-def]
     """The last axis, pixel by pixel."""
     for i in range(n):
@@ -302,24 +302,24 @@ def _sparse(y, at, begin, end, index, tap, taps, base, out, to, n):  # type: ign
         out[to + i] = total
 
 
-@kernel
+@helper
 def _is_pointwise(axis):  # type: ignore[no-untyped-def]
     return axis[KIND] == WINDOW and axis[KERNEL] == 1 and axis[STRIDE] == 1
 
 
-@kernel
+@helper
 def _is_long(axis):  # type: ignore[no-untyped-def]
     one = axis[KIND] == WINDOW and axis[STRIDE] == 1 and axis[TAPS] < 0
     return one and axis[KERNEL] > _LONG
 
 
-@kernel
+@helper
 def _padding(axis):  # type: ignore[no-untyped-def]
     """Zeros that `_across` reads before and after a row."""
     return axis[DILATION] * (axis[KERNEL] - 1) + axis[STRIDE] + 1
 
 
-@kernel
+@helper
 def _move_dense(move, starts, taps, arena, source, result, work, tiny):  # type: ignore[no-untyped-def]
     """Taps that are no product."""
     target = result[_OFFSET]
@@ -381,7 +381,7 @@ def _move_dense(move, starts, taps, arena, source, result, work, tiny):  # type:
             _flush(arena, to, result[_SHAPE + 2], tiny)
 
 
-@kernel
+@helper
 def _move(move, starts, taps, arena, source, result, work, tiny):  # type: ignore[no-untyped-def]
     """Axis by axis; the last two in one pass."""
     target = result[_OFFSET]
@@ -489,7 +489,7 @@ def _move(move, starts, taps, arena, source, result, work, tiny):  # type: ignor
 # --- images ---------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def _total(pixels, at, step0, step1, n0, n1, n2):  # type: ignore[no-untyped-def]
     """The sum of a box, in float64."""
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
@@ -508,12 +508,12 @@ def _total(pixels, at, step0, step1, n0, n1, n2):  # type: ignore[no-untyped-def
     return (a + b) + (c + d)
 
 
-@kernel
+@helper
 def _step(image, axis):  # type: ignore[no-untyped-def]
     return np.int64(1) if axis == 2 else image[_STEP + axis]
 
 
-@kernel
+@helper
 def _slab(pixels, image, axis, begin, end):  # type: ignore[no-untyped-def]
     """The sum of a slab across an axis."""
     n0, n1, n2 = image[_SHAPE], image[_SHAPE + 1], image[_SHAPE + 2]
@@ -527,7 +527,7 @@ def _slab(pixels, image, axis, begin, end):  # type: ignore[no-untyped-def]
     return _total(pixels, at, image[_STEP], image[_STEP + 1], n0, n1, n2)
 
 
-@kernel
+@helper
 def _is_blank(pixels, image, axis, begin):  # type: ignore[no-untyped-def]
     """Whether a slab of one pixel across an axis is all 0."""
     n0, n1, n2 = image[_SHAPE], image[_SHAPE + 1], image[_SHAPE + 2]
@@ -547,7 +547,7 @@ def _is_blank(pixels, image, axis, begin):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel
+@helper
 def _cut(image, axis, begin, end):  # type: ignore[no-untyped-def]
     """Leave begin … end − 1 of an axis."""
     image[_OFFSET] += begin * _step(image, axis)
@@ -555,7 +555,7 @@ def _cut(image, axis, begin, end):  # type: ignore[no-untyped-def]
     image[_SHAPE + axis] = end - begin
 
 
-@kernel
+@helper
 def _trim(pixels, image):  # type: ignore[no-untyped-def]
     """Cut off borders that are all 0; False where nothing is left."""
     for axis in range(3):
@@ -572,7 +572,7 @@ def _trim(pixels, image):  # type: ignore[no-untyped-def]
     return True
 
 
-@kernel
+@helper
 def _rescale(pixels, patterns, image, peak, growth, room, tiny):  # type: ignore[no-untyped-def]
     """The largest pixel near the top of the headroom, or as far below it as growth asks.
 
@@ -605,12 +605,12 @@ def _rescale(pixels, patterns, image, peak, growth, room, tiny):  # type: ignore
     return peak + shift
 
 
-@kernel
+@helper
 def _pixels_of(image):  # type: ignore[no-untyped-def]
     return image[_SHAPE] * image[_SHAPE + 1] * image[_SHAPE + 2]
 
 
-@kernel
+@helper
 def _settle(image, target, origin, shape):  # type: ignore[no-untyped-def]
     """A fresh image of this window from the arena's pixel `target` on."""
     image[_OFFSET], image[_BITS] = target, 0
@@ -619,7 +619,7 @@ def _settle(image, target, origin, shape):  # type: ignore[no-untyped-def]
         image[_ORIGIN + axis], image[_SHAPE + axis] = origin[axis], shape[axis]
 
 
-@kernel
+@helper
 def _add(pixels, image, factor, again, sum_, tiny):  # type: ignore[no-untyped-def]
     """Add factor·again·image to the image `sum_`, whose window holds its window."""
     n2 = image[_SHAPE + 2]
@@ -635,7 +635,7 @@ def _add(pixels, image, factor, again, sum_, tiny):  # type: ignore[no-untyped-d
                 pixels[begin + x] = 0 if v < tiny else v
 
 
-@kernel
+@helper
 def _unite(a, b, image, target):  # type: ignore[no-untyped-def]
     """A fresh image from `target` on, of the smallest window that holds those of a and b."""
     origin, shape = np.empty(3, np.int64), np.empty(3, np.int64)
@@ -649,7 +649,7 @@ def _unite(a, b, image, target):  # type: ignore[no-untyped-def]
     _settle(image, target, origin, shape)
 
 
-@kernel
+@helper
 def _reach_all(move, starts, image, origin, shape):  # type: ignore[no-untyped-def]
     """The window that a map's axes reach, into origin and shape; False where it is empty."""
     found = True
@@ -663,7 +663,7 @@ def _reach_all(move, starts, image, origin, shape):  # type: ignore[no-untyped-d
 # --- numbers --------------------------------------------------------------------------------
 
 
-@kernel
+@helper
 def _normalise(numbers, i):  # type: ignore[no-untyped-def]
     """A number is (mantissa, exponent), as `fastrf.engine.scaled.Scaled`."""
     mantissa, exponent = math.frexp(numbers[i, 0])
@@ -671,7 +671,7 @@ def _normalise(numbers, i):  # type: ignore[no-untyped-def]
     numbers[i, 1] += exponent
 
 
-@kernel
+@helper
 def _increase(number, mantissa, exponent):  # type: ignore[no-untyped-def]
     """Add mantissa·2^exponent to the first of an array of numbers."""
     if mantissa == 0:
@@ -732,14 +732,14 @@ def _measure(  # type: ignore[no-untyped-def]
                 held[to] = held[to] and end > begin
 
 
-@kernel
+@helper
 def _lower(pixels, patterns, images, slot, peaks, growth, room, tiny):  # type: ignore[no-untyped-def]
     """Make room for the pixels of a slot to grow by 2^growth."""
     if peaks[slot] + growth > room[1]:
         peaks[slot] = _rescale(pixels, patterns, images[slot], peaks[slot], growth, room, tiny)
 
 
-@kernel
+@helper
 def _sum(  # type: ignore[no-untyped-def]
     pixels, patterns, images, peaks, scales, slot_of, homes, to, a, b, room, tiny
 ):
@@ -782,7 +782,7 @@ def _sum(  # type: ignore[no-untyped-def]
             scales[to, 0] = 0
 
 
-@kernel
+@helper
 def _lose(pixels, image, move, mantissa, exponent, lost):  # type: ignore[no-untyped-def]
     """Cut off what fell into padding and add it, times a number, to `lost`; False where all did."""
     for axis in range(3):
@@ -804,7 +804,7 @@ def _lose(pixels, image, move, mantissa, exponent, lost):  # type: ignore[no-unt
     return True
 
 
-@kernel
+@helper
 def _is_outside(image, move):  # type: ignore[no-untyped-def]
     for axis in range(3):
         start, size = image[_ORIGIN + axis], move[axis, SIZE]
@@ -813,7 +813,7 @@ def _is_outside(image, move):  # type: ignore[no-untyped-def]
     return False
 
 
-@kernel
+@helper
 def _growth(move, dense, image):  # type: ignore[no-untyped-def]
     """log2 of the factor by which the largest pixel can grow: the weights of one sum."""
     growth = 0.0
@@ -825,7 +825,7 @@ def _growth(move, dense, image):  # type: ignore[no-untyped-def]
     return growth
 
 
-@kernel
+@helper
 def _finish(pixels, patterns, images, slot, peaks, room, tiny):  # type: ignore[no-untyped-def]
     """Normalise the image of a slot, trim it, and return its former sum."""
     image = images[slot]
