@@ -277,6 +277,16 @@ CASES = {
     "U-Net, linear, 1-D": Case(lambda: UNet("linear", 1), (1, 2, 32), 10_000, overlapping=True),
     "U-Net, bilinear": Case(lambda: UNet("bilinear", 2), (1, 2, 16, 16), 5_000, overlapping=True),
     "DenseNet": Case(Dense, (1, 2, 40), 10_000, overlapping=True),
+    # The slopes at neighbouring pixels are alike, and known for Gaussian values.
+    "pools and ReLU": Case(
+        lambda: nn.Sequential(
+            conv(1, 8), nn.AvgPool1d(3, 1), nn.ReLU(), nn.AvgPool1d(3, 1), conv(8, 8)
+        ),
+        (1, 1, 17),
+        10_000,
+        gain=False,
+        overlapping=True,
+    ),
     # Layers that differ in their gains, and activations whose slopes depend on what they read.
     "U-Net, He": Case(lambda: UNet("transposed", 1), (1, 2, 32), 10_000, init="he"),
     "GELU, Glorot": Case(lambda: Curved(nn.GELU()), (1, 8, 20), 4_000, init="glorot"),
