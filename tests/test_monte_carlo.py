@@ -280,7 +280,11 @@ CASES = {
     # The slopes at neighbouring pixels are alike, and known for Gaussian values.
     "pools and ReLU": Case(
         lambda: nn.Sequential(
-            conv(1, 8), nn.AvgPool1d(3, 1), nn.ReLU(), nn.AvgPool1d(3, 1), conv(8, 8)
+            nn.Conv1d(1, 8, 3, bias=False),
+            nn.AvgPool1d(3, 1),
+            nn.ReLU(),
+            nn.AvgPool1d(3, 1),
+            nn.Conv1d(8, 8, 3, bias=False),
         ),
         (1, 1, 17),
         10_000,
