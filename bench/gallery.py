@@ -36,7 +36,7 @@ class Entry:
     caption: str
     setup: str
     call: str
-    colors: int = 16
+    colors: int = 64
 
     @property
     def code(self) -> str:
@@ -241,11 +241,13 @@ def draw(entry: Entry, folder: Path) -> None:
 
 
 def _shrink(path: Path, colors: int) -> None:
-    """Reduces the colours of a PNG, and its size to a third."""
+    """Reduces the colours of a PNG, and its size to a third; rare colours stay what they are."""
     from PIL import Image
 
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(colors, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(
+            colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
     small.save(path, optimize=True)
 
 
