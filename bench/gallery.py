@@ -66,6 +66,7 @@ erf = rf.erf(rf.zoo.resnet50(), "layer3", unit=(6, 8), input_size=224)"""
 
 _MEASURED = """\
 from torch import nn
+
 layers = [nn.Conv2d(8 if i else 1, 8, 3, padding=1) for i in range(5)]
 experiment = rf.empirical(nn.Sequential(*layers), (1, 1, 19, 19), draws=400, initialise="unit")
 theory = rf.erf(experiment.network, input_size=19)"""
