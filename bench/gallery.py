@@ -36,7 +36,7 @@ class Entry:
     caption: str
     setup: str
     call: str
-    colors: int = 16
+    colors: int = 64
 
     @property
     def code(self) -> str:
@@ -66,6 +66,7 @@ erf = rf.erf(rf.zoo.resnet50(), "layer3", unit=(6, 8), input_size=224)"""
 
 _MEASURED = """\
 from torch import nn
+
 layers = [nn.Conv2d(8 if i else 1, 8, 3, padding=1) for i in range(5)]
 experiment = rf.empirical(nn.Sequential(*layers), (1, 1, 19, 19), draws=400, initialise="unit")
 theory = rf.erf(experiment.network, input_size=19)"""
@@ -241,11 +242,13 @@ def draw(entry: Entry, folder: Path) -> None:
 
 
 def _shrink(path: Path, colors: int) -> None:
-    """Reduces the colours of a PNG, and its size to a third."""
+    """Reduces the colours of a PNG, and its size to a third; rare colours stay what they are."""
     from PIL import Image
 
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(colors, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(
+            colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
     small.save(path, optimize=True)
 
 
