@@ -43,7 +43,7 @@ Examples:
   fastrf check resnet50
   fastrf advice resnet50 --input-size 224
   fastrf design --target-erf 60 --stride 4
-  fastrf report resnet50 -o report.html
+  fastrf report "unet(4, 2)" -o report.html
   fastrf bench --quick"""
 
 COMMANDS = (
