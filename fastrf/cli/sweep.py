@@ -128,11 +128,11 @@ def _executor(address: str | None) -> Iterator[Any]:
         yield None
         return
     try:
-        from distributed import Client
+        distributed: Any = import_module("distributed")
     except ImportError:
         raise MissingExtra("distributed is not installed: pip install 'fastrf[dask]'") from None
     try:
-        client = Client(address, timeout=10)
+        client = distributed.Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise InputError(f"--dask {address!r}: no scheduler answers ({error})") from None
     with client:
