@@ -118,6 +118,8 @@ def test_errors_are_what_python_expects_too() -> None:
         errors.ToleranceError: errors.InputError,
         errors.DeviceError: RuntimeError,
         errors.PlanError: MemoryError,
+        errors.StoreError: RuntimeError,
+        errors.WorkerError: RuntimeError,
         errors.MissingExtra: ImportError,
     }
     for kind, builtin in kinds.items():
