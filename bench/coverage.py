@@ -7,26 +7,31 @@ models, of which a few per family are enough to see what is missing, are tried a
 
 A model counts as imported only when its network also lowers at the size that it was imported
 with, so that every layer and every size in it fits.
+
+Workers are processes of their own, each ended from outside where a model takes too long or too much
+memory: an exception raised inside would be caught by whatever code is running.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from typing import Any
 
 from bench import record
 
 TIMEOUT = 120
 """Seconds that one model may take."""
+
+LIFE = 40
+"""Models that a worker takes before another one follows it: PyTorch keeps some of each."""
 
 SAMPLE = 2
 """Models tried of each attention family."""
@@ -74,10 +79,14 @@ class Outcome:
         return self.family in ATTENTION
 
 
+Model = tuple[str, str, str]
+"""Library, family and name."""
+
+
 # --- the models -----------------------------------------------------------------------------
 
 
-def timm_models() -> Iterator[tuple[str, str, str]]:
+def timm_models() -> Iterator[Model]:
     """(library, family, name) of every model; a family is one of timm's modules."""
     import timm
     from timm.models import model_entrypoint
@@ -86,7 +95,7 @@ def timm_models() -> Iterator[tuple[str, str, str]]:
         yield "timm", model_entrypoint(name).__module__.rpartition(".")[2], name
 
 
-def torchvision_models() -> Iterator[tuple[str, str, str]]:
+def torchvision_models() -> Iterator[Model]:
     """The same of torchvision; quantised twins of models are left out."""
     from torchvision import models
 
@@ -141,32 +150,25 @@ def input_shape(library: str, family: str, model: Any) -> Any:
 # --- importing ------------------------------------------------------------------------------
 
 
-def attempt(model: tuple[str, str, str]) -> Outcome:
+def attempt(model: Model) -> Outcome:
     """Builds and imports one model."""
     library, family, name = model
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(TIMEOUT)
     try:
+        module = built(library, name)
+    except Exception as error:  # Whatever a constructor raises: not fastrf's doing.
+        return Outcome(library, family, name, "unbuilt", _short(error))
+    shape = input_shape(library, family, module)
+    why = ""
+    for policy, result in (("error", "imported"), ("global", "global")):
+        start = time.perf_counter()
         try:
-            module = built(library, name)
-        except Exception as error:  # Whatever a constructor raises: not fastrf's doing.
-            return Outcome(library, family, name, "unbuilt", _short(error))
-        shape = input_shape(library, family, module)
-        why = ""
-        for policy, result in (("error", "imported"), ("global", "global")):
-            start = time.perf_counter()
-            try:
-                nodes, whole = _imported(module, shape, policy)
-            except Exception as error:  # Counted as a failure, whatever it is.
-                why = why or _short(error)
-                continue
-            seconds = round(time.perf_counter() - start, 2)
-            return Outcome(library, family, name, result, why, nodes, whole, seconds)
-        return Outcome(library, family, name, "failed", why)
-    except TimeoutError as error:
-        return Outcome(library, family, name, "failed", str(error))
-    finally:
-        signal.alarm(0)
+            nodes, whole = _imported(module, shape, policy)
+        except Exception as error:  # Counted as a failure, whatever it is.
+            why = why or _short(error)
+            continue
+        seconds = round(time.perf_counter() - start, 2)
+        return Outcome(library, family, name, result, why, nodes, whole, seconds)
+    return Outcome(library, family, name, "failed", why)
 
 
 def _imported(module: Any, shape: Any, policy: Any) -> tuple[int, int]:
@@ -180,13 +182,104 @@ def _imported(module: Any, shape: Any, policy: Any) -> tuple[int, int]:
     return len(network), sum(isinstance(layer, fastrf.Attention) for layer in layers)
 
 
-def _too_long(*_: Any) -> None:
-    raise TimeoutError(f"took longer than {TIMEOUT} s")
-
-
 def _short(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+# --- workers --------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that takes one model after the other.
+
+    Attributes:
+        pipe: hands over models, and outcomes back.
+        model: what it is at, None while it waits.
+        deadline: when that has to be done.
+        taken: models that it has been given.
+    """
+
+    def __init__(self, work: Callable[[Model], Outcome], memory: int) -> None:
+        context = get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far, work, memory), daemon=True)
+        self._process.start()
+        far.close()
+        self.model: Model | None = None
+        self.deadline = 0.0
+        self.taken = 0
+
+    def give(self, model: Model, seconds: float) -> None:
+        # A new process imports PyTorch first.
+        self.deadline = time.monotonic() + seconds + (60 if not self.taken else 0)
+        self.model, self.taken = model, self.taken + 1
+        self.pipe.send(model)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Any, work: Callable[[Model], Outcome], memory: int) -> None:
+    if memory:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    while True:
+        try:
+            pipe.send(work(pipe.recv()))
+        except EOFError:
+            return
+
+
+def outcomes_of(
+    models: Sequence[Model],
+    workers: int,
+    work: Callable[[Model], Outcome] = attempt,
+    seconds: float = TIMEOUT,
+    memory: int = 0,
+) -> Iterator[Outcome]:
+    """What became of each model, as they are done.
+
+    Args:
+        seconds: that one model may take.
+        memory: bytes of address space that a worker may have; 0: as many as it likes.
+    """
+    waiting = deque(models)
+    crew = [Worker(work, memory) for _ in range(min(workers, len(models)))]
+    try:
+        while waiting or any(worker.model for worker in crew):
+            for number in range(len(crew)):
+                if crew[number].model is None and waiting:
+                    if crew[number].taken >= LIFE:
+                        crew[number].end()
+                        crew[number] = Worker(work, memory)
+                    crew[number].give(waiting.popleft(), seconds)
+            busy = [worker for worker in crew if worker.model]
+            ready = connection.wait([worker.pipe for worker in busy], timeout=1)
+            for worker in busy:
+                assert worker.model is not None
+                if worker.pipe in ready:
+                    try:
+                        outcome = worker.pipe.recv()
+                        worker.model = None
+                        yield outcome
+                        continue
+                    except EOFError:
+                        why = "its process died (for want of memory, most likely)"
+                elif time.monotonic() > worker.deadline:
+                    why = f"took longer than {seconds:g} s"
+                else:
+                    continue
+                failed = Outcome(*worker.model, "failed", why)
+                worker.end()
+                crew[crew.index(worker)] = Worker(work, memory)
+                yield failed
+    finally:
+        for worker in crew:
+            worker.end()
 
 
 # --- the report -----------------------------------------------------------------------------
@@ -251,7 +344,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-record", action="store_true", help="print, and write no record")
     arguments = parser.parse_args()
-    chosen: list[tuple[str, str, str]] = []
+    chosen: list[Model] = []
     seen: dict[tuple[str, str], int] = {}
     for model in (*timm_models(), *torchvision_models()):
         library, family, name = model
@@ -262,16 +355,17 @@ def main() -> None:
             chosen.append(model)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     start = time.perf_counter()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (arguments.workers + 1)
     outcomes: list[Outcome] = []
-    context = get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, context) as pool:
-        for number, outcome in enumerate(pool.map(attempt, chosen), 1):
-            outcomes.append(outcome)
-            if outcome.result != "imported":
-                print(_line(outcome), file=sys.stderr, flush=True)
-            if number % 50 == 0:
-                elapsed = time.perf_counter() - start
-                print(f"{number} of {len(chosen)} after {elapsed:.0f} s", file=sys.stderr)
+    for outcome in outcomes_of(chosen, arguments.workers, memory=max(memory, 8 << 30)):
+        outcomes.append(outcome)
+        if outcome.result != "imported":
+            print(_line(outcome), file=sys.stderr, flush=True)
+        if len(outcomes) % 50 == 0:
+            elapsed = time.perf_counter() - start
+            print(f"{len(outcomes)} of {len(chosen)} after {elapsed:.0f} s", file=sys.stderr)
+    order = {model: number for number, model in enumerate(chosen)}
+    outcomes.sort(key=lambda o: order[o.library, o.family, o.name])
     show(outcomes)
     if not arguments.no_record:
         results = {

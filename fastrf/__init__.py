@@ -62,7 +62,17 @@ _PUBLIC = {
     "fastrf.design": ("design",),
     "fastrf.sweep.space": ("Space",),
 }
-_MODULES = ("analytic", "errors", "importers", "metrics", "plot", "tiling", "zoo")
+_MODULES = (
+    "activations",
+    "analytic",
+    "errors",
+    "importers",
+    "initialisation",
+    "metrics",
+    "plot",
+    "tiling",
+    "zoo",
+)
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_HOME, *_MODULES, "__version__"]  # noqa: PLE0604 (names known at run time)
@@ -96,7 +106,17 @@ sys.modules[__name__].__class__ = _Package
 
 
 if TYPE_CHECKING:
-    from fastrf import analytic, errors, importers, metrics, plot, tiling, zoo
+    from fastrf import (
+        activations,
+        analytic,
+        errors,
+        importers,
+        initialisation,
+        metrics,
+        plot,
+        tiling,
+        zoo,
+    )
     from fastrf.advice import advice
     from fastrf.analytic.geometry import ReceptiveField, receptive_field
     from fastrf.check import check

@@ -237,6 +237,42 @@ def moments(name: str, variance: float = 1.0, parameter: float | None = None) ->
     return Moments(float(weights @ slope**2), float(weights @ slope), float(weights @ value**2))
 
 
+_ORDERS = 64
+"""Terms of a series in a correlation ρ, of which the k-th is of the order of ρ^k."""
+
+
+@lru_cache(maxsize=4096)
+def covariance(
+    name: str, variance: float, covariance: float, parameter: float | None = None
+) -> float:
+    """E[σ(u)σ(v)] of Gaussian u and v of mean 0, variance q and this covariance.
+
+    With a_k the coefficients of σ(√q z) in normalised Hermite polynomials it is Σ a_k² ρ^k
+    (Mehler); σ = αx + β|x| has a closed form (Cho and Saul 2009).
+    """
+    function = FUNCTIONS[name]
+    own = function.parameter if parameter is None else parameter
+    a = 0.0 if own is None else own
+    variance = max(variance, _LEAST)
+    rho = min(max(covariance / variance, -1.0), 1.0)
+    if function.scale_free:
+        left, right = (function.slope(np.array([s]), a).item() for s in (-1.0, 1.0))
+        straight, bent = (left + right) / 2, (right - left) / 2
+        both = 2 / math.pi * (math.sqrt(1 - rho * rho) + rho * math.asin(rho))
+        return variance * (straight**2 * rho + bent**2 * both)
+    sigma = math.sqrt(variance)
+    z, weights = _rule(sigma, function.kinks)
+    value = function.value(sigma * z, a) * weights
+    before, now = np.zeros_like(z), np.ones_like(z)
+    total = 0.0
+    for k in range(_ORDERS):
+        if abs(rho) ** k < 1e-17:
+            break
+        total += float(value @ now) ** 2 * rho**k
+        before, now = now, (z * now - math.sqrt(k) * before) / math.sqrt(k + 1)
+    return total
+
+
 def _rule(sigma: float, kinks: tuple[float, ...]) -> tuple[Values, Values]:
     """Nodes and weights of ∫ f(z)φ(z) dz for an f that is smooth on the scale of 1, in z and in
     x = σz, between its kinks: Gauss and Legendre's rule on panels of that length."""

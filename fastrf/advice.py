@@ -153,6 +153,47 @@ class Advice:
         """Plain values under the attributes' names."""
         return asdict(self)
 
+    @property
+    def shown(self) -> tuple[Stage, ...]:
+        """The stages that a page has room for, the last one among them."""
+        every = -(-len(self.stages) // LONGEST)
+        last = len(self.stages) - 1
+        return tuple(s for n, s in enumerate(self.stages) if n % every == last % every)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was found, but for growth and changes, as pairs of a name and a text."""
+        found = [
+            ("TRF", f"{_axes(self.trf)} pixels"),
+            ("σ", f"{_axes(self.std)} pixels"),
+            ("settled", f"95% of σ at {self.settled_at}"),
+            (
+                "growth",
+                f"less than 1% per layer from {self.stops_at} on"
+                if self.stops_at
+                else "1% per layer and more to the end",
+            ),
+        ]
+        if self.pointwise:
+            found.append(("1×1", f"see no more than they read: {_listed(self.pointwise)}"))
+        if self.input_size is not None:
+            covered = f"read what already sees all of it: {_listed(self.covered)}"
+            found.append(
+                (
+                    f"on {_axes(self.input_size)}",
+                    covered if self.covered else "no layer sees it all",
+                )
+            )
+        if self.tiles is not None:
+            tiles = self.tiles
+            found.append(("tiles", f"start at multiples of {_axes(tiles.alignment)} pixels"))
+            found.append(("halo", f"{_halos(tiles.halo)} pixels before+behind: exact"))
+            for share, halo in tiles.smaller.items():
+                text = (
+                    f"{_halos(halo)}: so much of its mass the outermost unit loses at most, a side"
+                )
+                found.append((f"halo, {share:g}", text))
+        return found + [("note", note) for note in self.notes]
+
     def __str__(self) -> str:
         return "\n".join(_text(self))
 
@@ -431,7 +472,10 @@ class _Subject:
             if not isinstance(layer, Conv | ConvTranspose):
                 continue
             at = name if isinstance(layer, Conv) else node.inputs[0]
-            area = math.prod(Fraction(s or 1) for s in strides.get(at, (1,)))
+            stride = strides.get(at, (1,))
+            if None in stride:
+                continue  # on a single pixel, behind global pooling
+            area = math.prod(Fraction(s or 1) for s in stride)
             into, out = self.graph.channels[node.inputs[0]], self.graph.channels[name]
             pairs = 1.0
             if into is not None and out is not None:
@@ -537,41 +581,21 @@ def _rim(conv: Conv) -> Conv:
 
 
 def _text(a: Advice) -> list[str]:
-    every = -(-len(a.stages) // LONGEST)
-    shown = [s for n, s in enumerate(a.stages) if n % every == (len(a.stages) - 1) % every]
-    on = "" if a.input_size is None else f" on {_axes(a.input_size)}"
-    lines = [
-        f"{a.network}, {a.node!r}{on}: TRF {_axes(a.trf)}, σ of the ERF {_axes(a.std)} pixels",
-        "",
-        "growth (layers that all paths go through)",
-        *_table(
-            ["", "TRF", "σ", "of the output's", "per layer"],
+    lines = [f"{a.network}, {a.node!r}", ""]
+    lines += _table(
+        ["", "TRF", "σ", "of all", "per layer"],
+        [
             [
-                [
-                    s.name,
-                    f"{s.trf:.4g}",
-                    f"{s.std:.4g}",
-                    f"{s.share:.0%}",
-                    "" if s.growth is None else f"{s.growth:+.1%}",
-                ]
-                for s in shown
-            ],
-        ),
-        f"95% of σ is there at {a.settled_at}; "
-        + (
-            f"from {a.stops_at} on it grows by less than 1% per layer"
-            if a.stops_at
-            else "it grows by 1% per layer and more to the end"
-        ),
-    ]
-    if a.pointwise:
-        lines.append(f"see no more than they read (1×1): {_listed(a.pointwise)}")
-    if a.input_size is not None:
-        lines.append(
-            f"read maps that already see the whole input: {_listed(a.covered)}"
-            if a.covered
-            else "no layer reads a map that already sees the whole input"
-        )
+                s.name,
+                f"{s.trf:.4g}",
+                f"{s.std:.4g}",
+                f"{s.share:.0%}",
+                "" if s.growth is None else f"{s.growth:+.1%}",
+            ]
+            for s in a.shown
+        ],
+    )
+    lines += ["", *(f"{name}: {value}" for name, value in a.facts())]
     if a.changes:
         lines += ["", "what would widen it"]
         lines += _table(
@@ -586,31 +610,14 @@ def _text(a: Advice) -> list[str]:
                 for c in a.changes
             ],
         )
-    if a.tiles is not None:
-        lines += ["", *_tile_text(a.tiles)]
-    return lines + [f"note: {note}" for note in a.notes]
-
-
-def _tile_text(tiles: Tiles) -> list[str]:
-    def halo(pairs: Sequence[tuple[int, int]]) -> str:
-        same = all(pair == pairs[0] for pair in pairs)
-        texts = [f"{before}+{behind}" for before, behind in (pairs[:1] if same else pairs)]
-        return " × ".join(texts)
-
-    rows = [["nothing", halo(tiles.halo)]]
-    rows += [[f"{share:g} of the mass a side", halo(h)] for share, h in tiles.smaller.items()]
-    return [
-        f"tiles that start at multiples of {_axes(tiles.alignment)} pixels",
-        *_table(["the outermost unit loses at most", "halo (before+behind)"], rows),
-    ]
+    return lines
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     full = [list(heads), *map(list, rows)]
     widths = [max(len(row[n]) for row in full) for n in range(len(heads))]
     return [
-        "  "
-        + "  ".join(
+        "  ".join(
             [row[0].ljust(widths[0])]
             + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
         ).rstrip()
@@ -619,8 +626,13 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _axes(values: Sequence[float]) -> str:
-    texts = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values]
-    return " × ".join(texts)
+    return " × ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def _halos(pairs: Sequence[tuple[int, int]]) -> str:
+    """Halos per axis as before+behind, once where all axes agree."""
+    texts = [f"{before}+{behind}" for before, behind in pairs]
+    return texts[0] if len(set(texts)) == 1 else " × ".join(texts)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf import metrics
 from fastrf.erf import ERF
 from fastrf.errors import InputError
 from fastrf.layers.checks import short
@@ -189,7 +190,8 @@ def compare(theory: ERF, experiment: ERF, share: float = SHARE) -> Comparison:
     pair = Pair.of(theory, experiment)
     chosen = _brightest(pair.theory, share)
     z = pair.scores
-    at = np.unravel_index(int(np.argmax(np.where(chosen, np.abs(z), -1.0))), z.shape)
+    worst = int(np.argmax(np.where(chosen, np.abs(z), -1.0)))
+    at = tuple(int(i) for i in np.unravel_index(worst, z.shape))
     from scipy import stats
 
     pixels, effective = int(chosen.sum()), _effective_draws(experiment)
@@ -203,7 +205,7 @@ def compare(theory: ERF, experiment: ERF, share: float = SHARE) -> Comparison:
         share=share,
         pixels=pixels,
         largest=float(z[at]),
-        at=tuple(int(i) + o for i, o in zip(at, pair.origin, strict=True)),
+        at=tuple(i + o for i, o in zip(at, pair.origin, strict=True)),
         bound=float(stats.t.isf(LEVEL / pixels / 2, max(effective - 1, 1))),
         chi_square=chi_square,
         spread=spread,
@@ -242,7 +244,8 @@ class Pair:
             result = np.zeros((*before, *shape))
             window = zip(erf.origin, box, erf.shape, strict=True)
             spans = [slice(o - low, o - low + n) for o, (low, _), n in window]
-            result[(..., *spans)] = array
+            inside: tuple[Any, ...] = (..., *spans)
+            result[inside] = array
             return result
 
         return Pair(
@@ -341,21 +344,22 @@ Measure = Callable[[ERF], float]
 
 def _measures(ndim: int) -> Iterator[tuple[str, Measure, bool]]:
     """(name, measure, whether it is judged)."""
-    from fastrf import metrics
 
     def side(erf: ERF) -> float:
-        return metrics.square_side(
-            erf.image, 0.5, [c - o for c, o in zip(erf.center, erf.origin, strict=True)]
-        )
+        center = [c - o for c, o in zip(erf.center, erf.origin, strict=True)]
+        return metrics.square_side(erf.image, 0.5, center)
 
-    for axis in range(ndim):
-        yield f"mean, axis {axis}", lambda erf, a=axis: erf.mean[a], True
-    for axis in range(ndim):
-        yield f"std, axis {axis}", lambda erf, a=axis: erf.std[a], True
+    def along(name: str, axis: int) -> Measure:
+        def measure(erf: ERF) -> float:
+            return float(getattr(erf, name)[axis])
+
+        return measure
+
+    for name, judged in (("mean", True), ("std", True), ("fwhm", False)):
+        for axis in range(ndim):
+            yield f"{name}, axis {axis}", along(name, axis), judged
     yield "side of the square that holds half", side, True
     yield "luo_size", ERF.luo_size, False
-    for axis in range(ndim):
-        yield f"fwhm, axis {axis}", lambda erf, a=axis: erf.fwhm[a], False
 
 
 def _rows(theory: ERF, experiment: ERF) -> Iterator[SizeRow]:

@@ -3,10 +3,11 @@
 A space is searched with closed forms, which take microseconds for a candidate, and only the best
 ones are built and measured by the engine.
 
-What is counted: `multiply_adds` per output pixel and pair of channels, Σ k₁k₂…·(S/S_l)ⁿ over the
-convolutions, where S is the output's stride, S_l the stride of the layer's own output and n the
-number of axes (times C² it is the multiply-adds of a network of C channels); `parameters` per
-pair of channels, Σ k₁k₂…; `layers`, the number of convolutions.
+What is counted: `multiply_adds` per output pixel and pair of channels, Σ k₁k₂…·Π S/S_l over the
+convolutions and the axes, where S is the output's stride and S_l that of the map whose pixels meet
+every tap (a convolution's output, a transposed one's input): times C² it is the multiply-adds of a
+network of C channels; `parameters` per pair of channels, Σ k₁k₂…; `layers`, the number of
+convolutions.
 """
 
 from __future__ import annotations
@@ -208,8 +209,9 @@ def design(
         target_trf: the same of the theoretical receptive field.
         size: which ERF size: "luo" (`ERF.luo_size`, on the amplitude), "std" or "fwhm".
         stride: stride of the output, exactly.
-        budget: the greatest number of multiply-adds per output pixel, or a mapping with some of
-            "multiply_adds", "layers" and "parameters"; see `fastrf.design` for what they count.
+        budget: the greatest number of multiply-adds, or a mapping with some of "multiply_adds"
+            (per output pixel and pair of channels: Σ k₁k₂…·Π S/S_l, S the output's stride and S_l
+            the layer's), "layers" (convolutions) and "parameters" (weights per pair of channels).
         within: relative tolerance of a target that is one number.
         space: what to search; default: `FAMILY`, stacks of plain or residual blocks with
             dilations that double and strides of 2.
@@ -463,14 +465,17 @@ def _of_network(point: Point, size: str) -> _Candidate:
     std = moments(graph, None, "center").std
     area = math.prod(Fraction(s) for s in field.stride if s is not None)
     cost, layers, weights = 0.0, 0, 0
+    strides = {row.name: row.stride for row in field.layers}
     for name, node in network.bound.nodes.items():
         if not isinstance(node.layer, Conv | ConvTranspose):
             continue
         # Of a transposed convolution each input meets every tap, of a convolution each output.
         at = name if isinstance(node.layer, Conv) else node.inputs[0]
         taps = math.prod(node.layer.kernel)
-        here = math.prod(Fraction(s) for s in field.layers.named(at).stride if s is not None)
-        cost, layers, weights = cost + taps * float(area / here), layers + 1, weights + taps
+        layers, weights = layers + 1, weights + taps
+        here = strides.get(at, (1,) * ndim)
+        if None not in here:  # else it runs on a single pixel, behind global pooling
+            cost += taps * float(area / math.prod(Fraction(s or 1) for s in here))
     return _Candidate(
         lambda: (point.parameters, network),
         size=float(gaussian_size(_mean(std.tolist()), size, ndim)),

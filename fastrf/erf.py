@@ -18,7 +18,7 @@ from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
 from fastrf.arrays import on_host
 from fastrf.device import resolve
-from fastrf.engine.covariance import inexact_reasons
+from fastrf.engine.covariance import assumptions, inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
 from fastrf.engine.plan import Plan, make_plan
@@ -429,7 +429,7 @@ class _Question:
             input_sizes=sizes or None,
             ignore_global=self.ignore_global,
             inexact=tuple(inexact),
-            assumptions=tuple(self.graph.assumptions),
+            assumptions=(*self.graph.assumptions, *assumptions(self.graph, plan.node)),
             plan=plan,
         )
 
@@ -520,9 +520,10 @@ def erf(
         tail: share of the mass that may be dropped from the outside; `ERF.dropped_mass` says how
             much it was. None: nothing.
         layers: "last", or "all" for the field of every layer's `unit`, by node name. Without
-            `input_size` one pass up from the input computes them all, but for those behind
-            transposed convolutions or resizing; with one, each layer that moves pixels costs a
-            field of its own. Layers that move none share the array of the layer below.
+            `input_size` one pass up from the input computes them all (covariances included), but
+            for those behind transposed convolutions or resizing; with one, each layer that moves
+            pixels costs a field of its own. Layers that move none share the array of the layer
+            below.
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free.

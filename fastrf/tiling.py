@@ -299,8 +299,10 @@ class _Plan:
         if limit >= total:
             everything = slice(0, units[axis])
             return [(slice(0, total), everything, everything)]
-        options = {"ignore_global": self.ignore_global}
-        halo = _halos(receptive_field(self.whole.network, self.node, image, **options))[axis]
+        field = receptive_field(
+            self.whole.network, self.node, image, ignore_global=self.ignore_global
+        )
+        halo = _halos(field)[axis]
         inner_first, _ = self.right(axis, limit, False, False)
         # The last tile begins where it just ends with the image.
         final = -(-(total - limit) // halo.block) * halo.block

@@ -229,10 +229,10 @@ def test_the_text_says_it_all() -> None:
     found = advice(rf.zoo.resnet18(), input_size=32)
     text = str(found)
     for part in (
-        "TRF 435 × 435",
+        "TRF: 435 × 435 pixels",
         "layer4.1.add",
-        "95% of σ is there at layer4.1.add",
-        "1 × 1 pixels" if found.tiles is None else "multiples of 32 × 32 pixels",
+        "95% of σ at layer4.1.add",
+        "multiples of 32 × 32 pixels",
         "13 layers, layer1.1.conv2, layer2.0.conv1, layer2.0.conv2 … layer4.1.conv2",
         "dilation ×2 in the layers of the largest stride",
         "217+186",

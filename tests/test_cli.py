@@ -309,6 +309,41 @@ def test_erf_files(capsys, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+# --- plot -----------------------------------------------------------------------------------
+
+
+PLOTS = [
+    ("plain(4)", ""),
+    ("plain(4)", "--kind erf --scale log --width column --theme dark"),
+    ("plain(4)", "--kind profile --unit 0,3 --input-size 9"),
+    ("plain(3,ndim=3)", "--kind sections"),
+    ("plain(4)", "--kind growth --input-size 12x10"),
+    ("plain(4)", "--kind features --input-size 12 --layers conv1,conv3 --unit 1"),
+    ("plain(4,ndim=3)", "--kind features_3d --input-size 12 --axes 0,2"),
+    ("resnet18", "--kind graph --depth 1"),
+    ("plain(3)", "--kind graph --with-erf"),
+    ("plain(4)", "--kind stack --axis 0 --align index --width 5"),
+]
+
+
+@pytest.mark.parametrize(("net", "options"), PLOTS, ids=[" ".join(p) for p in PLOTS])
+def test_plot(capsys, tmp_path, net, options):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "figure.svg"
+    code, out, err = run(capsys, "plot", net, "-o", str(path), *options.split())
+    assert (code, out, err) == (0, "", f"fastrf: wrote {path}\n")
+    assert path.read_bytes().startswith(b"<?xml")
+
+
+def test_plot_over_a_picture(capsys, tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    picture, path = tmp_path / "input.png", tmp_path / "figure.png"
+    image.imsave(picture, np.zeros((9, 12)))
+    options = ("--input-size", "9x12", "--background", str(picture), "--width", "4", "--dpi", "50")
+    assert run(capsys, "plot", "plain(2)", "--file", str(path), *options)[0] == 0
+    assert image.imread(path).shape[1] == 200
+
+
 # --- check ----------------------------------------------------------------------------------
 
 
@@ -351,7 +386,8 @@ def test_info(capsys):
     assert found["fastrf"] == rf.__version__
     assert found["packages"]["numpy"] == np.__version__
     assert found["devices"] == ["cpu"]
-    for engine in found["engines"]:
+    assert found["engines"][-1] == "channelwise"  # which needs weights
+    for engine in found["engines"][:-1]:
         assert document(capsys, "erf", "plain(3)", "--method", engine)["plan"]["method"] == engine
     assert found["cores"] >= 1
     _, out, _ = run(capsys, "info")
@@ -473,6 +509,17 @@ BAD = [
     ("erf resnet50 --plot x.gif", ".gif"),
     ("erf resnet50 --plot absent/x.png", "absent"),
     ("erf resnet50 --save absent/x.npz", "absent"),
+    ("plot resnet50", "--file"),
+    ("plot resnet50 -o x.gif", ".gif"),
+    ("plot resnet50 -o absent/x.png", "absent"),
+    ("plot resnet50 -o x.png --kind pie", "pie"),
+    ("plot resnet50 -o x.png --kind graph --scale log", "--scale"),
+    ("plot resnet50 -o x.png --kind graph --unit 3", "--unit"),
+    ("plot resnet50 -o x.png --kind graph --depth -1", "depth"),
+    ("plot resnet50 -o x.png --kind features", "input_size"),
+    ("plot resnet50 -o x.png --kind stack", "output="),
+    ("plot plain(2) -o x.png --width wide", "wide"),
+    ("plot plain(2) -o x.png --background absent.png", "absent.png"),
     ("erf resnet50 --output fc", "avgpool"),
 ]
 

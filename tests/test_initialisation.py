@@ -171,9 +171,10 @@ def test_norms_make_schemes_alike() -> None:
 
     he, other = stack("he"), stack("pytorch")
     np.testing.assert_allclose(he.image, other.image, rtol=1e-12)
-    # Of the q that a block reads, conv · norm · relu · conv · norm make 1: the weights' variance g
-    # gives way in g · 1/(gq) · 1/2 · g · 1/(g/2) = 1/q. Each of the blocks adds 1 to q.
-    expected = math.fsum(math.log1p(1 / q) for q in (1, 2, 3))
+    # A block reads a sum of variance q = 1, 2, 3 and mean 0, and its branch ends with 1: conv and
+    # norm make 1/q of it, relu 1/2 with a variance of 1/2 − 1/2π about its mean, by which the
+    # second norm divides: π/(π − 1) for both (Yang et al. 2019).
+    expected = math.fsum(math.log1p(math.pi / (math.pi - 1) / q) for q in (1, 2, 3))
     assert he.log_gain == pytest.approx(expected, rel=1e-12)
     assert other.log_gain == pytest.approx(expected, rel=1e-12)
 
@@ -388,3 +389,36 @@ def test_random_networks(name: str, residual: bool) -> None:
     plain = rf.Conv(3, padding=1, gain=gain)
     wrong = rf.erf(rf.Sequential(*[rf.Residual(plain) if residual else plain] * LAYERS, ndim=1))
     assert abs(math.log(rows.mean(axis=0).sum()) - wrong.log_gain) > math.log(1.2)
+
+
+def test_batch_norm_in_training() -> None:
+    """conv · batch norm · ReLU three times, over a batch: what norms divide by is the variance
+    about the mean, not the second moment. Statistics over B·L values couple them by some 1/(BL).
+
+    The gradient is that of a random sum over the channels of a pixel: their mean, with less noise.
+    """
+    torch.set_num_threads(1)
+    batch, generator = 6, torch.Generator().manual_seed(9)
+    rows = []
+    for _ in range(NETWORKS):
+        x = torch.randn(batch, WIDTH, 21, generator=generator, dtype=torch.float64)
+        x.requires_grad_()
+        y = x
+        for _ in range(LAYERS):
+            weight = torch.randn(WIDTH, WIDTH, 3, generator=generator, dtype=torch.float64)
+            y = torch.nn.functional.conv1d(y, weight, padding=1)
+            y = torch.nn.functional.batch_norm(y, None, None, training=True).relu()
+        signs = torch.randn(WIDTH, generator=generator, dtype=torch.float64).sign()
+        (slope,) = torch.autograd.grad(signs @ y[0, :, 10], x)
+        rows.append(float(slope[0, :, 7:14].square().sum()) / WIDTH)
+    layers = [rf.Conv(3, padding=1, channels=WIDTH), rf.Norm(), rf.Activation("relu")]
+    net = rf.Sequential(rf.Input(WIDTH), *layers * LAYERS, ndim=1).initialised("he")
+    expected = math.exp(rf.erf(net).log_gain)
+    assert expected == pytest.approx(0.5 * (math.pi / (math.pi - 1)) ** 2, rel=1e-12)
+    error = np.std(rows, ddof=1) / math.sqrt(NETWORKS)
+    # Of 21 pixels two lie at the border, where sums of fewer taps lower what norms divide by.
+    border = LAYERS * 2 / 21 / 3
+    bound = 4 * error + (3 * LAYERS / WIDTH + LAYERS * 4 / (batch * 21) + border) * expected
+    assert abs(np.mean(rows) - expected) <= bound
+    # Second moments instead would make 1/2 of it, less than half.
+    assert np.mean(rows) - bound > 0.5

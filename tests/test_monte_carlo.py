@@ -186,6 +186,20 @@ class PreBlock(nn.Module):
         return x + self.conv2(self.bn2(self.conv1(self.bn1(x).relu())).relu())
 
 
+class Curved(nn.Module):
+    """Activations in a branch, wide enough for the mean field."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.stem, self.activation = conv(8, 48), activation
+        self.conv1, self.conv2, self.last = conv(48, 48), conv(48, 48), conv(48, 48)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.conv2(self.activation(self.conv1(self.activation(x))))
+        return self.last(x + y)
+
+
 class ResNet18(nn.Module):
     def __init__(self, width=8):
         super().__init__()
@@ -242,6 +256,7 @@ class Case:
         initialise: deviations from the module; None: "unit".
         gain: whether the gain is that of the imported network, whose activations have gain 1.
         overlapping: whether fixed layers overlap, so that covariances matter.
+        init: a scheme that both theory and experiment are told.
     """
 
     make: Callable[[], Any]
@@ -251,6 +266,7 @@ class Case:
     output: str | None = None
     gain: bool = True
     overlapping: bool = False
+    init: str | None = None
 
 
 CASES = {
@@ -261,6 +277,10 @@ CASES = {
     "U-Net, linear, 1-D": Case(lambda: UNet("linear", 1), (1, 2, 32), 10_000, overlapping=True),
     "U-Net, bilinear": Case(lambda: UNet("bilinear", 2), (1, 2, 16, 16), 5_000, overlapping=True),
     "DenseNet": Case(Dense, (1, 2, 40), 10_000, overlapping=True),
+    # Layers that differ in their gains, and activations whose slopes depend on what they read.
+    "U-Net, He": Case(lambda: UNet("transposed", 1), (1, 2, 32), 10_000, init="he"),
+    "GELU, Glorot": Case(lambda: Curved(nn.GELU()), (1, 8, 20), 4_000, init="glorot"),
+    "tanh, PyTorch's": Case(lambda: Curved(nn.Tanh()), (1, 8, 20), 1_500, init="pytorch"),
     "ShuffleNet": Case(ShuffleUnits, (1, 3, 12, 12), 8_000),
     "ResNet v2": Case(
         lambda: nn.Sequential(conv(3, 8, 3, 2, ndim=2), PreBlock(8), PreBlock(8)),
@@ -277,14 +297,14 @@ def measured(name: str) -> tuple[Any, Any]:
     """Theory and experiment."""
     case = CASES[name]
     module = case.make()
-    network = rf.from_torch(module, case.shape)
+    network = rf.from_torch(module, case.shape, init=case.init)
     theory = rf.erf(network, case.output, input_size=case.shape[2:])
     experiment = rf.empirical(
         module,
         case.shape,
         case.output,
         draws=case.draws,
-        initialise="unit" if case.initialise is None else case.initialise(module),
+        initialise=case.init or ("unit" if case.initialise is None else case.initialise(module)),
         network=network,
     )
     return theory, experiment

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 VERSION = PROJECT["version"]
 
+SOURCES = (".py", ".cu", ".cuh", ".css", ".js")
 OPTIONAL = {"numba", "scipy", "onnx", "torch", "matplotlib", "cupy"}
 
 
@@ -26,10 +27,7 @@ def sources(*folders: str) -> Iterator[Path]:
     """Python and CUDA sources, and parts of the report's page, relative to the checkout."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*")):
-            if (
-                path.suffix in (".py", ".cu", ".cuh", ".css", ".js")
-                and "__pycache__" not in path.parts
-            ):
+            if path.suffix in SOURCES and "__pycache__" not in path.parts:
                 yield path.relative_to(ROOT)
 
 
@@ -232,13 +230,9 @@ def reaches(names: set[str], rooms: tuple[str, ...]) -> list[str]:
 
 
 OUTER = (
-    "fastrf.erf",
-    "fastrf.check",
-    "fastrf.cli",
-    "fastrf.plot",
-    "fastrf.report",
-    "fastrf.tiling",
-)
+    "fastrf.erf", "fastrf.check", "fastrf.cli", "fastrf.plot", "fastrf.report", "fastrf.tiling",
+    "fastrf.empirical", "fastrf.comparison", "fastrf.advice", "fastrf.design", "fastrf.sweep",
+)  # fmt: skip
 CORE = (
     "fastrf/layers", "fastrf/layers.py", "fastrf/maps.py", "fastrf/network.py", "fastrf/lowering",
     "fastrf/lowering.py", "fastrf/netfile.py", "fastrf/zoo", "fastrf/importers", "fastrf/errors.py",
@@ -260,6 +254,8 @@ WALLS = [
     # The planner reads moments and bounds; an engine may choose its window by a bound, and no more.
     (("fastrf/engine",), ("fastrf/engine/plan.py",), ANALYTIC_BUT_BOUNDS),
     (("fastrf/engine/plan.py",), (), ("fastrf.analytic.geometry", *OUTER)),
+    # What is measured owes nothing to what it is held against.
+    (("fastrf/empirical",), (), ("fastrf.engine", "fastrf.kernels", "fastrf.analytic")),
     (
         ("fastrf/metrics", "fastrf/images.py", "fastrf/arrays.py"),
         (),

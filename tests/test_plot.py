@@ -753,7 +753,7 @@ def test_refused(tmp_path, monkeypatch):
 
 def test_every_figure_is_public():
     named = {name for name in plot.__all__ if name.endswith("_figure")}
-    assert len(named) == 8
+    assert len(named) == 9
     for name in named:
         assert getattr(plot, name).__doc__
     assert fields.SCALES.keys() == {"both", "linear", "log"}

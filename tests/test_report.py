@@ -78,7 +78,7 @@ NETS = {
     "causal": (rf.zoo.wavenet(1, 4), None),
     "volume": (rf.zoo.plain(3, 3, ndim=3), None),
     "volume on an image": (rf.zoo.plain(3, 3, ndim=3), 9),
-    "classifier": (rf.zoo.resnet18(), None),
+    "classifier": ([rf.Conv(3, padding=1), rf.GlobalPool(), rf.FullyConnected(10)], None),
     "global": ([rf.Conv(3, padding=1), rf.SqueezeExcite(), rf.Conv(3, padding=1)], None),
     "global on an image": ([rf.Conv(3, padding=1), rf.SqueezeExcite(), rf.Conv(3)], (20, 12)),
     "strides that differ": (rf.Parallel(rf.Conv(3, stride=2), rf.Conv(5)), None),
@@ -155,15 +155,13 @@ def test_a_title_is_a_text():
 
 
 def test_same_input_same_bytes(tmp_path):
-    code = (
-        "import sys, fastrf as rf\n"
-        "rf.report(rf.zoo.unet(1, 1), sys.argv[1], input_size=8, check=False)\n"
-    )
-    pages = []
-    for name in ("a.html", "b.html"):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
-        pages.append((tmp_path / name).read_bytes())
-    assert pages[0] == pages[1]
+    """In another process, whose sets have another order, too."""
+    arguments = "rf.zoo.unet(1, 1), sys.argv[1], input_size=8, check=False"
+    code = f"import sys, fastrf as rf; rf.report({arguments})"
+    path = tmp_path / "x.html"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    rf.report(rf.zoo.unet(1, 1), tmp_path / "y.html", input_size=8, check=False)
+    assert path.read_bytes() == (tmp_path / "y.html").read_bytes()
     checked = [render(assemble(small())) for _ in range(2)]
     assert checked[0] == checked[1]
 
@@ -252,8 +250,8 @@ def test_what_is_unbounded_has_no_field_and_says_why():
 
 def test_logits_are_listed_without_a_field():
     document = assemble(NETS["classifier"][0], check=False)
-    assert document.field.node == "layer4.1.relu_1"
-    assert document.layers[-1].row.name == "fc"
+    assert document.field.node == "conv1"
+    assert document.layers[-1].row.op == "fullyconnected"
     assert "lost its spatial extent" in document.layers[-1].note
 
 
@@ -345,25 +343,26 @@ def test_pictures_are_made_coarser_until_they_fit(monkeypatch):
     from fastrf.report import document as module
 
     plenty = page_of(rf.zoo.plain(12, 9))[1].data["pictures"]
-    size = sum(len(part["levels"]) for p in plenty for part in p["parts"])
+    size = len(json.dumps(plenty))
     assert size < BUDGET
     monkeypatch.setattr(module, "BUDGET", size // 2)
     coarse = page_of(rf.zoo.plain(12, 9))[1].data["pictures"]
-    assert sum(len(part["levels"]) for p in coarse for part in p["parts"]) <= size // 2
-    assert [p["profiles"] for p in coarse] == [p["profiles"] for p in plenty]
+    assert len(json.dumps(coarse)) <= size // 2 + 2 * len(coarse)
     steps = {p["parts"][0]["step"][0] for p in coarse}
     assert min(steps) == 1
     assert max(steps) > 1
+    for p in coarse:
+        assert p["profiles"][0]["step"] == p["parts"][0]["step"][0]
+        assert max(p["profiles"][0]["values"]) == 1000
 
 
 # --- files and the command line -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet50", None), ("resnet18", 224)])
-def test_reports_of_large_networks_stay_small(name, size):
-    net = rf.zoo.get(name)
-    text = render(assemble(net, input_size=size, check=False))
-    assert len(text.encode()) < 1_500_000
+def test_reports_of_large_networks_stay_small():
+    net = rf.zoo.resnet50()
+    text = render(assemble(net, check=False))
+    assert len(text.encode()) < 1_000_000
     assert text.count("<tr data-layer=") == len(net)
 
 

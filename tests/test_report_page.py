@@ -94,8 +94,8 @@ class Report:
 
     @property
     def unit(self) -> tuple[int, ...]:
-        (text,) = re.findall(r"^Unit \(?([-\d, ]+)\)? of", self.said)
-        return tuple(map(int, text.split(",")))
+        (text,) = re.findall(r"^Unit \(?([−\d, ]+)\)? of", self.said)
+        return tuple(int(u.replace("−", "-")) for u in text.split(","))
 
     @property
     def box(self) -> tuple[tuple[int, int], ...]:
@@ -234,7 +234,7 @@ def test_slides_over_layers_and_points_at_units(opened, pages, name):
             report.point(drawn_at(field, unit), axes)
             assert report.unit == pytest.approx(unit, abs=blur)
             assert report.unit != start
-            assert report.box == field.box(unit)
+            assert report.box == field.box(report.unit)
             assert "ERF: " in report.said
 
 
@@ -298,7 +298,7 @@ def test_units_on_an_image_say_whose_field_is_shown(opened):
         ((19, 15), "ERF: this unit's own."),
         ((inner[0], inner[0]), "ERF: this unit's own, which is that of unit (10, 15) moved"),
         ((inner[-1], 12), "ERF: this unit's own, which is that of unit (10, 15) moved"),
-        ((inner[0] - 1, 12), "this unit's own differs somewhat (it meets the border otherwise)"),
+        ((inner[0] - 1, 12), "own differs somewhat, as the border cuts it otherwise"),
         ((18, 28), "ERF: that of unit (19, 29), moved here"),
     ):
         report.point(drawn_at(field, unit))

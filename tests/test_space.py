@@ -382,6 +382,15 @@ CHAINS: list[dict[str, Any]] = [
      "options": {"unit": "{act}"}},
     {"parameters": {"block": ["plain", "residual"], "depth": [1, 2]}},
     {"parameters": {"ndim": [1, 2, 3], "kernel": [3, [3, 5]]}, "ndim": "{ndim}"},
+    {"parameters": {"ndim": [1, 3], "depth": [0, 1]}},
+    {"parameters": {"depth": [2, 4], "late": "12 // (i - 1)",
+                    "kernel": "3 if i < 2 else late", "dilation": "4 // (3 - i)"}},
+    {"parameters": {"depth": [0, 2]}, "layers": [
+        {"block": "dense", "repeat": "{depth}"}, {"type": "Conv", "kernel": 3},
+        {"type": "Residual", "branch": [{"type": "Conv", "kernel": 1}], "when": "depth > 5"}]},
+    {"parameters": {"kernel": [2, 3]}, "layers": [
+        {"type": "MaxPool", "kernel": "{kernel}", "when": "kernel == 2"},
+        {"type": "Conv", "kernel": "{kernel}", "repeat": 3}]},
     {"parameters": {"depth": [2.0, 2, -1, True], "kernel": [3.0, 3, True]}},
     {"parameters": {"depth": 2, "kernel": 3, "gain": [0, 1, "x"],
                     "padding": [[[1, 2], [0, 1]], 0]}},

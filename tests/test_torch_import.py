@@ -579,6 +579,15 @@ def test_without_torch_the_extra_is_named(monkeypatch):
 # --- the registry ---------------------------------------------------------------------------
 
 
+def test_a_convolution_on_one_pixel_keeps_its_kernel():
+    """Eight of its nine taps lie in padding, with their share of the gradient."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1))
+    network = rf.from_torch(module, (1, 3, 2, 2))
+    assert network.nodes["1"].layer.kernel == 3
+    # Four of the nine taps of the first layer, and one of the second's, lie within.
+    assert rf.erf(network, input_size=2).log_gain == pytest.approx(math.log(4 / 9 / 9))
+
+
 @pytest.fixture
 def registered():
     """Registers for one test."""

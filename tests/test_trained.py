@@ -623,3 +623,44 @@ def test_files_keep_weights(tmp_path: Any, suffix: str) -> None:
     assert rf.ERF.load(tmp_path / "field.npz").network == net
     other = full(Mixed().eval(), (1, 3, 8, 8))
     assert other.fingerprint != net.fingerprint
+
+
+# --- the command line -----------------------------------------------------------------------
+
+
+def test_on_the_command_line(capsys: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    import json
+
+    from fastrf.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n    torch.manual_seed(3)\n    return nn.Sequential(nn.Conv2d(3, 4, 3))\n"
+    )
+
+    def document(*words: str) -> Any:
+        assert main(["erf", *words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def refusal(*words: str) -> str:
+        assert main(["erf", *words]) == 2
+        return str(capsys.readouterr().err)
+
+    name = ("held:net", "--input-size", "9")
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3))
+    averaged = rf.from_torch(module, (1, 3, 9, 9), weights="trained")
+    field = rf.erf(averaged, input_size=9)
+    found = document(*name, "--weights", "trained")
+    assert found["log_gain"] == pytest.approx(field.log_gain, abs=1e-12)
+    assert found["exact"] is False
+    found = document(*name, "--weights", "trained", "--per-channel", "--channel", "2")
+    single = rf.erf(full(module, (1, 3, 9, 9)), input_size=9, channel=2)
+    assert found["log_gain"] == pytest.approx(single.log_gain, abs=1e-12)
+    assert found["plan"]["engine"] == "channelwise"
+    assert document(*name, "--init", "he")["log_gain"] == pytest.approx(math.log(2))
+    assert document("plain(3)", "--init", "he")["log_gain"] == pytest.approx(3 * math.log(2))
+    assert "init='hee' is unknown" in refusal(*name, "--init", "hee")
+    assert "needs weights; give weights='trained' too" in refusal(*name, "--per-channel")
+    assert "--weights and --per-channel are for ONNX" in refusal("plain(3)", "--weights", "trained")

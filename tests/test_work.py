@@ -1,4 +1,4 @@
-"""How much Python a field takes: calls of functions, counted, not seconds.
+"""How much work a field takes: calls of functions and of kernels, bytes; counted, not seconds.
 
 A guard against slow code coming back: a loop over layers where one call did, a forecast that is
 worked out anew, an image formed for a figure. Counts do not depend on the machine nor on what else
@@ -8,12 +8,16 @@ it does. The limits are a quarter above what was counted when they were written.
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fastrf.kernels import load
 
 import fastrf as rf
+from fastrf.engine import ENGINES
+from fastrf.lowering import lower
 
 LAYERS = 1000
 
@@ -98,3 +102,83 @@ def test_a_chain_is_worked_on_as_one() -> None:
         _ = rf.erf(network, workers=1).std
         counts.append(python_calls(lambda network=network: rf.erf(network, workers=1).std))
     assert counts[1] <= 1.1 * counts[0]
+
+
+# --- engines ----------------------------------------------------------------------------------
+
+
+class Counted:
+    """A namespace of kernels that counts their calls."""
+
+    def __init__(self, kernels: Any) -> None:
+        self.kernels, self.calls = kernels, 0
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self.kernels, name)
+        if not callable(own):
+            return own
+
+        def called(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            return own(*arguments, **options)
+
+        return called
+
+
+def blocks(*kernels: int, ndim: int = 2) -> rf.Network:
+    layers = [rf.Conv(k, padding=k // 2) for k in kernels]
+    return rf.Sequential(*map(rf.Residual, layers), ndim=ndim)
+
+
+SMOOTHED = rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, padding=1)] * 4)
+SHARPENED = rf.Sequential(*[rf.Conv(3, padding=1), rf.Upsample(2, mode="cubic")] * 2)
+
+WORK: dict[str, tuple[str, rf.Network, int | None, dict[str, Any], tuple[int, int, int]]] = {
+    "layer by layer": ("direct", rf.zoo.resnet50(), 224, {"at_once": False}, (14_524, 69, 2_329)),
+    "in one call": ("direct", rf.zoo.resnet50(), 224, {"at_once": True}, (34, 1, 953)),
+    "covariances": ("correlated", SMOOTHED, 48, {}, (65, 1, 57)),
+    "covariances that cancel": ("cancelling", SHARPENED, 24, {}, (2_746, 49, 78)),
+    "chain": ("factored", rf.zoo.plain(200, 3), None, {}, (164, 1, 1_280)),
+    "residual": ("factored", rf.zoo.residual(100), None, {}, (1_510, 3, 1_732)),
+    "powers": ("powers", rf.zoo.residual(100), 64, {}, (3_303, 0, 611)),
+    "volume of powers": ("powers", blocks(*[3] * 40, ndim=3), 24, {}, (923, 0, 160)),
+    "reduced": ("recompressed", blocks(*[3, 5] * 10), 64, {"tol": 1e-10}, (8_556, 0, 636)),
+    "volume": ("recompressed", blocks(*[3, 5] * 6, ndim=3), 24, {"tol": 1e-10}, (10_042, 0, 2_211)),
+    "one FFT": ("spectral", blocks(*[1, 3, 5, 7] * 10), None, {"tol": 1e-12}, (3_190, 0, 336)),
+    "windows": ("tilted", blocks(*[3] * 20), None, {"tol": 1e-10}, (3_207, 0, 260)),
+}
+"""Engine, network, input size, options, and what was counted: calls of functions written in Python,
+calls of kernels, kilobytes allocated at the fullest moment."""
+
+
+def counted(name: str) -> tuple[int, int, int]:
+    engine, network, size, options, _ = WORK[name]
+    graph = lower(network, size)
+    node = graph.output_node(None)
+    where = (graph, node, graph.unit_index(node, "center"), graph.input_node(None))
+    kernels = Counted(load("cpu"))
+
+    def run() -> None:
+        ENGINES[engine].run(*where, kernels=kernels, workers=1, **options).pixels()
+
+    run()  # compiles, and works out what stays with the graph
+    calls, kernels.calls = python_calls(run), 0
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        run()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return calls, kernels.calls, (peak - before) // 1024
+
+
+def test_every_engine_is_guarded() -> None:
+    assert {engine for engine, *_ in WORK.values()} == set(ENGINES)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_what_an_engine_takes(name: str) -> None:
+    """At most a quarter more than was counted, of small numbers a few."""
+    for found, limit in zip(counted(name), WORK[name][-1], strict=True):
+        assert found <= 1.25 * limit + 16

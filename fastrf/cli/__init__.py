@@ -39,11 +39,26 @@ Examples:
   fastrf erf resnet50 --input-size 224 --plot erf.png
   fastrf erf "plain(1000, 3)" --save erf.npz
   fastrf plot resnet50 --kind graph -o graph.svg
+  fastrf empirical torchvision.models:resnet18 --input-size 64 --initialise he
   fastrf check resnet50
+  fastrf advice resnet50 --input-size 224
+  fastrf design --target-erf 60 --stride 4
   fastrf report resnet50 -o report.html
   fastrf bench --quick"""
 
-COMMANDS = ("rf", "erf", "plot", "report", "check", "sweep", "bench", "info")
+COMMANDS = (
+    "rf",
+    "erf",
+    "plot",
+    "report",
+    "empirical",
+    "check",
+    "advice",
+    "design",
+    "sweep",
+    "bench",
+    "info",
+)
 """Each is the function of its name in the module of its name."""
 
 app = App(

@@ -49,6 +49,10 @@ def erf(
     *,
     selection: Selection = EVERYTHING,
     unit: Unit = "center",
+    channel: Annotated[
+        int | None,
+        Parameter(group=CHOOSE, help="Of the unit, with --per-channel. Default: all of them."),
+    ] = None,
     layers: Annotated[
         str, Parameter(group=CHOOSE, help="last, or all for one line per layer.")
     ] = "last",
@@ -110,12 +114,22 @@ def erf(
     if plan:
         from fastrf.erf import plan as plan_of
 
-        question = {**selection.options(), **computation, "unit": unit_of(unit)}
+        question = {
+            **selection.options(),
+            **computation,
+            "unit": unit_of(unit),
+            "channel": channel,
+        }
         return _show_plan(plan_of(network, **question), as_json)
     from fastrf.erf import erf as field_of
 
     with Progress() as progress:
-        options: dict[str, Any] = {**selection.options(), **computation, "layers": layers}
+        options: dict[str, Any] = {
+            **selection.options(),
+            **computation,
+            "layers": layers,
+            "channel": channel,
+        }
         found: Any = field_of(network, unit=unit_of(unit), progress=progress, **options)
         if layers == "all":
             documents = [field.to_dict() for field in found.values()]
@@ -127,7 +141,7 @@ def erf(
     if as_json:
         print_json(documents[0])
     else:
-        print_facts(_erf_facts(found, documents[0]))
+        print_facts(erf_facts(found, documents[0]))
     if save is not None:
         found.save(save)
         note(f"wrote {save}")
@@ -148,7 +162,7 @@ def _show_plan(plan: Plan, as_json: bool) -> int:
     return 0
 
 
-def _erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+def erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     shares = (f"{float(t):.0%}: {r:.4g}" for t, r in figures["area_ratio"].items())
     luo = (f"{size:.5g} ({kind})" for kind, size in figures["luo_size"].items())
     kurtosis = ["undefined" if k is None else k for k in figures["kurtosis"]]
@@ -165,8 +179,9 @@ def _erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("TRF", f"{times(figures['trf_size'])} pixels"),
         ("Luo's size / TRF", f"{figures['ratio']:.4g}"),
         ("log gain", f"{field.log_gain:.6g}"),
-        ("lost mass", f"{field.lost_mass:.4g}"),
     ]
+    if field.draws is None:
+        facts.append(("lost mass", f"{field.lost_mass:.4g}"))
     if field.dropped_mass:
         facts.append(("dropped mass", f"{field.dropped_mass:.4g}"))
     facts.append(("exact", "yes" if field.exact else "no"))

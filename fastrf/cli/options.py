@@ -73,6 +73,28 @@ class Selection:
         ),
     ] = None
 
+    init: Annotated[
+        str | None,
+        Parameter(
+            group=CHOOSE,
+            help="How layers draw their weights: he, he-fan-out, lecun, glorot, pytorch, "
+            "orthogonal or delta-orthogonal. Default: every layer keeps the variance.",
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Parameter(group=CHOOSE, help="trained: the squared weights of an ONNX or torch model."),
+    ] = None
+    per_channel: Annotated[
+        bool,
+        Parameter(
+            group=CHOOSE,
+            negative="",
+            show_default=False,
+            help="Follow trained weights channel by channel, not their average.",
+        ),
+    ] = False
+
     @property
     def size(self) -> int | tuple[int, ...] | None:
         """`input_size` as numbers."""
@@ -86,14 +108,40 @@ class Selection:
         """
         suffix = Path(net).suffix.lower()
         policy: Any = self.unknown
+        weights: Any = self.weights
         if suffix == ".onnx":
             from fastrf.importers.onnx import from_onnx
 
-            return from_onnx(net, unknown=policy, input_size=self.size)
+            return from_onnx(
+                net,
+                unknown=policy,
+                input_size=self.size,
+                init=self.init,
+                weights=weights,
+                channels="full" if self.per_channel else "mean",
+            )
         if named_by_code(net):
             from fastrf.importers.named import from_name
 
-            return from_name(net, input_size=self.size, channels=self.channels, unknown=policy)
+            return from_name(
+                net,
+                input_size=self.size,
+                channels=self.channels,
+                unknown=policy,
+                init=self.init,
+                weights=weights,
+                per_channel=self.per_channel,
+            )
+        if self.weights is not None or self.per_channel:
+            raise InputError(
+                f"--weights and --per-channel are for ONNX models and torch modules, and {net!r} "
+                f"is neither; leave them out"
+            )
+        network = self._listed(net, suffix)
+        return network if self.init is None else network.initialised(self.init)
+
+    def _listed(self, net: str, suffix: str) -> Network:
+        """A network file or one of the zoo."""
         if self.unknown != "error":
             raise InputError(
                 f"--unknown is for ONNX models and torch modules, and {net!r} is neither; leave "

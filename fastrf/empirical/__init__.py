@@ -6,8 +6,8 @@ formula of fastrf's has a part in the image, so that the two can be held against
 (`compare`). The theoretical receptive field beside it is that of the imported network.
 
 The modules build on each other in this order: `subject` (a copy of the module, run and read),
-`choosing` (which map is meant), `samples` (images), `schemes` (weights), `moments` (means and
-errors), `measuring` (the passes).
+`choosing` (which map is meant), `theory` (the network beside it), `samples` (images), `schemes`
+(weights), `moments` (means and errors), `measuring` (the passes).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 
 from fastrf.empirical.choosing import choose
 from fastrf.empirical.measuring import Measuring, check_options, checked_channel
+from fastrf.empirical.moments import Moments
 from fastrf.empirical.samples import samples_of
 from fastrf.empirical.schemes import Initialise, prepared
-from fastrf.empirical.subject import Inputs, Subject
+from fastrf.empirical.subject import Subject
 from fastrf.empirical.theory import Theory, beside, imported, input_key, stand_in
 from fastrf.erf import ERF
 from fastrf.errors import MissingExtra
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["empirical"]
+
+ENOUGH = 32
+"""Effective draws below which standard errors are unsure themselves."""
 
 
 def empirical(
@@ -62,8 +66,9 @@ def empirical(
     Args:
         module: any `torch.nn.Module`, on any device; it is copied, and neither run nor changed.
         images_or_shape: a shape (N, C, spatial…) for standard normal images, or shapes for several
-            inputs, as for `from_torch`; or an array or tensor of images; or an iterable of batches
-            (arrays; tuples or mappings of arrays for several inputs).
+            inputs, as for `from_torch`; or an array or tensor of images, or a mapping of some for
+            several inputs; or an iterable of batches (arrays; tuples or mappings of arrays for
+            several inputs), which are taken to the device one by one.
         output: the map that the unit is on: the path of a submodule ("layer3"; "layer1.0.relu_1"
             is its second call), or a key or number in what the module returns. Default: what it
             returns, or the last map before it lost its spatial extent.
@@ -129,7 +134,11 @@ def empirical(
         if weights is not None and not isinstance(weights, Mapping):
             weights(subject.module)  # before it is looked at: it may have nothing to show yet
         seen = subject.look(samples.first, key)
-        theory = _theory(module, network, samples.first, key, training)
+        theory: Theory | str
+        if network is None:
+            theory = imported(module, samples.first, key, training)
+        else:
+            theory = beside(network, samples.first, key)
         graph = theory.graph if isinstance(theory, Theory) else None
         spot, node = choose(seen, output, graph)
         if not isinstance(theory, Theory) or node is None:
@@ -156,23 +165,13 @@ def empirical(
         input=theory.input,
         input_sizes=theory.sizes,
         ignore_global=False,
-        inexact=(f"a sample: the mean of {moments.draws} draws, see standard_error",),
+        inexact=(_sampled(moments),),
         assumptions=theory.assumptions,
         plan=record,
         standard_error=moments.standard_error()[window],
         draws=moments.draws,
         groups=moments.groups()[(slice(None), *window)],
     )
-
-
-def _theory(
-    module: nn.Module, network: Network | None, inputs: Inputs, wrt: int | str, training: bool
-) -> Theory | str:
-    """The network beside the module, or why there is none."""
-    if network is not None:
-        return beside(network, inputs, wrt)
-    found = imported(module, inputs, training)
-    return found if isinstance(found, str) else beside(found, inputs, wrt)
 
 
 def _support(image: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[slice, ...]]:
@@ -183,6 +182,17 @@ def _support(image: NDArray[np.float64]) -> tuple[tuple[int, ...], tuple[slice, 
         places = np.flatnonzero(image.any(axis=others))
         spans.append(slice(int(places[0]), int(places[-1]) + 1))
     return tuple(span.start for span in spans), tuple(spans)
+
+
+def _sampled(moments: Moments) -> str:
+    """Why the field is approximate."""
+    said = f"a sample: the mean of {moments.draws} draws, see standard_error"
+    if moments.effective_draws < ENOUGH:
+        said += (
+            f"; a few of them make it, {moments.effective_draws:.3g} of equal gain would weigh as "
+            f"much, so that the errors are unsure, too"
+        )
+    return said
 
 
 def _said(initialise: Initialise) -> str:

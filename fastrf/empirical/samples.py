@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,81 +84,103 @@ def samples_of(
     Raises:
         InputError: it is neither shapes nor images.
     """
-    import torch
-
-    together = training or renewed
     shapes = _shapes(given)
     if shapes is not None:
-        shared = next(iter(shapes.values()))[0] if together else 1
-
-        def drawn(draws: int) -> Inputs:
-            return {
-                key: torch.randn((draws * shared, *shape[1:]), generator=generator, dtype=dtype).to(
-                    device
-                )
-                for key, shape in shapes.items()
-            }
-
-        def random(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
-            for start in range(0, draws, most):
-                count = min(most, draws - start)
-                yield drawn(count), count
-
-        return Samples("standard normal", drawn(1), shared, None, together, True, random)
+        return _random(shapes, training or renewed, dtype, device, generator)
 
     def tensors(batch: Any) -> Inputs:
         return {key: _tensor(value, dtype, device) for key, value in _by_key(batch).items()}
 
     if _is_array(given) or isinstance(given, Mapping):
         images = tensors(given)
-        count = len(next(iter(images.values())))
-        if training:
-
-            def whole(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
-                for _ in range(draws):
-                    yield images, 1
-
-            return Samples(f"{count} given, together", images, count, None, True, False, whole)
-
-        def repeated(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
-            for start in range(0, draws, most):
-                some = min(most, draws - start)
-                index = torch.arange(start, start + some, device=device) % count
-                yield {key: value[index] for key, value in images.items()}, some
-
-        one = {key: value[:1] for key, value in images.items()}
-        there = None if renewed else count
-        return Samples(f"{count} given", one, 1, there, renewed, True, repeated)
-
+        return _one_batch(images) if training else _images(images, renewed)
     if not isinstance(given, Iterable) or isinstance(given, str | bytes):
         raise InputError(
             f"{short(given)} is neither a shape nor images; give (N, C, spatial…), an array of "
             f"images or an iterable of batches"
         )
-    source = iter(given)
-    try:
-        first = tensors(next(source))
-    except StopIteration:
-        raise InputError("the iterable of batches is empty; give at least one batch") from None
-    batches = chain([first], map(tensors, source))
+    return _batches(map(tensors, given), training or renewed)
 
-    def passed(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
-        if together:
-            for batch in islice(batches, draws):
+
+def _random(
+    shapes: Mapping[int | str, tuple[int, ...]],
+    together: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Samples:
+    """Standard normal images, new ones for every draw."""
+    import torch
+
+    shared = next(iter(shapes.values()))[0] if together else 1
+
+    def drawn(draws: int) -> Inputs:
+        sizes = {key: (draws * shared, *shape[1:]) for key, shape in shapes.items()}
+        return {
+            key: torch.randn(size, generator=generator, dtype=dtype).to(device)
+            for key, size in sizes.items()
+        }
+
+    def more(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+        for start in range(0, draws, most):
+            count = min(most, draws - start)
+            yield drawn(count), count
+
+    return Samples("standard normal", drawn(1), shared, None, together, True, more)
+
+
+def _one_batch(images: Inputs) -> Samples:
+    """The same images together for every draw."""
+    count = _length(images)
+
+    def more(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+        yield from ((images, 1) for _ in range(draws))
+
+    return Samples(f"{count} given, together", images, count, None, True, False, more)
+
+
+def _images(images: Inputs, renewed: bool) -> Samples:
+    """One image a draw; they come again where something else is new."""
+    count = _length(images)
+
+    def more(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+        for start in range(0, draws, most):
+            places = [place % count for place in range(start, min(start + most, draws))]
+            yield {key: value[places] for key, value in images.items()}, len(places)
+
+    there = None if renewed else count
+    return Samples(f"{count} given", _part(images, 0, 1), 1, there, renewed, True, more)
+
+
+def _batches(batches: Iterator[Inputs], together: bool) -> Samples:
+    """Batches as they come: each a draw, or each of its images."""
+    first = next(batches, None)
+    if first is None:
+        raise InputError("the iterable of batches is empty; give at least one batch")
+
+    def more(draws: int, most: int) -> Iterator[tuple[Inputs, int]]:
+        for batch in chain([first], batches):
+            length = 1 if together else min(_length(batch), draws)
+            if together:
                 yield batch, 1
-            return
-        for batch in batches:
-            length = len(next(iter(batch.values())))
-            for start in range(0, min(length, draws), most):
-                some = min(most, draws - start, length - start)
-                yield {k: v[start : start + some] for k, v in batch.items()}, some
-            draws -= min(length, draws)
+            for start in range(0, 0 if together else length, most):
+                stop = min(start + most, length)
+                yield _part(batch, start, stop), stop - start
+            draws -= length
             if not draws:
                 return
 
-    shared = len(next(iter(first.values()))) if together else 1
-    looked = first if together else {key: value[:1] for key, value in first.items()}
-    return Samples("given in batches", looked, shared, sys.maxsize, together, False, passed)
+    shared = _length(first) if together else 1
+    looked = first if together else _part(first, 0, 1)
+    return Samples("given in batches", looked, shared, sys.maxsize, together, False, more)
+
+
+def _length(images: Inputs) -> int:
+    return len(next(iter(images.values())))
+
+
+def _part(images: Inputs, start: int, stop: int) -> Inputs:
+    return {key: value[start:stop] for key, value in images.items()}
 
 
 def _is_array(value: Any) -> bool:

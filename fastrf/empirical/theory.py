@@ -38,7 +38,7 @@ class Theory:
         return self.graph.network
 
 
-def imported(module: nn.Module, inputs: Inputs, training: bool) -> Network | str:
+def imported(module: nn.Module, inputs: Inputs, wrt: int | str, training: bool) -> Theory | str:
     """The network of a module, or why it cannot be imported."""
     from fastrf.importers.torch import from_torch
 
@@ -46,9 +46,10 @@ def imported(module: nn.Module, inputs: Inputs, training: bool) -> Network | str
     shapes: Any = by_key if all(isinstance(k, str) for k in by_key) else list(by_key.values())
     try:
         try:
-            return from_torch(module, shapes, training=training)
+            network = from_torch(module, shapes, training=training)
         except UnsupportedOperator:
-            return from_torch(module, shapes, training=training, unknown="global")
+            network = from_torch(module, shapes, training=training, unknown="global")
+        return beside(network, inputs, wrt)
     except FastrfError as error:
         return line(error)
 
@@ -79,6 +80,8 @@ def stand_in(spot: Spot, inputs: Inputs, wrt: int | str, kind: str, reason: str)
         for key in map_keys(inputs)
     }
     output = spot.name or "output"
+    while output in names.values():
+        output += "_"
     nodes = [Node(name, Input(int(inputs[key].shape[1]))) for key, name in names.items()]
     network = Network(
         [*nodes, Node(output, Attention(), tuple(names.values())[:1])],

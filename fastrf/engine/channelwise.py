@@ -160,7 +160,8 @@ class _Walk:
         graph, nodes = self.graph, self.graph.network.nodes
         self.images[self.node] = seed
         names = list(nodes)
-        for name in reversed(names[: names.index(self.node) + 1]):
+        count = names.index(self.node) + 1
+        for done, name in enumerate(reversed(names[:count]), 1):
             image = self.images.get(name)
             if name == self.input_node or image is None:
                 continue
@@ -172,7 +173,7 @@ class _Walk:
                     continue  # no path leads on to the input
                 for relation, piece in itertools.product(relations, pieces):
                     self._hand_back(name, source, relation, piece, image)
-            progress(1 - names.index(name) / len(names))
+            progress(done / count)
         return self.images.get(self.input_node)
 
     def _hand_back(
@@ -191,11 +192,12 @@ class _Walk:
             moved = self._moved(maps[:-1], self._inside(source, maps, len(maps) - 1, found), source)
         elif pairs is not None:
             # A gather of channels first, so that only those are moved that are read.
-            chosen = replace(part, array=part.array[pairs[1]])
+            to, of = map(self.xp.asarray, pairs)
+            chosen = replace(part, array=part.array[of])
             moved = self._moved(maps, chosen, source)
             if moved is not None:
                 whole = self.xp.zeros((read, *moved.array.shape[1:]), self.dtype)
-                whole[pairs[0]] = moved.array
+                whole[to] = moved.array
                 moved = replace(moved, array=whole)
             if isinstance(layer, Norm) and own is not None and moved is not None:
                 squares = self._fitting(name, own.squares(), moved.array.shape[0])

@@ -12,9 +12,10 @@ too (an identity beside an average pool). They are followed from where they part
 meet: a `Pair`. What meets only in weights, or in different channels, has nothing in common.
 
 Dropout's masks are drawn independently at every pixel. Activations' slopes and the routes of
-max-pooling count as if they were, but depend on the data: those of neighbouring pixels, or of
-windows that overlap, are alike. Variances do not depend on that; where correlated gradients reach
-such a layer, the result is approximate, and `Coherence.reasons` names it.
+max-pooling depend on the data: those of neighbouring pixels, or of windows that overlap, are alike.
+Variances do not depend on that; where correlated gradients reach such a layer, `forward` says what
+slopes have in common, where it can. Elsewhere they count as independent, and the result is
+approximate: `Coherence.doubts` names the layers.
 """
 
 from __future__ import annotations
@@ -90,13 +91,16 @@ class Coherence:
         pairs: by the plane where they part.
         within: ids of the operations that correlate and add up by themselves, from one of their
             maps to the next (a filter behind reflected borders).
-        reasons: what remains approximate, one sentence each.
+        reasons: what remains approximate, one sentence each, beside
+        doubts: by kind of layer, the nodes that correlated gradients reach of which the data
+            choose what passes, each with what correlates them.
     """
 
     lags: dict[int, Lags] = field(default_factory=dict)
     pairs: dict[int, list[Pair]] = field(default_factory=dict)
     within: set[int] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
+    doubts: dict[str, dict[str, str]] = field(default_factory=dict)
     _inside: dict[int, list[Lags]] = field(default_factory=dict, repr=False)
 
     def inside(self, op: Operation, kinds: Kinds) -> list[Lags]:
@@ -111,6 +115,10 @@ class Coherence:
     def widest(self) -> int:
         """Most lags that a plane has, all axes together: its covariances take as many images."""
         return max((math.prod(map(len, lags)) for lags in self.lags.values()), default=1)
+
+    def is_alone(self, plane: int) -> bool:
+        """Whether variances are all that counts of a plane."""
+        return plane not in self.lags or _alone(self.lags[plane])
 
     @property
     def matters(self) -> bool:
@@ -263,6 +271,11 @@ def kinds_of(graph: PlaneGraph, op: Operation) -> Kinds:
     return tuple(m.kind for m in op.maps)
 
 
+def is_shuffle(layer: Layer) -> bool:
+    """Whether a layer moves channels to pixels, or back."""
+    return isinstance(layer, _SHUFFLES)
+
+
 def is_deterministic(graph: PlaneGraph, op: Operation, kinds: Kinds) -> bool:
     """Whether what passes an operation has something in common with what passes beside it."""
     return "random" not in kinds or isinstance(graph.network.nodes[op.node].layer, _SHUFFLES)
@@ -401,7 +414,6 @@ def _existing(
 ) -> None:
     """Fills in the lags among those wanted at which there is something, where gradients start on
     the planes `starts`; and the reasons."""
-    doubts: dict[str, dict[str, str]] = {}
     causes: dict[int, str] = {}
     alone = (frozenset((0,)),) * graph.ndim
     for p in starts:
@@ -415,7 +427,7 @@ def _existing(
             cause = next((causes[p] for p in targets if p in causes), None)
             if cause is not None and not _alone(lags) and chooses(graph, op):
                 kind = graph.network.nodes[op.node].layer.kind
-                doubts.setdefault(kind, {}).setdefault(op.node, cause)
+                found.doubts.setdefault(kind, {}).setdefault(op.node, cause)
             inside = wanted_inside(op, kinds, wanted[q])
             for number in range(len(op.maps) - 1, -1, -1):
                 lags = below(kinds[number], op.maps[number], lags, inside[number])
@@ -431,14 +443,21 @@ def _existing(
                 here = _mixed_below(pair.a, pair.b, found.lags[pair.above], wanted[q])
                 found.lags[q] = united_lags(found.lags.get(q), _both_ways(here))
                 causes.setdefault(q, graph.planes[q].node)
-    found.reasons += [_doubt(graph, layers) for layers in doubts.values()]
 
 
-def _doubt(graph: PlaneGraph, layers: Mapping[str, str]) -> str:
+def doubt(graph: PlaneGraph, layers: Mapping[str, str], near_borders: bool = False) -> str:
     """What is not known of layers of one kind that correlated gradients reach: by node, what
-    correlates them. Networks have one behind every convolution: one sentence for all."""
+    correlates them. Networks have one behind every convolution: one sentence for all.
+
+    `near_borders`: it is not known there alone.
+    """
     (first, cause), count = next(iter(layers.items())), len(layers)
     names = first if count == 1 else f"{first} and {count - 1} more"
+    if near_borders:
+        return (
+            f"{names}: slopes of neighbouring pixels count as alike as they are far from borders; "
+            f"near them padding changes the signal; the gradients are correlated by {cause}"
+        )
     if graph.network.nodes[first].layer.mean_factor is None:
         return (
             f"{names}: the mean of the factors is not known; they count as constant for gradients "

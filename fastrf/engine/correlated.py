@@ -35,11 +35,12 @@ from fastrf.engine.coherence import (
     is_endless,
     kinds_of,
     lag_above,
-    mean_share,
 )
 from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, nothing_read, propagate
-from fastrf.engine.lag_gains import far_inside, lag_gains, through_ways
+from fastrf.engine.forward import slopes_of
+from fastrf.engine.lag_algebra import far_inside, through_ways
+from fastrf.engine.lag_gains import lag_gains
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import sight_of
 from fastrf.engine.stack import Stack, Sums, in_order
@@ -102,6 +103,7 @@ class _Correlated:
         self.coherence, self.kernels, self.threads = coherence, kernels, threads
         self.dtype, self.xp, self.sight = dtype, xp, sight_of(xp)
         self.sums = Sums(dtype, xp)
+        self.slopes = slopes_of(graph, node, input_node)
         self.operations = graph.between(node, input_node)
         concerned = (n for n, op in enumerate(self.operations) if coherence.concerns(op))
         self.split = next(concerned, len(self.operations))
@@ -222,11 +224,11 @@ class _Correlated:
         return stack
 
     def _pointwise(self, stack: Stack, op: Operation) -> Stack:
-        """Gains; what pixels have in common passes with the square of the mean factor alone."""
-        share = mean_share(self.graph, op)
-        if share < 1 and not stack.is_alone:
-            array = stack.array * self.dtype.type(share)
-            array[stack.here] = stack.array[stack.here]
+        """Gains; of what pixels have in common less may pass than of variances."""
+        shares = self.slopes.passed(self.graph, op, stack.lags)
+        if shares is not None:
+            own = self.xp.asarray(shares.astype(self.dtype))
+            array = stack.array * own[(...,) + (None,) * stack.ndim]
             stack = replace(stack, array=array)
         return stack.times(op.gain)
 

@@ -6,7 +6,8 @@ model of independent weights does not say remains approximate, and is named here
 
 from __future__ import annotations
 
-from fastrf.engine.coherence import coherence_of, is_correlated
+from fastrf.engine.coherence import coherence_of, doubt, is_correlated
+from fastrf.engine.forward import Slopes, slopes_of
 from fastrf.layers import Attention, Layer, Multiply, Norm, SqueezeExcite
 from fastrf.layers.checks import TRAINED
 from fastrf.layers.weights import weights_of
@@ -42,10 +43,29 @@ def inexact_reasons(graph: PlaneGraph, node: str) -> list[str]:
     return graph.once(("inexact", node), lambda: _reasons(graph, node))
 
 
+def assumptions(graph: PlaneGraph, node: str) -> list[str]:
+    """What is assumed where activations pass correlated gradients, none where they do not."""
+    slopes = slopes_of(graph, node, None) if coherence_of(graph, node).doubts else Slopes()
+    if not slopes.shares:
+        return []
+    return [
+        "slopes of activations at neighbouring pixels are alike as for an input of white noise, "
+        "many channels and batch statistics of that signal"
+    ]
+
+
 def _reasons(graph: PlaneGraph, node: str) -> list[str]:
-    correlations = coherence_of(graph, node)
-    found = [*_models(graph, node), *_weights(graph, node), *correlations.reasons]
-    if correlations.matters and any(map(weights_of, _layers(graph, node))):
+    coherence = coherence_of(graph, node)
+    slopes = slopes_of(graph, node, None) if coherence.doubts else Slopes()
+    known = {op.node for op in graph.operations if id(op) in slopes.shares}
+    doubts = []
+    for layers in coherence.doubts.values():
+        for near, ours in ((False, set(layers) - known), (True, slopes.bordered)):
+            left = {name: cause for name, cause in layers.items() if name in ours}
+            if left:
+                doubts.append(doubt(graph, left, near))
+    found = [*_models(graph, node), *_weights(graph, node), *coherence.reasons, *doubts]
+    if coherence.matters and any(map(weights_of, _layers(graph, node))):
         found.append(
             "fixed layers correlate gradients: channel by channel their squares are added up as if "
             "uncorrelated"

@@ -45,6 +45,9 @@ MOST_PAIRS = 1 << 22
 SHORT_STEP = 64
 """Pixels by which a profile may grow on its way to the next term's, rather than being made anew."""
 
+_SLOPES = 2.0 ** np.arange(-1, 8, 0.25)
+# Of Chernoff's bound, around that of a normal distribution whose variance is bounded from above.
+
 _LEAST_WEIGHT = 2.0 ** (profiles.TOP - 1100)
 """Terms below 2^−1100 of the image are left out: MOST_TERMS of them stay below 2^−1088."""
 
@@ -109,6 +112,67 @@ def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
     found = _polynomial(graph, node, input_node)
     assert not isinstance(found, str)
     return len(found[1].weights)
+
+
+def table_bytes(graph: PlaneGraph, node: str, input_node: str) -> int:
+    """Bytes of all terms' profiles, of a field with a polynomial; like axes share them."""
+    found = _polynomial(graph, node, input_node)
+    assert not isinstance(found, str)
+    algebra, value = found
+
+    def added_up() -> int:
+        bundles = {}
+        for axis in range(graph.ndim):
+            kinds, bundle = algebra.bundle(value, axis)
+            bundles[kinds, *bundle.key] = bundle
+        return sum(8 * len(b.counts) * b.stored for b in bundles.values())
+
+    return graph.once(("bytes of profiles", node, input_node), added_up)
+
+
+def formed_bytes(shape: tuple[int, ...], rank: int, dtype: np.dtype[Any]) -> int:
+    """Bytes that forming an image of so many terms takes at its fullest moment, the image
+    included."""
+    image = math.prod(shape) * dtype.itemsize
+    if rank == 1:
+        # The product of all lines but the last.
+        return image + (math.prod(shape[:-1]) * dtype.itemsize if len(shape) > 1 else 0)
+    # What is compared between terms, in each of an axis' blocks.
+    blocks = sum(-(-n // terms.BLOCK) for n in set(shape[-2:]))
+    return image + (blocks * rank * 5 * 8 if rank > terms.FEW_TERMS and len(shape) > 1 else 0)
+
+
+def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:
+    """First pixel and number of pixels per axis, counted from unit 0, beside which no pixel is
+    above e^−nats, nor their sum; of a field with a polynomial.
+
+    Chernoff: what lies beyond x is at most e^(K(θ) − θx) for every θ > 0, K the logarithm of the
+    generating function, of which the largest term times their number is a bound.
+    """
+    found = _polynomial(graph, node, input_node)
+    assert not isinstance(found, str)
+    algebra, value = found
+    key = ("visible", node, input_node, nats)
+    return graph.once(key, lambda: [_reach(algebra, value, a, nats) for a in range(graph.ndim)])
+
+
+def _reach(algebra: Polynomials, value: Polynomial, axis: int, nats: float) -> tuple[int, int]:
+    kinds, bundle = algebra.bundle(value, axis)
+    whole = (bundle.first, bundle.length)
+    if math.isinf(nats) or not kinds:
+        return whole
+    sizes, _ = _traits(kinds)
+    spread = float((bundle.counts @ (sizes * sizes / 4)).max())  # bounds the variance
+    slopes = math.sqrt(2 * nats / spread) * _SLOPES
+    level = np.log(value.weights) - profiles.TOP * math.log(2) + math.log(len(value.weights))
+    edges = []
+    for theta in (slopes, -slopes):
+        logs = np.array([f.log_generating(theta) for f in kinds])
+        each = bundle.counts @ logs + np.multiply.outer(bundle.starts, theta) + level[:, None]
+        edges.append((each.max(axis=0) + nats) / theta)
+    first = max(0, math.floor(float(edges[1].max())))
+    last = min(bundle.length - 1, math.ceil(float(edges[0].min())))
+    return bundle.first + first, last - first + 1
 
 
 def _chain_obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
@@ -444,17 +508,21 @@ class Polynomials:
             threads: make the profiles.
             known: factors made so far, which axes that are alike share; added to.
         """
-        every, columns = self.variables(axis)
-        (exponents,) = self.wide([value.exponents])
-        used = [i for i, c in enumerate(columns) if exponents[:, c].any()]
-        kinds = tuple(every[i] for i in used)
-        counts = exponents[:, [columns[i] for i in used]]
-        bundle = _Bundle.of(counts, exponents[:, axis], kinds)
+        kinds, bundle = self.bundle(value, axis)
         key = (kinds, *bundle.key)
         if key not in known:
             known[key] = bundle.factor()
             _fill(bundle.outs(known[key]), kinds, bundle.counts, top, threads)
         return known[key], bundle.first
+
+    def bundle(self, value: Polynomial, axis: int) -> tuple[tuple[profiles.Factor, ...], _Bundle]:
+        """The factors that occur along an axis, and the terms made of them."""
+        every, columns = self.variables(axis)
+        (exponents,) = self.wide([value.exponents])
+        used = [i for i, c in enumerate(columns) if exponents[:, c].any()]
+        kinds = tuple(every[i] for i in used)
+        counts = exponents[:, [columns[i] for i in used]]
+        return kinds, _Bundle.of(counts, exponents[:, axis], kinds)
 
     def variables(self, axis: int) -> tuple[tuple[profiles.Factor, ...], list[int]]:
         """The factors along one axis, from the finest to the coarsest, and their columns."""
@@ -517,10 +585,14 @@ class _Bundle:
         """Equal for bundles of the same profiles at the same places."""
         return self.counts.tobytes(), self.starts.tobytes()
 
+    @property
+    def stored(self) -> int:
+        """Pixels of each row."""
+        return (self.length + 1) // 2 if self.mirrored else self.length
+
     def factor(self) -> terms.Factor:
         """Room for the terms' profiles, all 0."""
-        pixels = (self.length + 1) // 2 if self.mirrored else self.length
-        return terms.Factor(np.zeros((len(self.counts), pixels)), self.length, self.mirrored)
+        return terms.Factor(np.zeros((len(self.counts), self.stored)), self.length, self.mirrored)
 
     def outs(self, room: terms.Factor) -> list[NDArray[np.float64]]:
         """The part of each row that its term's profile occupies."""

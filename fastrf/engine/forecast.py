@@ -111,12 +111,15 @@ def of_factored(
             _survey(line, node, (u,), input_node, dtype, tail)
             for line, u in zip(lines, unit, strict=True)
         ]
-        return _of_surveys(surveys, dtype)
+        forecast = _of_surveys(surveys, dtype)
+        # Lines are short against the image, of which nothing is there but the result.
+        held = max(_pooled(s) for s in surveys) * dtype.itemsize
+        formed = factored.formed_bytes(tuple(n for _, n in forecast.support), 1, dtype)
+        return replace(forecast, memory=cost.FIELD_BYTES + held + formed)
     rank = factored.rank(graph, node, input_node)
     nats = min(-Headroom.of(dtype).low * math.log(2), tail_nats(tail, graph.ndim))
-    reaches = function(Reaches(graph.ndim))
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
-    spans = [r.within(nats) for r in reaches]
+    spans = factored.visible(graph, node, input_node, nats)
     support = tuple((first + p, count) for (first, count), p in zip(spans, place, strict=True))
     pixels = math.prod(count for _, count in spans)
     rows = rank * sum(count for _, count in spans)
@@ -131,7 +134,9 @@ def of_factored(
         + len(function.operations) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
-        pixels * dtype.itemsize + 3 * rows * 8,
+        cost.FIELD_BYTES
+        + factored.table_bytes(graph, node, input_node)
+        + factored.formed_bytes(tuple(count for _, count in spans), rank, dtype),
         pixels,
     )
 
@@ -174,8 +179,8 @@ def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
     pixels = math.prod(max(count, 0) for _, count in support)
     factor = dtype_factor(dtype)
     # The result, and beside it what the engine holds at its fullest moment, with the free buffers
-    # of its pool; a buffer is a quarter larger than what it was made for.
-    pooled = max(5 * (s.held + 2 * s.largest) // 4 for s in surveys)
+    # of its pool; a buffer is a quarter larger than what it was made for (`_pooled`).
+    pooled = max(map(_pooled, surveys))
     return Forecast(
         surveys[0].operations,
         support,
@@ -186,6 +191,10 @@ def _of_surveys(surveys: Sequence[_Survey], dtype: np.dtype[Any]) -> Forecast:
         max(pixels if len(surveys) > 1 else 1, *(s.largest for s in surveys)),
         all(s.at_once for s in surveys),
     )
+
+
+def _pooled(survey: _Survey) -> int:
+    return 5 * (survey.held + 2 * survey.largest) // 4
 
 
 def dtype_factor(dtype: np.dtype[Any]) -> float:

@@ -55,6 +55,16 @@ class Factor(NamedTuple):
         taps = np.frombuffer(self.taps)
         return bool(np.all(taps == taps[::-1]))
 
+    def log_generating(self, theta: Floats) -> Floats:
+        """ln Σ_m taps[m]·e^(θ·m·spacing), for an array of θ."""
+        taps = np.full(self.kernel, 1 / self.kernel)
+        if self.taps is not None:
+            taps = np.frombuffer(self.taps)
+        exponents = np.multiply.outer(theta, self.spacing * np.arange(self.kernel))
+        top = exponents.max(axis=1)
+        found: Floats = top + np.log(np.exp(exponents - top[:, None]) @ taps)
+        return found
+
     @property
     def miller(self) -> bool:
         """Whether its powers come from Miller's recurrence, at the same cost for any of them."""

@@ -546,13 +546,19 @@ class _Blocks:
     def _compare(self, first: int, last: int) -> None:
         for i in range(first, last):
             a, b = self.spans[i]
-            values = np.maximum(self.factor.rows[:, a:b], _FLOOR)
-            quotients = values[1:] / values[:-1]
-            np.cumsum(np.log2(quotients.max(axis=1)), out=self.rise[i, 1:])
-            np.cumsum(np.log2(quotients.min(axis=1)), out=self.fall[i, 1:])
-            self.top[i] = np.log2(values.max(axis=1))
-            self.middle[i] = np.log2(values[:, (b - a) // 2])
-            self.usable[i] = values.min(axis=1) > _FLOOR
+            # A few rows at a time stay in the cache.
+            for start in range(0, len(self.factor.rows), BLOCK):
+                stop = min(start + BLOCK, len(self.factor.rows))
+                values = np.maximum(self.factor.rows[max(start - 1, 0) : stop, a:b], _FLOOR)
+                quotients = values[1:] / values[:-1]
+                self.rise[i, max(start, 1) : stop] = np.log2(quotients.max(axis=1))
+                self.fall[i, max(start, 1) : stop] = np.log2(quotients.min(axis=1))
+                values = values[start > 0 :]
+                self.top[i, start:stop] = np.log2(values.max(axis=1))
+                self.middle[i, start:stop] = np.log2(values[:, (b - a) // 2])
+                self.usable[i, start:stop] = values.min(axis=1) > _FLOOR
+            np.cumsum(self.rise[i], out=self.rise[i])
+            np.cumsum(self.fall[i], out=self.fall[i])
 
     def span_of_terms(
         self, log_weights: Floats, i: int, other: _Blocks, j: int, exponent: int

@@ -35,9 +35,9 @@ from fastrf.engine.coherence import (
     Lags,
     coherence_of_all,
     kinds_of,
-    mean_share,
 )
 from fastrf.engine.direct import Propagated
+from fastrf.engine.forward import slopes_of
 from fastrf.engine.profiles import TOP
 from fastrf.engine.scaled import ZERO
 from fastrf.engine.threads import Threads
@@ -92,6 +92,7 @@ class _CorrelatedRise(Rise):
     ) -> None:
         super().__init__(function, kernels, dtype, threads, tail, xp)
         self.coherence = coherence_of_all(self.graph, function.node, function.input_node)
+        self.slopes = slopes_of(self.graph, function.node, function.input_node, everywhere=True)
         self.meeting: dict[int, list[Any]] = {}
         for pair in itertools.chain.from_iterable(self.coherence.pairs.values()):
             self.meeting.setdefault(pair.above, []).append(pair)
@@ -99,15 +100,16 @@ class _CorrelatedRise(Rise):
 
     def _applied(self, op: Operation) -> Family:
         family, jump = self._read(op)
-        share = mean_share(self.graph, op)
-        if share < 1:
-            family = {
-                lag: _times(i, 1.0 if lag == self.zero else share) for lag, i in family.items()
-            }
+        lags = tuple(tuple(dict.fromkeys(axis)) for axis in zip(*family, strict=True))
+        shares = self.slopes.passed(self.graph, op, lags)
+        if shares is not None:
+            for lag, image in family.items():
+                at = tuple(axis.index(t) for axis, t in zip(lags, lag, strict=True))
+                family[lag] = _times(image, float(shares[at]))
         kinds = kinds_of(self.graph, op)
-        for kind, move, lags in zip(kinds, op.maps, self._written(op, kinds), strict=True):
+        for kind, move, asked in zip(kinds, op.maps, self._written(op, kinds), strict=True):
             windows = windows_of(move)
-            family = self._through(kind, move, windows, jump, family, lags)
+            family = self._through(kind, move, windows, jump, family, asked)
             jump = tuple(j * a.stride for j, a in zip(jump, windows, strict=True))
         return family
 

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastrf.errors import InputError
 from fastrf.importers.failing import line
@@ -26,40 +26,82 @@ def from_name(
     input_size: int | Sequence[int] | None = None,
     channels: int | None = None,
     unknown: Policy = "error",
+    init: str | None = None,
+    weights: Literal["trained"] | None = None,
+    per_channel: bool = False,
 ) -> Network:
     """The network that "package.module:callable" names.
 
     The module is imported (the working directory counts as one of its places, as for ``python
     -m``), and the callable called without arguments. It returns a `Network` or a
     `torch.nn.Module`; the name may also be that of one. A module is made on PyTorch's meta
-    device, so that no weights are allocated, where its constructor allows it.
+    device, so that no weights are allocated, where its constructor allows it and no weights are
+    to be read.
 
     Args:
         input_size: pixels per axis that a torch module is traced at; default: 224.
         channels: of its input; default: what its first convolution reads, else 3.
-        unknown: as in `from_torch`.
+        unknown, init, weights: as in `from_torch`.
+        per_channel: whether trained weights are followed channel by channel.
 
     Raises:
         InputError: there is no such module or callable, it fails, or returns something else.
     """
-    found = _made(name)
+    found = _made(name, hollow=weights is None)
     if isinstance(found, Network):
-        return found
+        if weights is not None or per_channel:
+            raise InputError(
+                f"{name!r} is a fastrf.Network, which has no trained weights to read; name a "
+                f"torch.nn.Module"
+            )
+        return found if init is None else found.initialised(init)
     from fastrf.importers.torch import from_torch
 
-    ndim, own = _first_convolution(found)
+    return from_torch(
+        found,
+        _shape(found, input_size, channels),
+        unknown=unknown,
+        name=name.rpartition(":")[2],
+        init=init,
+        weights=weights,
+        channels="full" if per_channel else "mean",
+    )
+
+
+def module_from_name(
+    name: str,
+    *,
+    input_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+) -> tuple[Any, tuple[int, ...]]:
+    """The torch module that "package.module:callable" names, with its weights, and the shape of
+    one image for it. Arguments and errors are those of `from_name`; a network is refused."""
+    found = _made(name, hollow=False)
+    if isinstance(found, Network):
+        raise InputError(
+            f"{name!r} is a fastrf.Network, and has no gradients; name a callable that returns a "
+            f"torch.nn.Module"
+        )
+    return found, _shape(found, input_size, channels)
+
+
+def _shape(
+    module: Any, input_size: int | Sequence[int] | None, channels: int | None
+) -> tuple[int, ...]:
+    """The shape of one image for a module."""
+    ndim, own = _first_convolution(module)
     size = DEFAULT_SIZE if input_size is None else input_size
     pixels = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
     if not all(is_whole(n) and n > 0 for n in pixels):
         raise InputError(f"input_size={input_size!r} must be a whole number of at least 1, or some")
     if channels is not None and channels < 1:
         raise InputError(f"channels={channels} must be at least 1")
-    shape = (1, own if channels is None else channels, *pixels)
-    return from_torch(found, shape, unknown=unknown, name=name.rpartition(":")[2])
+    return (1, own if channels is None else channels, *pixels)
 
 
-def _made(name: str) -> Any:
-    """What the named callable returns: a network or a torch module."""
+def _made(name: str, *, hollow: bool) -> Any:
+    """What the named callable returns: a network or a torch module, `hollow` without weights where
+    it can be."""
     place, _, attribute = name.partition(":")
     found = _imported(name, place)
     for part in attribute.split("."):
@@ -73,7 +115,7 @@ def _made(name: str) -> Any:
             f"{name!r} is a {type(found).__name__}; name a callable that returns a torch.nn.Module "
             f"or a fastrf.Network"
         )
-    made = _called(name, found)
+    made = _called(name, found, hollow=hollow)
     if not isinstance(made, Network) and not _is_module(made):
         raise InputError(
             f"{name!r} returned a {type(made).__name__}; it must return a torch.nn.Module or a "
@@ -101,10 +143,10 @@ def _imported(name: str, place: str) -> Any:
             sys.path.remove(folder)
 
 
-def _called(name: str, make: Any) -> Any:
-    """What a callable returns, made on the meta device where torch is in use."""
+def _called(name: str, make: Any, *, hollow: bool) -> Any:
+    """What a callable returns, `hollow` made on the meta device where torch is in use."""
     torch = sys.modules.get("torch")
-    if torch is not None:
+    if torch is not None and hollow:
         try:
             with torch.device("meta"):
                 return make()

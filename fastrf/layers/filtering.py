@@ -43,14 +43,15 @@ class Filter(Windowed):
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         before, inner, pads = bordered(self.padding_mode, self._pads(size), size, ndim)
         axes = self._windows(pads)
-        weights = self._weights()
+        weights = self.coefficients()
         gain = float(np.sum(weights**2))
         taps = factor(weights**2 / gain)
         signed = _signed(weights / math.sqrt(gain), taps) if weights.min() < 0 else None
         out = self._size_out(inner, pads)
         return (*before, SpatialMap(axes, "fixed", gain, taps, inner, out, signed))
 
-    def _weights(self) -> NDArray[np.float64]:
+    def coefficients(self) -> NDArray[np.float64]:
+        """The weights of a bound layer, an array of shape `kernel`."""
         if self.weights is not None:
             return np.asarray(self.weights, dtype=np.float64)
         lines = [

@@ -4,6 +4,7 @@
 `erf_figure`              an ERF's image, linear and logarithmic, with its sizes drawn in
 `profile_figure`          its profiles, with the Gaussian and the saddlepoint approximation
 `sections_figure`         three orthogonal sections of an ERF in 3-D
+`comparison_figure`       a computed field beside a measured one
 `growth_figure`           sizes of TRF and ERF from layer to layer
 `features_figure`         the features of layers at their centres on the input, with their boxes
 `features_3d_figure`      the same, the layers stacked
@@ -35,6 +36,7 @@ _HOME = {
     "FULL": "style",
     "save": "style",
     "SHARES": "scene",
+    "comparison_figure": "comparison",
     "erf_figure": "fields",
     "features_3d_figure": "features_3d",
     "features_figure": "features",
@@ -89,6 +91,7 @@ def require() -> None:
 
 
 if TYPE_CHECKING:
+    from fastrf.plot.comparison import comparison_figure as comparison_figure
     from fastrf.plot.features import features_figure as features_figure
     from fastrf.plot.features_3d import features_3d_figure as features_3d_figure
     from fastrf.plot.fields import erf_figure as erf_figure

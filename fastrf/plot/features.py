@@ -329,7 +329,7 @@ def _rows(field: ReceptiveField, chosen: Sequence[Layer], width: float, theme: T
     panel.add_patch(
         Rectangle((-0.5, -0.2), size, 0.4, facecolor=theme.panel, edgecolor=theme.muted, lw=0.6)
     )
-    dot = min(max(0.35 * 72 * 0.8 * width / size, 0.6), 4.0)
+    dot = min(max(0.35 * 72 * 0.8 * width / size, 1.4), 4.0)
     for level, layer in enumerate(chosen, 1):
         (low, high), (x,) = layer.box[0], layer.centers
         panel.fill_between(

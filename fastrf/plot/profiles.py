@@ -102,9 +102,10 @@ def chain_steps(erf: ERF, axis: int) -> tuple[Step, ...] | None:
     """The layers below a unit along one axis, where the formulas of a chain apply to its field.
 
     None where ways part or meet, a layer is no window of independent weights or of an average
-    without overlap, taps are no product, or gradient was lost at a border.
+    without overlap, taps are no product, or gradient was lost at a border or may have been (a
+    measured field does not know).
     """
-    if erf.lost_mass > 0:
+    if erf.lost_mass != 0:
         return None
     graph = lower(erf.network, erf.input_sizes, ignore_global=erf.ignore_global)
     operations = graph.between(erf.node, erf.input)

@@ -186,7 +186,7 @@ def legend(figure: Figure, handles: Sequence[Any], theme: Theme) -> None:
             handletextpad=0.5,
             borderpad=0.2,
         )
-        if columns == 1 or made.get_window_extent(renderer).width < 0.98 * figure.bbox.width:
+        if columns == 1 or made.get_window_extent(renderer).width < 0.94 * figure.bbox.width:
             return
         made.remove()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as with_default
 from typing import Any
 
 import fastrf
-from fastrf import metrics, tiling
+from fastrf import tiling
 from fastrf.analytic.geometry import LayerField, ReceptiveField, receptive_field
 from fastrf.check import CheckReport, check
 from fastrf.erf import ERF, erf
@@ -67,7 +69,7 @@ class LayerReport:
     row: LayerField
     field: ReceptiveField
     inner: tuple[tuple[int, int], ...] | None = None
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Sample] = with_default(default_factory=list)
     std: tuple[float, ...] | None = None
     luo_size: float | None = None
     ratio: float | None = None
@@ -255,18 +257,16 @@ class _Fields:
         if name not in self.layers or (self.layers[name].note and unit == "center"):
             return None
         try:
-            return erf(self.network, name, unit, self.input_size, **self.options)
+            found: ERF = erf(self.network, name, unit, self.input_size, **self.options)
+            return found
         except (FastrfError, MemoryError) as error:
             if unit == "center":
                 self.layers[name].note = str(error) or "it does not fit into memory"
             return None
 
     def _take(self, layer: LayerReport, found: ERF) -> None:
-        box = layer.field.box(found.unit)
-        assert box is not None
         layer.std, layer.log_gain, layer.lost_mass = found.std, found.log_gain, found.lost_mass
-        layer.luo_size = found.luo_size()
-        layer.ratio = metrics.trf_ratio(layer.luo_size, [high - low + 1 for low, high in box])
+        layer.luo_size, layer.ratio = found.luo_size(), found.ratio
         self._sample(layer, found)
 
     def _sample(self, layer: LayerReport, found: ERF) -> None:
@@ -280,7 +280,7 @@ class _Fields:
         if not self.bounded or len(self.network.inputs) != 1:
             return
         ndim = self.graph.ndim
-        for last in reversed(self.layers):
+        for last in reversed(list(self.layers)):
             layer = self.layers[last]
             if layer.inner is not None or not layer.samples:
                 continue
@@ -327,26 +327,26 @@ class _Fields:
         return None if name in self.moving else known
 
     def _units(self, layer: LayerReport) -> Iterable[Unit]:
-        if self.bounded:
-            shape = layer.row.shape
-            assert shape is not None
-            if len(shape) == 3:
-                return []
-            return itertools.product(*(sorted({0, n // 2, n - 1}) for n in shape))
-        period = layer.field.period
-        moves = all(len(ends) == 1 for ends in layer.field.ends)
-        return (
-            itertools.product(*map(range, period))
-            if moves and math.prod(period) <= MAX_PHASES
-            else []
+        period, shape = layer.field.period, layer.row.shape
+        phases: Iterable[Unit] = []
+        if math.prod(period) <= MAX_PHASES and all(len(ends) == 1 for ends in layer.field.ends):
+            phases = itertools.product(*map(range, period))
+        if shape is None:
+            return phases
+        found = dict.fromkeys(
+            tuple(min(n // 2 + p, n - 1) for n, p in zip(shape, phase, strict=True))
+            for phase in phases
         )
+        if len(shape) < 3:
+            found |= dict.fromkeys(itertools.product(*((0, n // 2, n - 1) for n in shape)))
+        return found
 
 
 def _coarsen(pictures: Iterable[Picture]) -> None:
     """Makes pictures coarser, the finest first, until they fit into the budget."""
     distinct = list({id(p): p for p in pictures}.values())
     while True:
-        sizes = [sum(len(part["levels"]) for part in p.to_dict()["parts"]) for p in distinct]
+        sizes = [len(json.dumps(p.to_dict())) for p in distinct]
         finest = max((p.side for p in distinct), default=0)
         if sum(sizes) <= BUDGET or finest <= COARSEST:
             return

@@ -81,18 +81,23 @@
     const same = (a, b) => a.every((v, i) => v === b[i]);
     const own = layer.samples.find((s) => same(s.unit, unit));
     if (own) return { sample: own, shift: unit.map(() => 0), how: "own" };
+    // Paths of several strides, and global ones, do not shift together.
     const jumps = layer.ends.map((e) => (e.length === 1 && e[0][0] > 0 ? e[0] : null));
     if (jumps.includes(null) || !layer.samples.length) return null;
-    const inside = (u) => !bounded || (layer.inner !== null && layer.inner.every(([lo, hi], i) => u[i] >= lo && u[i] <= hi));
+    const within = (u) => layer.inner !== null && layer.inner.every(([lo, hi], i) => u[i] >= lo && u[i] <= hi);
+    const inside = (u) => !bounded || within(u);
     const inPhase = (s) => s.unit.every((u, i) => (unit[i] - u) % jumps[i][1].length === 0);
-    let found = inside(unit) ? layer.samples.find((s) => inPhase(s) && inside(s.unit)) : undefined;
-    const how = found ? "moved" : "nearby";
-    if (!found) {
+    let sample = inside(unit) ? layer.samples.find((s) => inPhase(s) && inside(s.unit)) : undefined;
+    let how = "moved";
+    if (!sample) {
       const distance = (s) => s.unit.reduce((sum, u, i) => sum + (u - unit[i]) ** 2, 0);
-      found = layer.samples.reduce((a, b) => (distance(b) < distance(a) ? b : a));
+      sample = layer.samples.reduce((a, b) => (distance(b) < distance(a) ? b : a));
+      how = inside(unit) && inside(sample.unit) ? "phase" : "border";
     }
-    const shift = found.unit.map((u, i) => Math.round(((unit[i] - u) * jumps[i][0]) / jumps[i][1].length));
-    return { sample: found, shift, how };
+    // From the middle of one box to that of the other.
+    const middle = (found) => found.map(([a, b]) => (a + b) / 2);
+    const [to, from] = [middle(box(layer, unit)), middle(box(layer, sample.unit))];
+    return { sample, shift: to.map((place, i) => Math.round(place - from[i])), how };
   }
 
   // --- pictures' levels and colours -----------------------------------------------------------
@@ -170,9 +175,10 @@
     const before = state.unit.map((u, axis) => center(current(), axis, u));
     state.layer = Math.min(Math.max(index, 0), data.layers.length - 1);
     const layer = current();
-    if (keep) state.unit = before.map((place, axis) => nearest(layer, axis, place));
+    // On the unbounded grid unit 0 is where every layer begins.
+    const begin = !bounded && state.unit.every((u) => u === 0);
+    if (keep && !begin) state.unit = before.map((place, axis) => nearest(layer, axis, place));
     else state.unit = layer.shape ? layer.shape.map((n) => Math.floor(n / 2)) : new Array(axes).fill(0);
-    if (!bounded && !keep) state.unit.fill(0);
     $("slider").value = String(state.layer);
     $("slider").setAttribute("aria-valuetext", layer.name);
     $("layer").textContent = layer.name;
@@ -483,8 +489,8 @@
   const pairs = axes === 1 ? [[null, 0]] : axes === 2 ? [[0, 1]] : [[1, 2], [0, 2], [0, 1]];
   const panels = pairs.map(([v, h], part) => new Panel(part, v, h));
 
-  const listed = (values) => (values.length === 1 ? String(values[0]) : `(${values.join(", ")})`);
-  const show = (value) => (Number.isFinite(value) ? String(value) : value < 0 ? "−∞" : "∞").replace("-", "−");
+  const show = (value) => (Number.isFinite(value) ? String(value) : value < 0 ? "-∞" : "∞").replace("-", "−");
+  const listed = (values) => (values.length === 1 ? show(values[0]) : `(${values.map(show).join(", ")})`);
 
   function describe(layer, seen, chosen) {
     const unit = `Unit ${listed(state.unit)} of ${layer.name}`;
@@ -505,7 +511,8 @@
       text += {
         own: "ERF: this unit's own.",
         moved: `ERF: this unit's own, which is that of unit ${listed(chosen.sample.unit)} moved.`,
-        nearby: `ERF: that of unit ${listed(chosen.sample.unit)}, moved here; this unit's own differs somewhat (${bounded ? "it meets the border otherwise" : "it is in another phase"}).`,
+        phase: `ERF: that of unit ${listed(chosen.sample.unit)}, moved here; this unit's own differs somewhat, as it is in another phase.`,
+        border: `ERF: that of unit ${listed(chosen.sample.unit)}, moved here; this unit's own differs somewhat, as the border cuts it otherwise.`,
       }[chosen.how];
       if (axes === 3) {
         const at = chosen.sample.middle.map((m, axis) => `${data.axes[axis]} = ${show(m + chosen.shift[axis])}`);

@@ -300,10 +300,11 @@ def _caption(document: Document) -> str:
         )
     else:
         text += (
-            "On an image the ERFs of units near the border are cut: shown are those of the first, "
-            "the middle and the last unit along each axis, and for the others the nearest of "
-            "these, moved; the text below the image says which. Boxes are those of the unbounded "
-            "network: what they hold beyond the image is padding. "
+            "On an image the ERFs of units near the border are cut. Units that meet no padding "
+            "have that of the middle one, moved; of the others the first and the last along each "
+            "axis have their own, and the rest are shown the nearest of these. The text below the "
+            "image says which. Boxes are those of the unbounded network: what they hold beyond "
+            "the image is padding. "
         )
     return escape(text.strip())
 
@@ -459,7 +460,7 @@ away. <code>fastrf.tiling.tiles(net, image_size, tile_size)</code> gives the sli
         "halo behind",
         "least overlap",
     ]
-    parts.append(f'<div class="scroll narrow">{_table(head, rows)}</div>')
+    parts.append(f'<div class="scroll narrow" tabindex="0">{_table(head, rows)}</div>')
     parts.append(
         f'<p class="soft">The overlap of neighbouring tiles; beginning at multiples of the block '
         f"may cost up to a block less one pixel more. For {escape(document.field.node)}.</p>"
@@ -484,7 +485,7 @@ negative halo leaves out a part of the block itself, of which its units see litt
                 least = found.cuts[axis].halo(share)
                 cells += [_number(v) for v in (least.left, least.right, max(least.overlap, 0))]
             body.append(cells)
-        parts.append(f'<div class="scroll narrow">{_table(head, body)}</div>')
+        parts.append(f'<div class="scroll narrow" tabindex="0">{_table(head, body)}</div>')
     return "\n".join(parts)
 
 

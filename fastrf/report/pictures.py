@@ -1,4 +1,4 @@
-"""ERF images as a page shows them: averaged over blocks, in 255 steps of a logarithmic scale.
+"""ERF images as a page shows them: summed over blocks, in 255 steps of a logarithmic scale.
 
 What is kept of an image is meant for looking, and says what it is: every value of a page's table
 comes from the image itself.
@@ -33,19 +33,16 @@ COARSEST = 24
 PROFILE = 160
 """Most points of a profile."""
 
-SECTIONS = ((1, 2), (0, 2), (0, 1))
-"""(vertical, horizontal) axes of the sections of a 3-D image."""
-
 Block = NDArray[np.float32]
 
 
 @dataclass(slots=True)
 class Picture:
-    """The image of one unit: averages over blocks of `step` pixels.
+    """The image of one unit: sums over blocks of `step` pixels.
 
     Attributes:
-        blocks: one array in 1-D and 2-D, the three `SECTIONS` through the middle in 3-D; each
-            relative to its own peak.
+        blocks: one array in 1-D and 2-D, the three sections through the middle in 3-D, across
+            the first, the second and the third axis; each relative to its own peak.
         steps: pixels per block and axis, of every array.
         profiles: by axis, the mass along it relative to its peak, and the pixels per point.
     """
@@ -57,19 +54,24 @@ class Picture:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for equal pictures."""
-        arrays = [*self.blocks, *(values for values, _ in self.profiles)]
+        arrays: list[NDArray[Any]] = [*self.blocks, *(values for values, _ in self.profiles)]
         steps = (*self.steps, *(step for _, step in self.profiles))
         return (*steps, *(a.shape for a in arrays), *(a.tobytes() for a in arrays))
 
     @property
     def side(self) -> int:
         """Most blocks along an axis."""
-        return max(max(block.shape) for block in self.blocks)
+        sides: list[int] = [max(block.shape) for block in self.blocks]
+        return max(sides)
 
     def coarser(self) -> None:
-        """Makes blocks of twice as many pixels along every axis, in place."""
-        self.blocks = [_averaged(block, (2,) * block.ndim) for block in self.blocks]
+        """Makes blocks of twice as many pixels along every axis, and profiles of half as many
+        points, in place."""
+        self.blocks = [_relative(_summed(block, (2,) * block.ndim)) for block in self.blocks]
         self.steps = [tuple(2 * s for s in step) for step in self.steps]
+        self.profiles = [
+            (_relative(_summed(values, (2,))), 2 * step) for values, step in self.profiles
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: levels and profiles as text (see `packed`)."""
@@ -97,15 +99,13 @@ def picture(erf: ERF) -> Picture:
     blocks, steps = [], []
     for array in arrays:
         step = (max(-(-max(array.shape) // FINEST[ndim]), 1),) * array.ndim
-        block = _averaged(array, step)
-        blocks.append((block / (block.max() or 1.0)).astype(np.float32))
+        blocks.append(_relative(_summed(array, step)).astype(np.float32))
         steps.append(step)
     profiles = []
     for axis in range(ndim):
         mass = np.asarray(erf.profile(axis), dtype=np.float64)
         width = -(-len(mass) // PROFILE)
-        mass = _averaged(mass, (width,))
-        profiles.append((mass / mass.max(), width))
+        profiles.append((_relative(_summed(mass, (width,))), width))
     return Picture(blocks, steps, profiles)
 
 
@@ -120,9 +120,14 @@ def _section(image: Image, axis: int, at: int) -> NDArray[Any]:
     return on_host(image.cropped(box).pixels()).squeeze(axis)
 
 
-def _averaged(array: NDArray[Any], step: tuple[int, ...]) -> NDArray[Any]:
-    """Sums over blocks of `step` pixels (over their number: relative values need no division);
-    the last blocks are filled up with zeros."""
+def _relative(array: NDArray[Any]) -> NDArray[Any]:
+    """Values relative to the peak; a section far from the mass may have none."""
+    relative: NDArray[Any] = array / (array.max() or 1.0)
+    return relative
+
+
+def _summed(array: NDArray[Any], step: tuple[int, ...]) -> NDArray[Any]:
+    """Sums over blocks of `step` pixels; the last ones are filled up with zeros."""
     if max(step) == 1:
         return array
     ends = [(0, -n % s) for n, s in zip(array.shape, step, strict=True)]
@@ -137,7 +142,7 @@ def _averaged(array: NDArray[Any], step: tuple[int, ...]) -> NDArray[Any]:
 def levels(block: Block) -> NDArray[np.uint8]:
     """Values relative to the peak as steps of the logarithm: `LEVELS` is the peak, and 1 is
     `DECADES` powers of ten below it."""
-    relative = np.maximum(block / (block.max() or 1.0), 10.0 ** -(DECADES + 1))
+    relative = np.maximum(block, 10.0 ** -(DECADES + 1))
     step = np.rint(1 + (LEVELS - 1) * (1 + np.log10(relative) / DECADES))
     return np.clip(step, 0, LEVELS).astype(np.uint8)
 

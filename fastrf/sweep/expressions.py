@@ -366,6 +366,14 @@ class Expression:
         return lambda names: _checked(function(*(argument(names) for argument in arguments)))
 
 
+def settled(expression: Expression, names: Names) -> Any:
+    """The value of an expression, or `Failed` where it has none: whoever reads it then fails."""
+    try:
+        return expression(names)
+    except InputError as error:
+        return Failed(error)
+
+
 def nearest(name: str, known: Collection[str]) -> str:
     """The remedy for an unknown name: the closest known one, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -31,8 +31,8 @@ What network a point means is said by one of
 * none of these: `depth` blocks, of the kind that the parameter `block` says ("plain" by default),
   which read `kernel`, `stride`, `dilation`, `padding`, `gain` and `taps`.
 
-``ndim`` is the number of axes, and ``[options]`` holds keywords of `fastrf.erf`, such as
-``input_size = "{size}"``.
+``ndim`` is the number of axes (or a parameter of that name), and ``[options]`` holds keywords of
+`fastrf.erf`, such as ``input_size = "{size}"``.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ from fastrf.sweep.dimensions import (
     read_values,
     sampled,
 )
-from fastrf.sweep.expressions import FUNCTIONS, Expression, Failed, Names, nearest
+from fastrf.sweep.expressions import FUNCTIONS, Expression, Failed, Names, nearest, settled
 from fastrf.sweep.templates import INDICES, Filling, Item, evaluate
-from fastrf.sweep.vectors import ChainPlan, NotPlain
+from fastrf.sweep.vectors import ChainPlan, NoChain, NotPlain
 
 MOST_POINTS = 10**15
 """Most points of a space, constraints not counted."""
@@ -118,7 +118,8 @@ class Point:
     def chain(self) -> Chain | None:
         """The point's network as a packed chain, or None where it is not a chain.
 
-        It is not one either where the options ask for another output than the last layer.
+        It is not one either where the options ask for another output than the last layer. What
+        can be no chain is not looked at further: `network` says whether it is valid.
 
         Raises:
             InputError: the point is invalid, as `network` would say.
@@ -216,7 +217,7 @@ def within(
     """The names within a repeat: those that have a value per layer as well."""
     here = {**names, "i": i, "j": j}
     for name, expression in layered:
-        here[name] = _settled(expression, here)
+        here[name] = settled(expression, here)
     return here
 
 
@@ -259,6 +260,7 @@ class Space:
         self._read_network(top)
         self._check_use()
         self._count: int | None = None
+        self._latest: tuple[Names | None, Network | None] = (None, None)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Space:
@@ -320,7 +322,7 @@ class Space:
             else:
                 names.update(zip(axis.names, axis[index], strict=True))
             for name, expression in dependents:
-                names[name] = _settled(expression, names)
+                names[name] = settled(expression, names)
             if constraints and not all(self._holds(c, names) for c in constraints):
                 continue
             if last:
@@ -394,6 +396,15 @@ class Space:
         return {**DEFAULTS, "ndim": 2 if ndim is None else ndim, **names}
 
     def _network(self, names: Names) -> Network:
+        # A point that is asked for its chain and then for its network builds it once.
+        latest, network = self._latest
+        if latest is not names:
+            network = self._build(names)
+            self._latest = names, network
+        assert network is not None
+        return network
+
+    def _build(self, names: Names) -> Network:
         known = self._full(names)
         ndim = self._axis_count(names)
         if self._spec is not None:
@@ -421,6 +432,8 @@ class Space:
         if self._plan is not None:
             try:
                 return self._plan.chain(self._full(names), self._axis_count(names))
+            except NoChain:
+                return None
             except NotPlain:
                 pass
         return Chain.of(self._network(names))
@@ -555,7 +568,7 @@ class Space:
             elif self._axes_of[name]:
                 self._levels[max(self._axes_of[name])].dependents.append((name, expression))
             else:
-                self._constants[name] = _settled(expression, self._constants)
+                self._constants[name] = settled(expression, self._constants)
         self.varying = frozenset(varying)
         self.columns = tuple(name for name in self._names if name not in varying)
 
@@ -605,7 +618,8 @@ class Space:
         }
         for name, items in self._table(top.get("blocks", {}), "blocks").items():
             self._blocks[name] = templates.compile_items(items, self._place(f"blocks.{name}"))
-        self._ndim = templates.compile_value(top.get("ndim"), self._place("ndim"))
+        ndim = top.get("ndim", "{ndim}" if "ndim" in self._names else None)
+        self._ndim = templates.compile_value(ndim, self._place("ndim"))
         self._check_names(templates.names_of(self._ndim), self.columns, "ndim")
         options = self._table(top.get("options", {}), "options")
         self._known(options, OPTIONS, "options", "a space's options")
@@ -766,14 +780,6 @@ class Space:
 
     def _fail(self, place: str, message: str) -> NoReturn:
         raise InputError(" ".join(f"{self._place(place)}: {message}".split())) from None
-
-
-def _settled(expression: Expression, names: Names) -> Any:
-    """The value of an expression, or that it has none."""
-    try:
-        return expression(names)
-    except InputError as error:
-        return Failed(error)
 
 
 def _rebuilt(content: Mapping[str, Any], source: str) -> Space:

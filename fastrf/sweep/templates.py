@@ -31,7 +31,7 @@ from fastrf.layers import LAYERS
 from fastrf.netfile import BLOCKS as FILE_BLOCKS
 from fastrf.netfile import MAX_NODES
 from fastrf.network import DEFAULT_NDIM
-from fastrf.sweep.expressions import Expression, Failed, Names, nearest
+from fastrf.sweep.expressions import Expression, Names, nearest
 
 DEEPEST_CALL = 16
 """Most blocks that call each other."""
@@ -361,11 +361,6 @@ def centred(kernel: Any, dilation: Any, ndim: int) -> Any:
         per_axis.append((span // 2, span - span // 2))
     same = all(pair == per_axis[0] and pair[0] == pair[1] for pair in per_axis)
     return per_axis[0][0] if same else tuple(per_axis)
-
-
-def failed_name(names: Names) -> InputError | None:
-    """The error of the first name that has no value."""
-    return next((v.error for v in names.values() if type(v) is Failed), None)
 
 
 def _fail(place: str, message: str) -> NoReturn:

@@ -21,10 +21,14 @@ from fastrf.netfile import MAX_NODES
 from fastrf.network import DEFAULT_NDIM
 from fastrf.sweep.chain import Chain, ChainAxis, Floats, Whole, is_pointwise, shared
 from fastrf.sweep.expressions import Expression, Names
+from fastrf.sweep.expressions import settled as settled_value
 from fastrf.sweep.templates import Item, Value, evaluate, names_of, settled
 
 MOST_KEPT = 1 << 22
 """Numbers that the vectors of a space may hold together before they are dropped: 32 MB."""
+
+_BRANCHING = ("Residual", "Parallel")
+"""Blocks that make a network no chain. (One branch would be a chain, which is run as a graph.)"""
 
 _FIELDS = ("kernel", "stride", "dilation", "padding", "gain", "taps")
 
@@ -34,6 +38,10 @@ Axes: TypeAlias = tuple[Any, ...]
 
 class NotPlain(Exception):
     """The chain cannot be had this way."""
+
+
+class NoChain(NotPlain):
+    """The network is no chain, whatever the values."""
 
 
 class Vectors:
@@ -107,7 +115,7 @@ class _Field:
         for i in range(start, stop):
             here["i"] = i
             for name, expression in self.layered:
-                here[name] = expression(here)
+                here[name] = settled_value(expression, here)
             found.append(evaluate(self.value, here))
         return found
 
@@ -175,25 +183,26 @@ class ChainPlan:
     ) -> None:
         self._items, self._blocks, self._scope = items, blocks, scope
         self._vectors = Vectors()
-        self._bodies: dict[tuple[int, str | None], _Body | None] = {}
+        self._bodies: dict[tuple[int, str | None], _Body | type[NotPlain]] = {}
 
     def chain(self, names: Names, ndim: int | None) -> Chain:
         """The chain of one point.
 
         Raises:
-            NotPlain: it has to be found in the network.
+            NoChain: there is none.
+            NotPlain: it has to be found in the network, if there is one.
             InputError: an expression has no value.
         """
         segments: list[tuple[dict[str, Axes], Floats]] = []
         loose = 1.0  # pointwise gain before the first convolution
         for position, item in enumerate(self._items):
             times = item.repeat if item.repeat == 1 else evaluate(item.repeat, names)
-            block = None if item.kind is not None else evaluate(item.block, names)
-            body = self._body(position, item, block)
             if type(times) is not int or not 0 <= times <= MAX_NODES:
                 raise NotPlain
             if times == 0:
                 continue
+            block = None if item.kind is not None else evaluate(item.block, names)
+            body = self._body(position, item, block)
             before = body.before**times if not body.slots else body.before
             if segments:
                 segments[-1] = (segments[-1][0], _scaled_last(segments[-1][1], before))
@@ -216,18 +225,22 @@ class ChainPlan:
         key = (position, block)
         if key not in self._bodies:
             try:
-                before, slots = self._slots([item] if block is None else self._called(block, item))
-                self._bodies[key] = _Body(before, slots)
-            except (NotPlain, InputError):
-                self._bodies[key] = None
+                items = [item] if block is None else self._called(block, item)
+                self._bodies[key] = _Body(*self._slots(items))
+            except NotPlain as error:
+                self._bodies[key] = type(error)
+            except InputError:
+                self._bodies[key] = NotPlain
         body = self._bodies[key]
-        if body is None:
-            raise NotPlain
+        if not isinstance(body, _Body):
+            raise body
         return body
 
     def _called(self, block: str | None, item: Item) -> Sequence[Item]:
-        body = self._blocks.get(block) if isinstance(block, str) else None
-        if body is None or item.values or any(i.repeat != 1 or i.kind is None for i in body):
+        body = self._blocks.get(block, ()) if isinstance(block, str) else ()
+        if any(i.kind in _BRANCHING and i.when is None and i.repeat == 1 for i in body):
+            raise NoChain
+        if not body or item.values or any(i.repeat != 1 or i.kind is None for i in body):
             raise NotPlain
         return body
 
@@ -236,6 +249,8 @@ class ChainPlan:
         for item in items:
             if item.when is not None:
                 raise NotPlain
+            if item.kind in _BRANCHING:
+                raise NoChain
             if item.kind == "Conv":
                 if not set(item.values) <= set(_FIELDS):
                     raise NotPlain

@@ -12,8 +12,8 @@ from fastrf.engine.recompressed import lowrank, volumes
 from fastrf.engine.recompressed.lowrank import Loss, Terms, joined, rounding, without_traces
 from fastrf.engine.recompressed.maps import largest_gain, total_gain
 from fastrf.engine.recompressed.powers import Block, Passage, raised
-from fastrf.engine.recompressed.script import Ahead, Apply, Neglect, Script, Settle
-from fastrf.engine.recompressed.words import Words
+from fastrf.engine.recompressed.script import Ahead, Apply, Booked, Neglect, Script, Settle
+from fastrf.engine.recompressed.words import Image, Words
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 
 _LIFT = 900
@@ -53,6 +53,8 @@ class Numbers:
         changed: what reductions changed.
         rounded: what images with factors of either sign were rounded by.
         roundings: most that befell a pixel, one after the other, while all was nonnegative.
+        lost: what fell into padding, as a part of the script's `whole`, of blocks that are done
+            with.
         terms, rank, reductions: as of `Recompressed`.
     """
 
@@ -65,7 +67,10 @@ class Numbers:
         self.changed, self.rounded = Errors(), Errors()
         self.roundings = 0
         self.terms, self.rank, self.reductions = 1, 1, 0
-        self._lost = 0.0
+        self.lost = 0.0
+        self._booked: dict[int, list[Booked]] = {}
+        for booked in script.booked.values():
+            self._booked.setdefault(booked.block.number, []).append(booked)
 
     def follow(self, unit: tuple[int, ...], progress: Callable[[float], None]) -> None:
         """Computes all blocks of the script."""
@@ -75,7 +80,7 @@ class Numbers:
             factor[u - start] = 1
             factors.append(factor)
         self.blocks[self.script.seed.number] = Block(Terms(tuple(factors), np.ones(1)))
-        steps = self.script.steps
+        steps, last = self.script.steps, self.script.last_uses()
         for done, step in enumerate(steps, 1):
             if isinstance(step, Settle):
                 self.blocks[step.block.number] = self._settled(step)
@@ -83,23 +88,27 @@ class Numbers:
                 self.blocks[step.block.number] = self._applied(step)
             else:
                 self._neglect(step)
+            for number in [n for n in self.blocks if last.get(n, -1) < done]:
+                self._let_go(number)
             progress(done / (len(steps) + 1))
         progress(1.0)
 
-    def lost(self) -> float:
-        """What fell into padding, as a part of the script's `whole`."""
-        found = self._lost
-        for booked in self.script.booked.values():
-            block = self.blocks[booked.block.number]
+    def _let_go(self, number: int) -> None:
+        """Frees a block, and adds what its powers lost."""
+        block = self.blocks.pop(number)
+        for booked in self._booked.get(number, ()):
             value, exponent = block.under(booked.step).lost(booked.amounts)
-            found += math.ldexp(value, exponent + block.exponent)
-        return found
+            self.lost += math.ldexp(value, exponent + block.exponent)
 
     def found(self) -> Found | None:
-        """The image on the input; None where none arrives."""
+        """The image on the input; None where none arrives. Lets go of all blocks."""
         image = self.script.final
-        if image is None:
-            return None
+        found = None if image is None else self._final(image)
+        for number in list(self.blocks):
+            self._let_go(number)
+        return found
+
+    def _final(self, image: Image) -> Found:
         words = image.sum.words
         signed = any(self.blocks[w.block.number].signed for w in words)
         parts, exponent = self._multiplied_out(words, 0 if signed else _LIFT)
@@ -151,7 +160,7 @@ class Numbers:
         terms = block.terms
         if passage.loses:
             share = Scaled.of(passage.lost(terms) * step.loss, block.exponent)
-            self._lost += share.over(ONE)
+            self.lost += share.over(ONE)
         moved = passage.moved(terms, step.value)
         exponent, factors = block.exponent, []
         for factor in moved.factors:

@@ -13,10 +13,16 @@ import numpy as np
 
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.recompressed import volumes
-from fastrf.engine.recompressed.lowrank import BATCH, MEASURED, WHOLE, rounding
+from fastrf.engine.recompressed.lowrank import (
+    BATCH,
+    LAST_ROUNDINGS,
+    MEASURED,
+    WHOLE,
+    rounding,
+)
 from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
-from fastrf.engine.recompressed.words import Words
+from fastrf.engine.recompressed.words import Symbol, Words
 from fastrf.lowering import PlaneGraph
 
 CHANGE_ERROR = {2: 4e-14, 3: 5e-13}
@@ -53,6 +59,12 @@ CORE_NANOSECONDS = 4.0
 
 REDUCTION_SECONDS = 2e-4
 """The rest of a reduction."""
+
+WORKING_BYTES = 1 << 18
+"""What is at work besides: matrices, a few rows, Python's own."""
+
+POWER_NUMBERS = 110
+"""What Python holds of each power besides its pixels, in numbers of 8 bytes (tracemalloc)."""
 
 PIXEL_NANOSECONDS = 6.0
 """One pixel of the result: clamped, summed, divided."""
@@ -98,7 +110,7 @@ def _of(written: Script, graph: PlaneGraph) -> Forecast:
         count.cells + pixels,
         count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
         0.0,
-        8 * 3 * (count.held + pixels),  # tables, what is cut out of them, and one at work
+        8 * count.fullest + WORKING_BYTES,
         1,  # nothing that threads could share
     )
 
@@ -106,7 +118,8 @@ def _of(written: Script, graph: PlaneGraph) -> Forecast:
 def finest(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> float:
     """The tolerance down to which the engine is expected to show its result right."""
     count = Counts(script(graph, node, unit, input_node))
-    return count.error + 2 * rounding(count.roundings)
+    # Twice, for the pixel and for the sum of all; and both are parts of what is left of that.
+    return count.error + 2 * rounding(count.roundings) * (1 + 1e-9)
 
 
 def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> bool:
@@ -124,7 +137,7 @@ class Counts:
     Attributes:
         cells: pixels of all factors and images formed.
         seconds: time of all that.
-        held: numbers held in tables of powers.
+        fullest: most numbers that are held at a time.
         operators: different maps.
         changes: how many reductions, and maps whose taps are no product.
         error: bound of what they change, relative to the final peak.
@@ -132,40 +145,86 @@ class Counts:
     """
 
     def __init__(self, written: Script) -> None:
-        self.cells, self.held, self.changes, self.roundings = 0, 0, 0, 0
+        self.cells, self.fullest, self.changes, self.roundings = 0, 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
+        # Numbers of each block and its powers; those with factors of either sign are there twice.
+        self._held = {written.seed.number: sum(written.seed.shape)}
+        self._signed: set[int] = set()
+        last = written.last_uses()
         passages: set[int] = set()
-        for step in written.steps:
+        for at, step in enumerate(written.steps):
             if isinstance(step, Settle):
                 terms = self._multiplied_out(step.words)
+                signed = step.reduces or self._any_signed(step.words)
                 if step.reduces:
                     self._reduce(step.block.shape, terms)
+                self._add(step.block, signed=signed)
                 passages.update(id(w.step) for w in step.words)
             elif isinstance(step, Apply):
                 self._apply(step.passage, step.block.rank)
+                signed = step.source.number in self._signed or not step.passage.move.separable
+                self._add(step.block, signed=signed)
                 if not step.passage.move.separable:
                     self._change(CHANGE_ERROR[len(step.block.shape)])
                 passages.add(id(step.passage))
+            for number in [n for n in self._held if last.get(n, -1) <= at]:
+                del self._held[number]
         if written.final is not None:
             words = written.final.sum.words
             terms, shape = self._multiplied_out(words), words[0].block.shape
-            self.seconds += 1e-9 * GEMM_NANOSECONDS * math.prod(shape) * terms
-            self.roundings = written.final.roundings + terms
+            signed = self._any_signed(words)
+            self._held.clear()
+            if signed and len(shape) > 2:
+                if terms > written.few:
+                    self._reduce(shape, terms)
+                terms = min(terms, TYPICAL_RANK[3])
+            self._form(shape, terms, signed=signed)
+            self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
 
+    def _any_signed(self, words: tuple[Words, ...]) -> bool:
+        return any(w.block.number in self._signed for w in words)
+
+    def _add(self, block: Symbol, *, signed: bool) -> None:
+        if signed:
+            self._signed.add(block.number)
+        self._held[block.number] = (1 + signed) * block.rank * sum(block.shape)
+
+    def _full(self, beside: float) -> None:
+        """Notes how much is held with so many numbers beside the blocks."""
+        self.fullest = max(self.fullest, sum(self._held.values()) + math.ceil(beside))
+
+    def _form(self, shape: tuple[int, ...], terms: int, *, signed: bool) -> None:
+        pixels, columns = math.prod(shape), terms * sum(shape)
+        self.seconds += 1e-9 * GEMM_NANOSECONDS * pixels * terms
+        if signed and len(shape) > 2:
+            # The last product of matrices reads what all axes but one make, in another order.
+            self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
+        else:
+            self._full(columns + terms * shape[0] + pixels)
+            # Smaller than the smallest normal number, and without empty borders.
+            self._full(2 * pixels + pixels / 8)
+
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""
+        beside = 0
         for w in words:
+            pixels = sum(w.block.shape)
             if w.step is not None:
                 key = (w.block.number, id(w.step))
-                wanted, pixels = w.first + len(w.values) - 1, sum(w.block.shape)
+                wanted = w.first + len(w.values) - 1
                 more = max(0, wanted - self._powers.get(key, 0))
                 self._apply(w.step, w.block.rank, more)
-                self.held += more * w.block.rank * pixels
+                signed = w.block.number in self._signed
+                own = w.block.rank * pixels + POWER_NUMBERS
+                self._held[w.block.number] += (1 + signed) * more * own
                 self._powers[key] = max(wanted, self._powers.get(key, 0))
+                beside += w.rank * pixels
+        # Each word's powers side by side, and where there are several all of them together.
+        self._full(beside * (1 + (len(words) > 1)))
         return sum(w.rank for w in words)
 
     def _apply(self, passage: Passage, terms: int, times: int = 1) -> None:
@@ -191,7 +250,10 @@ class Counts:
         work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
         work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
         measured = pixels <= volumes.MEASURED
+        # Factors, Q's and what bounds their errors; cores, one of them on its way to another order.
+        self._full((2 * terms + 5 * at_once) * sum(shape) + 6 * math.prod(columns))
         if measured:
+            self._full(2 * at_once * sum(shape) + 3 * pixels + 2 * at_once * math.prod(shape[1:]))
             work += 8 * GEMM_NANOSECONDS * pixels * max(columns)
         self._change(MEASURED_ERROR if measured else CHANGE_ERROR[3], batches)
         self.cells += pixels if measured else sum(shape) * max(columns)
@@ -202,9 +264,13 @@ class Counts:
         batches = 1
         if terms >= min(shape) and min(shape) <= WHOLE:
             order, work = min(shape), GEMM_NANOSECONDS * pixels * (terms + min(shape))
+            # Pixels, a copy, what they are decomposed to, and their change.
+            self._full(5 * pixels + 2 * terms * sum(shape))
         else:
             batches = max(1, math.ceil((terms - BATCH) / BATCH) + 1)
             work = QR_NANOSECONDS * sum(shape) * order**2
+            # Factors, Q's, R's, and what bounds their errors.
+            self._full((2 * terms + 5 * order) * sum(shape) + (pixels <= MEASURED) * 3 * pixels)
             if pixels <= MEASURED:
                 work += 4 * GEMM_NANOSECONDS * pixels * order
         work += SVD_NANOSECONDS * order**3

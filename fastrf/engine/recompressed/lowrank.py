@@ -50,6 +50,9 @@ NOISE = 2.0**-53
 """Times √n and the largest singular value of a matrix of order n: singular values whose root sum
 of squares is below that are what LAPACK rounded."""
 
+LAST_ROUNDINGS = 64
+"""Those of the last steps: sums of up to 2^60 numbers in pairs, 128 at a time, and quotients."""
+
 SLACK = 1 + 1e-9
 """What bounds of errors are raised by for their own roundings."""
 

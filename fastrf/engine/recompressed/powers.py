@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,6 +23,9 @@ from fastrf.engine.recompressed.maps import (
 from fastrf.maps import AxisMap, Everything, SpatialMap, Table, Window
 
 Integers = NDArray[np.int64]
+
+TOGETHER = 64
+"""Powers, or pixels, that are looked at at a time where no more than a look is needed."""
 
 _TINY = float(np.finfo(np.float64).smallest_normal)
 
@@ -164,14 +168,18 @@ class Powers:
         first, stop = int(used[0]), int(used[-1]) + 1
         mantissas, exponents = self.values(first, booked[first:stop])
         top = int(exponents.max())
-        table = np.stack(self.factors[first:stop])
-        ends = zip(self.step.operators, self._split(table, 1), self.columns, strict=True)
-        parts = [
-            (np.matmul(a.kept, own)[:, :count], np.matmul(a.lost, own)[:, :count])
-            for (a,), own, count in ends
-        ]
         lowered = np.ldexp(mantissas, np.maximum(exponents - top, -2000))
-        return float(lowered @ _fallen(self.terms, parts)), top
+        total = 0.0
+        for start in range(0, len(lowered), TOGETHER):
+            piece = lowered[start : start + TOGETHER]
+            table = np.stack(self.factors[first + start : first + start + len(piece)])
+            ends = zip(self.step.operators, self._split(table, 1), self.columns, strict=True)
+            parts = [
+                (np.matmul(a.kept, own)[:, :count], np.matmul(a.lost, own)[:, :count])
+                for (a,), own, count in ends
+            ]
+            total += float(piece @ _fallen(self.terms, parts))
+        return total, top
 
     def values(self, first: int, values: Floats) -> tuple[Floats, Integers]:
         """What powers are multiplied by, near 1, and the exponents that it lacks."""
@@ -183,12 +191,22 @@ class Powers:
         exponents[values == 0] = _NOTHING
         return mantissas, exponents
 
-    def stacked(self, first: int, stop: int) -> tuple[Floats, ...]:
-        """The factors of the powers first … stop−1, shape (powers, pixels, columns) an axis."""
-        table = np.stack(self.factors[first:stop])
-        # Subnormal numbers slow a matrix product down a hundred times.
-        table[np.abs(table) < _TINY] = 0
-        return self._split(table, 1)
+    def beside(self, first: int, stop: int) -> tuple[Floats, ...]:
+        """The factors of the powers first … stop−1 side by side, shape (pixels, powers·columns) an
+        axis."""
+        found = []
+        for start, end in itertools.pairwise(self.ends):
+            table = np.stack([f[start:end] for f in self.factors[first:stop]], axis=1)
+            # Subnormal numbers slow a matrix product down a hundred times.
+            for rows in np.split(table, range(TOGETHER, len(table), TOGETHER)):
+                rows[np.abs(rows) < _TINY] = 0
+            found.append(table.reshape(end - start, -1))
+        return tuple(found)
+
+    def alone(self, power: int) -> tuple[Floats, ...]:
+        """The factors of one power, an axis each."""
+        parts = zip(self._split(self.factors[power], 0), self.columns, strict=True)
+        return tuple(own[:, :columns] for own, columns in parts)
 
     def _extend(self, count: int) -> None:
         matrix, steps = self.step.stacked
@@ -262,13 +280,11 @@ class Block:
         start, stop = int(used[0]), int(used[-1]) + 1
         mantissas, exponents = powers.values(first + start, values[start:stop])
         exponents += self.exponent
-        factors = powers.stacked(first + start, first + stop)
         weights = np.multiply.outer(mantissas, self.terms.weights)
         if not self.terms.diagonal:
-            ends = list(zip(factors, powers.columns, strict=True))
             return [
-                Weighted(tuple(f[j, :, :columns] for f, columns in ends), own, exponents[j])
+                Weighted(powers.alone(first + start + j), own, exponents[j])
                 for j, own in enumerate(weights)
             ]
-        beside = tuple(f.transpose(1, 0, 2).reshape(f.shape[1], -1) for f in factors)
+        beside = powers.beside(first + start, first + stop)
         return [Weighted(beside, weights.ravel(), np.repeat(exponents, weights.shape[1]))]

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrf.engine.direct import Propagated
-from fastrf.engine.recompressed.carrier import Found, Numbers
-from fastrf.engine.recompressed.lowrank import Floats, rounding
+from fastrf.engine.recompressed.carrier import Numbers
+from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, rounding
 from fastrf.engine.recompressed.script import KEPT, script
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
@@ -169,55 +169,51 @@ def _run(
         )
     carrier = Numbers(written, graph.input_size, allowed)
     carrier.follow(unit, progress or (lambda share: None))
-    found = carrier.found()
-    origin = tuple(start for start, _ in written.support)
-    seen = None if found is None else _seen(found, origin, dtype, tail)
-    if found is None or seen is None:
+    seen = _seen(carrier, dtype, tail)
+    if seen is None:
         raise EmptyFieldError(
             f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
             f"or the gaps of transposed convolutions; choose another unit"
         )
-    changed, rounded = (e.over(found.scale) for e in (carrier.changed, carrier.rounded))
+    changed, rounded = (e.over(seen.scale) for e in (carrier.changed, carrier.rounded))
     # What was nonnegative is wrong by so much of itself, and so is its sum.
-    share = rounding(carrier.roundings + _LAST)
+    share = rounding(carrier.roundings + LAST_ROUNDINGS)
     behind = 1 - (changed.total + rounded.total) / seen.total - share
     error, signed = (
         (loss.largest / seen.peak + loss.total / seen.total) / behind if behind > 0 else math.inf
         for loss in (changed, rounded)
     )
-    mass = Scaled.of(seen.total) * found.scale
+    mass = Scaled.of(seen.total) * seen.scale
     arrived = mass.over(written.whole)
-    lost = carrier.lost()
     return Recompressed(
         Propagated(
             seen.image,
             seen.origin,
             mass * (1 - seen.dropped),
-            lost / (lost + arrived),
-            seen.dropped * arrived / (lost + arrived),
+            carrier.lost / (carrier.lost + arrived),
+            seen.dropped * arrived / (carrier.lost + arrived),
         ),
         error,
         signed + (2 * share / behind if behind > 0 else math.inf),
         carrier.terms,
         carrier.rank,
         carrier.reductions,
-        not found.signed,
+        not seen.signed,
     )
-
-
-_LAST = 64
-# Roundings of the last steps: sums of up to 2^60 numbers in pairs of 128 at a time, quotients.
 
 
 class _Seen(NamedTuple):
     """What terms look like.
 
     Attributes:
+        scale, signed: as of `carrier.Found`.
         image, origin: the normalised image and where it begins.
         total, peak: of the terms, before `tail`; the peak a lower bound.
         dropped: share of the total that `tail` dropped.
     """
 
+    scale: Scaled
+    signed: bool
     image: Any
     origin: tuple[int, ...]
     total: float
@@ -225,14 +221,19 @@ class _Seen(NamedTuple):
     dropped: float
 
 
-def _seen(
-    found: Found, origin: tuple[int, ...], dtype: np.dtype[Any], tail: float | None
-) -> _Seen | None:
-    """The image of terms; None where nothing is positive."""
-    if found.signed and not found.terms.diagonal:
-        return _volume(TuckerImage(found.terms, origin, dtype), tail)
-    pixels = found.terms.form()
-    if found.signed:
+def _seen(carrier: Numbers, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
+    """The image on the input; None where nothing of it is positive."""
+    found = carrier.found()
+    if found is None:
+        return None
+    terms, scale, signed = found
+    del found
+    origin = tuple(start for start, _ in carrier.script.support)
+    if signed and not terms.diagonal:
+        return _volume(TuckerImage(terms, origin, dtype), scale, tail)
+    pixels = terms.form()
+    del terms  # no more than two images at a time
+    if signed:
         np.maximum(pixels, 0, out=pixels)
     total, peak = float(pixels.sum()), float(pixels.max())
     if not peak:
@@ -242,10 +243,11 @@ def _seen(
     array = pixels.astype(dtype, copy=False)
     array[array < np.finfo(dtype).tiny] = 0
     array, origin = trimmed(array, origin)
-    return _Seen(np.ascontiguousarray(array), origin, total, peak, dropped / total)
+    image = np.ascontiguousarray(array)
+    return _Seen(scale, signed, image, origin, total, peak, dropped / total)
 
 
-def _volume(image: TuckerImage, tail: float | None) -> _Seen | None:
+def _volume(image: TuckerImage, scale: Scaled, tail: float | None) -> _Seen | None:
     """The same, left in factors."""
     box = []
     for factor in image.terms.factors:
@@ -263,7 +265,7 @@ def _volume(image: TuckerImage, tail: float | None) -> _Seen | None:
             [held(image.profile(a), tail / image.ndim) for a in range(image.ndim)]
         )
         dropped = max(0.0, 1 - image.total / total)
-    return _Seen(image.normalised(), image.origin, total, peak, dropped)
+    return _Seen(scale, True, image.normalised(), image.origin, total, peak, dropped)
 
 
 def _without_tail(

@@ -42,7 +42,7 @@ KEPT = {2: FEW_TERMS[2], 3: 8192}
 """Up to so many terms, by the number of axes, are kept as they are where pixels shall be right by
 themselves. Of planes more are reduced sooner than multiplied out."""
 
-TYPICAL_RANK = {2: 20, 3: 30}
+TYPICAL_RANK = {2: 20, 3: 26}
 """Terms that a reduction leaves of a smooth image, by its axes: 6 to 22 in every network tried, and
 17 to 38 columns an axis of volumes."""
 
@@ -168,6 +168,18 @@ class Script:
         if self.final is not None:
             sums.append(self.final.sum.words)
         return max((sum(w.rank for w in words) for words in sums), default=1)
+
+    def last_uses(self) -> dict[int, int]:
+        """The last step that reads each block; the number of steps stands for the image."""
+        found: dict[int, int] = {}
+        for at, step in enumerate(self.steps):
+            if isinstance(step, Apply):
+                found[step.source.number] = at
+            else:
+                found.update({w.block.number: at for w in step.words})
+        if self.final is not None:
+            found.update({w.block.number: len(self.steps) for w in self.final.sum.words})
+        return found
 
 
 def script(

@@ -44,9 +44,11 @@ def _weights(op: Op, index: int) -> tuple[int, ...]:
 
 
 def _kernel(op: Op) -> Const | None:
-    """The weights of a convolution in floating point."""
+    """The weights of a convolution; those of quantised ones are not read."""
     value = op.input(1)
-    return value if isinstance(value, Const) else None
+    if op.type in ("Conv", "ConvTranspose") and isinstance(value, Const):
+        return value
+    return None
 
 
 def _groups(op: Op, x: Map) -> Any:

@@ -1,0 +1,441 @@
+"""The forward signal's correlation between pixels, and what activations' slopes have in common.
+
+An activation multiplies the gradient at pixel i by its slope σ′(z[i]). In the limit of many
+channels z is Gaussian behind random weights and independent of the gradient (mean-field theory:
+Poole et al. 2016; Schoenholz et al. 2017), so that Cov(g[i], g[i + τ]) passes with
+E[σ′(z[i])·σ′(z[i + τ])], which depends on the correlation ρ of z at the lag τ alone. For ReLU (Cho
+and Saul 2009, the arc-cosine kernels of degree 0 and 1),
+
+    E[σ′σ′] = (π − arccos ρ)/2π,    E[σσ] = q·(√(1 − ρ²) + ρ·(π − arccos ρ))/2π.
+
+The signal begins as white noise: independent pixels of equal variance, mean 0. Far from borders its
+second moments M(τ) = E[x[i]·x[i + τ]] are the same at all pixels. Random weights of a stride s and
+any taps make M(τs) of M(τ), times their gain; fixed ones mix lags; independent summands add up. An
+activation's mean makes pixels alike however far apart they are: M(∞) is carried beside M, and
+batch normalisation takes it away again (its statistics are those of this signal).
+
+What is not known is said so (`Slopes.unknown`), and the slopes then count as independent between
+pixels: behind max-pooling and upsampling, of values that are not Gaussian, of other functions than
+ReLU. Padding changes the signal near borders: there slopes count as they are far from them, and
+`Slopes.bordered` names whose they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.engine.coefficients import terms
+from fastrf.engine.coherence import (
+    Coherence,
+    Kinds,
+    Lags,
+    coherence_of,
+    coherence_of_all,
+    is_shuffle,
+    kinds_of,
+    mean_share,
+    united_lags,
+)
+from fastrf.engine.lag_algebra import Gains, summed, through
+from fastrf.engine.scaled import Scaled
+from fastrf.layers import (
+    Activation,
+    Add,
+    ChannelSlice,
+    Concat,
+    Conv,
+    Dropout,
+    Identity,
+    Norm,
+    Scale,
+)
+from fastrf.lowering import Operation, PlaneGraph
+from fastrf.maps import SpatialMap, Window
+
+Floats = NDArray[np.float64]
+
+_POINTWISE = Activation | Norm | Dropout | Scale | Add | Concat | Identity | ChannelSlice
+
+ALIKE = 1e-9
+"""By so much the shares of the channels of one map may differ before they are said to differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Second moments of some channels of a map.
+
+    Attributes:
+        moments: M at the lags that are asked for.
+        far: M(∞), times 1/moments.scale.
+        gaussian: whether values of any pixels are jointly Gaussian.
+        centred: whether their mean is 0 in every channel.
+        bordered: whether padding has changed them near borders.
+        roots: nodes on whose weights they depend, and inputs, since the last random layer.
+    """
+
+    moments: Gains
+    far: float
+    gaussian: bool
+    centred: bool
+    bordered: bool
+    roots: frozenset[str]
+
+    @property
+    def here(self) -> float:
+        """M(0), times 1/moments.scale."""
+        return float(self.moments.at([(0,)] * self.moments.array.ndim).item())
+
+    def at(self, lags: Lags) -> Signal:
+        """The same at no other lags than these."""
+        array = self.moments.at([sorted(axis) for axis in lags])
+        return replace(self, moments=replace(self.moments, lags=lags, array=array))
+
+    def times(self, factor: float) -> Signal:
+        return replace(self, moments=self.moments.times(factor))
+
+    def shaped(self, array: Floats, far: float) -> Signal:
+        """With other moments on the same scale, of values that are not Gaussian."""
+        moments = replace(self.moments, array=array)
+        return replace(self, moments=moments, far=far, gaussian=False)
+
+
+Signals = tuple[tuple[float, Signal], ...]
+"""Groups of channels, each with its share."""
+
+
+@dataclass(slots=True)
+class Slopes:
+    """What the slopes of activations have in common.
+
+    Attributes:
+        shares: by operation (its id), E[σ′(z[i])·σ′(z[i + τ])]/E[σ′²] at the lags τ.
+        unknown: by node, why that is not known of its slopes.
+        bordered: nodes whose shares hold far from borders alone.
+    """
+
+    shares: dict[int, Gains] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    bordered: set[str] = field(default_factory=set)
+
+    def passed(
+        self, graph: PlaneGraph, op: Operation, lags: Sequence[Sequence[int]]
+    ) -> Floats | None:
+        """What of covariances at the lags passes an operation's pointwise factors, over what of
+        variances does, 1 at lag 0; None where that is 1 at all of them."""
+        if all(len(axis) == 1 for axis in lags):
+            return None
+        known = self.shares.get(id(op))
+        if known is not None:
+            return known.at(lags)
+        mean = mean_share(graph, op)
+        if mean == 1:
+            return None
+        found = np.full(tuple(map(len, lags)), mean)
+        found[tuple(axis.index(0) for axis in lags)] = 1.0
+        return found
+
+
+def slopes_of(
+    graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool = False
+) -> Slopes:
+    """Of the activations between a map and an input (None: any) that correlated gradients reach,
+    found at the first call; `everywhere`: gradients of units on all maps between them."""
+    key = ("slopes", node, input_node, everywhere)
+    return graph.once(key, lambda: _found(graph, node, input_node, everywhere))
+
+
+def _found(graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool) -> Slopes:
+    if everywhere and input_node is not None:
+        coherence = coherence_of_all(graph, node, input_node)
+    else:
+        coherence = coherence_of(graph, node, input_node)
+    below = graph.ancestors(node)
+    operations = [op for op in graph.operations if op.node in below]
+    concerned = {
+        id(op)
+        for op in operations
+        if isinstance(graph.network.nodes[op.node].layer, Activation)
+        and any(not coherence.is_alone(p) for p, _ in op.targets)
+    }
+    return _Forward(graph, operations, coherence, concerned).slopes if concerned else Slopes()
+
+
+class _Forward:
+    """One pass up from the inputs, at the lags that activations ask for."""
+
+    def __init__(
+        self,
+        graph: PlaneGraph,
+        operations: Sequence[Operation],
+        coherence: Coherence,
+        concerned: set[int],
+    ) -> None:
+        self.graph, self.coherence, self.concerned = graph, coherence, concerned
+        self.slopes = Slopes()
+        self.asked: dict[int, Lags] = {}
+        for op in reversed(operations):
+            self._ask(op)
+        self.planes: dict[int, Signals | str] = {}
+        for name in graph.network.inputs:
+            for p in graph.planes_of[name]:
+                self.planes[p] = ((1.0, _noise(self.asked.get(p), graph.ndim, name)),)
+        for op in operations:
+            if any(p in self.asked for p, _ in op.targets):
+                self._follow(op)
+
+    def _ask(self, op: Operation) -> None:
+        """Which lags of what an operation reads those of what it writes depend on."""
+        asked = [self.asked[p] for p, _ in op.targets if p in self.asked]
+        if id(op) in self.concerned:
+            asked += [self.coherence.lags[p] for p, _ in op.targets if p in self.coherence.lags]
+        if not asked:
+            return
+        lags = reduce(united_lags, asked)
+        for p, _ in op.targets:
+            self.asked[p] = united_lags(self.asked.get(p), lags)
+        read = self._inside(op, lags)[-1]
+        for q, _ in op.sources:
+            self.asked[q] = united_lags(self.asked.get(q), read)
+
+    def _inside(self, op: Operation, lags: Lags) -> list[Lags]:
+        """The lags of what each of an operation's maps writes, the last one's first, and of what
+        the first one reads, that those of its output depend on."""
+        found = [lags]
+        for kind, move in zip(kinds_of(self.graph, op)[::-1], op.maps[::-1], strict=True):
+            found.append(_read(kind, move, found[-1]))
+        return found
+
+    def _follow(self, op: Operation) -> None:
+        layer = self.graph.network.nodes[op.node].layer
+        for p, share in op.targets:
+            if p not in self.asked:
+                continue
+            own = self._behind(op, self.asked[p])
+            before = self.planes.get(p)
+            if isinstance(own, str) or isinstance(before, str):
+                if id(op) in self.concerned and isinstance(own, str):
+                    self.slopes.unknown[op.node] = own
+                self.planes[p] = own if isinstance(own, str) else str(before)
+            elif isinstance(layer, Concat):
+                self.planes[p] = (*(before or ()), *_weighted(own, share))
+            else:
+                self.planes[p] = own if before is None else _added(op.node, before, own)
+
+    def _read(self, op: Operation, lags: Lags) -> Signals | str:
+        """What an operation reads, channel by channel, at some lags."""
+        found: list[tuple[float, Signal]] = []
+        for q, share in op.sources:
+            signals = self.planes[q]
+            if isinstance(signals, str):
+                return signals
+            found += _weighted(signals, share)
+        total = sum(weight for weight, _ in found)
+        return tuple((weight / total, signal.at(lags)) for weight, signal in found)
+
+    def _behind(self, op: Operation, lags: Lags) -> Signals | str:
+        layer, kinds = self.graph.network.nodes[op.node].layer, kinds_of(self.graph, op)
+        inside = self._inside(op, lags)[::-1]
+        read = self._read(op, inside[0])
+        found = self._obstacle(op, kinds)
+        if found is not None or isinstance(read, str):
+            return found or str(read)
+        if op.maps:
+            return self._through(op, kinds, read, inside[1:])
+        if isinstance(layer, Activation):
+            return self._activated(op, layer.function, read)
+        if isinstance(layer, Norm):
+            return tuple((w, _normalised(s, layer.statistics).times(op.gain)) for w, s in read)
+        if isinstance(layer, Dropout):
+            return tuple((w, _dropped(s, layer.p)) for w, s in read)
+        return _amplified(read, op.gain)
+
+    def _obstacle(self, op: Operation, kinds: Kinds) -> str | None:
+        layer, node = self.graph.network.nodes[op.node].layer, op.node
+        if is_shuffle(layer):
+            return f"{node} moves channels to pixels"
+        if not op.maps:
+            return None if isinstance(layer, _POINTWISE) else f"{node} depends on other pixels"
+        for kind, move in zip(kinds, op.maps, strict=True):
+            if kind == "routing" and any(getattr(a, "kernel", 0) != 1 for a in move.axes):
+                return f"{node} chooses the largest values"
+            if not all(isinstance(axis, Window) for axis in move.axes):
+                return f"{node} treats pixels differently"
+        return None
+
+    def _through(
+        self, op: Operation, kinds: Kinds, read: Signals, inside: Sequence[Lags]
+    ) -> Signals:
+        if "random" in kinds:
+            read = ((1.0, _mean(read)),)
+        found = []
+        layer = self.graph.network.nodes[op.node].layer
+        mixes = not (isinstance(layer, Conv) and layer.groups == "depthwise")
+        for weight, signal in read:
+            at = signal
+            for kind, move, above in zip(kinds, op.maps, inside, strict=True):
+                moments = through(kind, move, at.moments, above)
+                far = at.far * (move.gain if kind == "random" else _whole(move))
+                far *= at.moments.scale.over(moments.scale)
+                at = replace(at, moments=moments, far=far, bordered=at.bordered or _pads(move))
+                if kind == "random":
+                    roots = frozenset((op.node,))
+                    at = replace(at, gaussian=mixes, centred=True, roots=roots)
+            found.append((weight, at.times(op.gain)))
+        return tuple(found)
+
+    def _activated(self, op: Operation, function: str, read: Signals) -> Signals | str:
+        if function == "identity":
+            return _amplified(read, op.gain)
+        if function != "relu":
+            return f"what slopes of {function} have in common is not known"
+        if not all(s.gaussian and s.centred for _, s in read):
+            return f"what {op.node} reads is not Gaussian"
+        if id(op) in self.concerned:
+            shares = [_shares(s) for _, s in read]
+            if any(np.abs(other - shares[0]).max() > ALIKE for other in shares):
+                self.slopes.unknown[op.node] = f"channels that {op.node} reads differ"
+            else:
+                lags = read[0][1].moments.lags
+                self.slopes.shares[id(op)] = Gains(lags, shares[0], Scaled.of(1.0))
+                if any(s.bordered for _, s in read):
+                    self.slopes.bordered.add(op.node)
+        return tuple((w, _rectified(s).times(2 * op.gain)) for w, s in read)
+
+
+# --- signals --------------------------------------------------------------------------------
+
+
+def _noise(lags: Lags | None, ndim: int, name: str) -> Signal:
+    """Independent pixels of variance 1."""
+    lags = lags or (frozenset((0,)),) * ndim
+    array = np.zeros(tuple(map(len, lags)))
+    array[tuple(sorted(axis).index(0) for axis in lags)] = 1.0
+    return Signal(Gains(lags, array, Scaled.of(1.0)), 0.0, True, True, False, frozenset((name,)))
+
+
+def _weighted(signals: Signals, share: float) -> Signals:
+    return tuple((weight * share, signal) for weight, signal in signals)
+
+
+def _amplified(signals: Signals, gain: float) -> Signals:
+    return tuple((weight, signal.times(gain)) for weight, signal in signals)
+
+
+def _mean(signals: Signals) -> Signal:
+    """The mean over channels."""
+    (_, first), *others = signals
+    if not others:
+        return first
+    moments = summed(first.moments.lags, [s.moments.times(w) for w, s in signals])
+    far = sum(w * s.far * s.moments.scale.over(moments.scale) for w, s in signals)
+    bordered = any(s.bordered for _, s in signals)
+    return replace(first, moments=moments, far=far, bordered=bordered)
+
+
+def _added(node: str, a: Signals, b: Signals) -> Signals | str:
+    """The sum of what has nothing in common."""
+    ((_, x),), ((_, y),) = (a[:1], b[:1])
+    if len(a) > 1 or len(b) > 1:
+        return f"{node} adds channels that differ"
+    if x.roots & y.roots or not (x.centred or y.centred):
+        return f"{node} adds what is correlated"
+    moments = summed(x.moments.lags, [x.moments, y.moments])
+    far = sum(s.far * s.moments.scale.over(moments.scale) for s in (x, y))
+    return (
+        (
+            1.0,
+            Signal(
+                moments,
+                far,
+                x.gaussian and y.gaussian,
+                x.centred and y.centred,
+                x.bordered or y.bordered,
+                x.roots | y.roots,
+            ),
+        ),
+    )
+
+
+def _correlation(signal: Signal, array: Floats) -> Floats:
+    return np.asarray(np.clip(array / signal.here, -1.0, 1.0))
+
+
+def _shares(signal: Signal) -> Floats:
+    """E[σ′σ′]/E[σ′²] of ReLU."""
+    return 1 - np.arccos(_correlation(signal, signal.moments.array)) / math.pi
+
+
+def _rectified(signal: Signal) -> Signal:
+    """ReLU."""
+
+    def kernel(moments: Floats) -> Floats:
+        rho = _correlation(signal, moments)
+        arc = np.sqrt(1 - rho**2) + rho * (math.pi - np.arccos(rho))
+        return np.asarray(signal.here * arc / (2 * math.pi))
+
+    far = float(kernel(np.asarray(signal.far)))
+    return replace(signal.shaped(kernel(signal.moments.array), far), centred=False)
+
+
+def _normalised(signal: Signal, statistics: str) -> Signal:
+    """Of variance 1: each channel's mean over pixels taken away, or each pixel's over channels."""
+    far = signal.far if statistics == "batch" else 0.0
+    variance = signal.here - far
+    moments = replace(
+        signal.moments, array=(signal.moments.array - far) / variance, scale=Scaled.of(1.0)
+    )
+    rest = 0.0 if statistics == "batch" else signal.far / variance
+    centred = signal.centred or statistics == "batch"
+    return replace(signal, moments=moments, far=rest, centred=centred)
+
+
+def _dropped(signal: Signal, p: float) -> Signal:
+    """Masks drawn at every pixel, that keep 1 − p of them."""
+    if p == 0:
+        return signal
+    here = tuple(sorted(axis).index(0) for axis in signal.moments.lags)
+    array = signal.moments.array.copy()
+    array[here] /= 1 - p
+    return signal.shaped(array, signal.far)
+
+
+# --- maps -----------------------------------------------------------------------------------
+
+
+def _read(kind: str, move: SpatialMap, lags: Lags) -> Lags:
+    """The lags of what a map reads on which those of what it writes depend."""
+    found = []
+    for axis, own in zip(move.axes, lags, strict=True):
+        if not isinstance(axis, Window):
+            found.append(frozenset((0,)))
+            continue
+        reach = 0 if kind == "random" else axis.kernel - 1
+        steps = [m * axis.dilation for m in range(-reach, reach + 1)]
+        found.append(frozenset(t * axis.stride + step for t in own for step in steps))
+    return tuple(found)
+
+
+def _pads(move: SpatialMap) -> bool:
+    """Whether a map reads beyond the borders of its input."""
+    if move.size_in is None or move.size_out is None:
+        return False
+    ends = zip(move.axes, move.size_in, move.size_out, strict=True)
+    return any(
+        a.lo > 0 or (count - 1) * a.stride + a.span - a.lo >= size
+        for a, size, count in ends
+        if isinstance(a, Window)
+    )
+
+
+def _whole(move: SpatialMap) -> float:
+    """The square of the sum of a map's coefficients."""
+    total = 0.0
+    for term in terms((replace(move, size_in=None, size_out=None),), len(move.axes)):
+        total += math.prod(float(line.rows(0, 1)[1].sum()) for line in term)
+    return total**2

@@ -1,0 +1,88 @@
+"""Planned memory against what is allocated: NumPy tells tracemalloc of every array.
+
+Networks are known beforehand, so that nothing is counted that stays with them. What a system calls
+resident is less where pages are never touched (`bench.memory`).
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+
+import fastrf as rf
+
+MIB = 1 << 20
+
+
+def residual(blocks: int, kernels: tuple[Any, ...] = (3,), ndim: int = 2) -> rf.Network:
+    layers = [rf.Conv(kernels[i % len(kernels)], padding="same") for i in range(blocks)]
+    return rf.Sequential(*map(rf.Residual, layers), ndim=ndim)
+
+
+def peak_and_plan(network: rf.Network, options: dict[str, Any]) -> tuple[int, int, str]:
+    """Bytes at the fullest moment of a field and its pixels, the plan's, and its engine."""
+    _ = rf.erf(network, workers=1, **options).image  # compiles, lowers
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        field = rf.erf(network, workers=1, **options)
+        _ = field.image
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return peak - before, field.plan.memory, field.plan.engine
+
+
+FACTORED: dict[str, tuple[rf.Network, dict[str, Any]]] = {
+    "chain": (rf.zoo.plain(1000, 3), {}),
+    "residual": (rf.zoo.residual(1000, convs=1), {}),
+    "two layers a block": (rf.zoo.residual(1000), {}),
+    "anisotropic": (residual(900, ((3, 5),)), {}),
+    "volume": (rf.zoo.plain(70, 3, ndim=3), {}),
+    "volume of terms": (residual(70, ndim=3), {}),
+    "line by line": (
+        rf.Sequential(rf.Conv(3, stride=2, padding=1), *[rf.Conv(3, padding=1)] * 500),
+        {"input_size": 1700},
+    ),
+}
+
+
+@pytest.mark.parametrize("options", [{"tail": 1e-12}, {"dtype": "float32"}])
+def test_where_little_is_cut_off(options: dict[str, Any]) -> None:
+    """Chernoff's bound lies a little outside of the last pixel that is seen."""
+    peak, plan, _ = peak_and_plan(rf.zoo.plain(150, 31), options)
+    assert peak > 17 * MIB
+    assert peak <= plan <= 1.2 * peak
+
+
+@pytest.mark.parametrize("name", FACTORED)
+def test_factored_images(name: str) -> None:
+    peak, plan, engine = peak_and_plan(*FACTORED[name])
+    assert engine == "factored"
+    assert peak >= 17 * MIB
+    assert peak <= plan <= 1.1 * peak
+
+
+TERMS: dict[str, tuple[rf.Network, dict[str, Any], str, float]] = {
+    # Without the border of the image that no pixel is seen in, which no plan knows of.
+    "powers at a border": (rf.zoo.residual(1000), {"input_size": 224}, "powers", 1.1),
+    "powers on a large map": (residual(400), {"input_size": 900}, "powers", 1.4),
+    "reduced": (residual(20, (3, 5)), {"input_size": 600, "tol": 1e-9}, "recompressed", 2.0),
+    "a reduced volume": (
+        residual(14, (3, 5), ndim=3),
+        {"input_size": 84, "tol": 1e-9},
+        "recompressed",
+        2.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms(name: str) -> None:
+    network, options, expected, most = TERMS[name]
+    given = {"method": "factored", "accuracy": "absolute"} | options
+    peak, plan, engine = peak_and_plan(network, given)
+    assert engine == expected
+    assert peak <= plan <= most * peak
