@@ -678,7 +678,7 @@ def test_the_command_line(tmp_path, capsys, expected):
     with rf.Store(path) as found:
         assert table(found) == expected["chains"]
     code, out, _ = command("--store", path, "--query", "SELECT depth, std_0 FROM sweep LIMIT 2")
-    assert out.split() == ["depth", "std_0", "1", "0.816497", "1", "0.816497"]
+    assert out.split() == ["depth", "std_0", "1", "0.816497", "1", "1.63299"]
     code, out, _ = command("--store", path, "--top", "-ratio", "--count", 3, "--json")
     ratios = [row["ratio"] for row in json.loads(out)["rows"]]
     assert len(ratios) == 3
