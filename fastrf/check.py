@@ -32,6 +32,7 @@ from fastrf.analytic.composed import Composed, composed
 from fastrf.analytic.forward import forward_moments
 from fastrf.analytic.geometry import receptive_field
 from fastrf.analytic.moments import Moments, moments, unclipped_mass
+from fastrf.analytic.paired import PairedMoments, paired_moments
 from fastrf.analytic.polynomial import chain_polynomial, profile_float
 from fastrf.arrays import on_host
 from fastrf.device import Device, devices, resolve
@@ -223,9 +224,11 @@ def _check_grid(
     steps = rounding_steps(operations)
     correlated = covariance.needed(graph, node, source)
     chain = composed(graph, node, unit, source) if correlated else None
-    if correlated and chain is None:
+    paired = paired_moments(graph, node, unit, source) if correlated else None
+    if correlated and chain is None and paired is None:
         skipped.append(
-            f"{grid}: moments, for which there is no formula with covariances but chains'"
+            f"{grid}: moments, for which there is no formula with covariances but for windows far "
+            f"from borders, through which no data choose what passes"
         )
     where = _Where(network, graph, node, unit, source, options["ignore_global"])
     first: tuple[_Run, ERF] | None = None
@@ -250,6 +253,8 @@ def _check_grid(
             _compare_box(book, result, box, operations)
             if chain is not None:
                 _compare_composed(book, result, chain)
+            if paired is not None:
+                _compare_paired(book, result, paired)
             if not correlated:
                 _compare_moments(book, result, analytic)
                 if size is None:
@@ -524,6 +529,37 @@ def _is_chain(operations: Sequence[Operation]) -> bool:
     writes = Counter(p for op in operations for p, _ in op.targets)
     return set(reads.values()) | set(writes.values()) <= {1} and all(
         len(op.sources) == len(op.targets) == 1 for op in operations
+    )
+
+
+def _compare_paired(book: _Book, result: ERF, paired: PairedMoments) -> None:
+    """Fixed layers on any graph, by pairs of pixels. A variance is the difference of the second
+    moment and the square of the mean, both about a pixel near the unit."""
+    log_mass, spread = math.log(paired.mass), np.sqrt(np.diag(paired.covariance).clip(0))
+    sigma = np.where(spread > 0, spread, 1.0)
+    away = _largest(paired.mean / sigma)
+    book.add(
+        "log_gain, pairs of pixels",
+        result.log_gain,
+        log_mass,
+        abs(result.log_gain - log_mass),
+        2 + abs(log_mass),
+    )
+    book.add(
+        "mean / σ, pairs of pixels",
+        list(result.mean),
+        paired.mean.tolist(),
+        _largest((np.asarray(result.mean) - paired.mean) / sigma),
+        4 + away,
+        order=1,
+    )
+    book.add(
+        "covariance / σσ, pairs of pixels",
+        result.covariance.tolist(),
+        paired.covariance.tolist(),
+        _largest((result.covariance - paired.covariance) / np.outer(sigma, sigma)),
+        8 + away**2,
+        order=2,
     )
 
 

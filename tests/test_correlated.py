@@ -20,6 +20,7 @@ from fastrf.kernels import load
 
 import fastrf as rf
 from fastrf.analytic.composed import composed
+from fastrf.analytic.paired import paired_moments
 from fastrf.engine import correlated, direct, lag_gains
 from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
@@ -900,3 +901,55 @@ def test_composed_refuses() -> None:
         assert composed(graph, graph.output_node(None), (0, 0), "input") is None
     graph = lower(rf.Sequential(CONV, AVG, ndim=1), 9)
     assert composed(graph, graph.output_node(None), (4,), "input") is None
+
+
+# --- pairs of pixels ------------------------------------------------------------------------
+
+PAIRED = [
+    name
+    for name in UNBOUNDED
+    if not any(
+        isinstance(layer, rf.Activation | rf.MaxPool | rf.Upsample | rf.ConvTranspose)
+        for layer, *_ in CASES[name][1].values()
+    )
+]
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_paired_moments(name: str) -> None:
+    """Mass, mean and covariance of any graph of windows, by a recursion of its own."""
+    size, nodes = CASES[name]
+    graph = lower(network_of(nodes, len(size)))
+    node = graph.output_node(None)
+    unit = (3, -2, 1)[: len(size)]
+    expected = paired_moments(graph, node, unit, "input")
+    assert expected is not None
+    found = propagate_correlated(graph, node, unit, "input", kernels=load())
+    assert found.mass.log() == pytest.approx(math.log(expected.mass), abs=1e-12)
+    image = found.pixels()
+    places = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij")).reshape(
+        image.ndim, -1
+    )
+    places = places + np.array(found.origin)[:, None]
+    mean = places @ image.ravel()
+    away = places - mean[:, None]
+    np.testing.assert_allclose(mean, expected.mean, atol=1e-12)
+    np.testing.assert_allclose((away * image.ravel()) @ away.T, expected.covariance, atol=1e-11)
+
+
+def test_pairs_refuse() -> None:
+    for layers in (
+        (AVG, rf.Activation(), AVG),
+        (AVG, rf.Activation("gelu"), AVG),
+        (AVG, CONV, rf.MaxPool(3, 1), AVG),
+        (AVG, NEAREST),
+    ):
+        graph = lower(rf.Sequential(*layers, ndim=1))
+        assert paired_moments(graph, graph.output_node(None), (0,), "input") is None
+    graph = lower(rf.Sequential(AVG, CONV, AVG, ndim=1), 9)
+    assert paired_moments(graph, graph.output_node(None), (4,), "input") is None
+    # Where gradients are uncorrelated, or only one window's, what the data choose does not matter.
+    graph = lower(rf.Sequential(rf.MaxPool(3, 2), rf.Activation(), CONV, AVG, ndim=1))
+    assert paired_moments(graph, graph.output_node(None), (0,), "input") is None
+    graph = lower(rf.Sequential(rf.MaxPool(3, 2), rf.Activation(), CONV, ndim=1))
+    assert paired_moments(graph, graph.output_node(None), (0,), "input") is not None

@@ -314,8 +314,10 @@ def test_assumptions_are_said() -> None:
     layers: Layers = [AVG, CONV, RELU, CONV, AVG]
     field = rf.erf(network(layers))
     assert field.exact
-    assert any("white noise" in text for text in field.assumptions)
-    assert not any("white noise" in text for text in rf.erf(network([CONV, RELU])).assumptions)
+    assert any("Gaussian white noise" in text for text in field.assumptions)
+    assert not any(
+        "Gaussian white noise" in text for text in rf.erf(network([CONV, RELU])).assumptions
+    )
     assert not rf.erf(rf.Sequential(P, C, R, C, P, ndim=1), input_size=30).exact
 
 

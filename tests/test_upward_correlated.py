@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,21 @@ def test_erf_of_all_layers(method: str) -> None:
     assert fields["cat2.2"].plan.engine == "correlated"
     if method == "auto":
         assert "covariances count too" in fields["cat2.2"].plan.reason
+
+
+def test_memory_is_foretold() -> None:
+    """Of all fields, and of the images of all lags on the way."""
+    net = dense(8)
+    fields = rf.erf(net, layers="all", workers=1)
+    foretold = sum(field.plan.memory for field in fields.values())
+    del fields
+    tracemalloc.start()
+    try:
+        rf.erf(net, layers="all", workers=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= foretold <= 1.35 * peak
 
 
 def test_a_tail_is_cut_once() -> None:

@@ -49,8 +49,8 @@ def assumptions(graph: PlaneGraph, node: str) -> list[str]:
     if not slopes.shares:
         return []
     return [
-        "slopes of activations at neighbouring pixels are alike as for an input of white noise, "
-        "many channels and batch statistics of that signal"
+        "slopes of activations at neighbouring pixels are alike as for an input of Gaussian white "
+        "noise, many channels and batch statistics of that signal"
     ]
 
 

@@ -84,7 +84,7 @@ class Propagated:
         origin: input index of image[0, …, 0].
         mass: gradient variance that arrived, per unit put in.
         lost: share of the gradient that fell into padding, each loss weighted with the mean gain
-            from its layer to the input.
+            from its layer to the input; of covariances, too, with that of their lag.
         dropped: share that was dropped on request (`tail`), weighted likewise.
     """
 

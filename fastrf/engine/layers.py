@@ -116,6 +116,8 @@ def fields(
         chosen: list[tuple[Outlook, list[str]]] = []
         for outlook in correlated if method in ("auto", "direct") else ():
             own = [n for n in outlook.nodes if n in wanted and n not in plans]
+            if not own:
+                continue
             shared = make_correlated_plans(
                 outlook, input_node, own, device=place, method=method, tol=tol, workers=workers
             )

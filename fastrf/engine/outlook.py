@@ -133,8 +133,9 @@ class Outlook:
             found[node] = self._dense(node, lags)
             for p in graph.planes_of[node]:
                 held[p] = _pixels(self._spans[node]) * len(carried(coherence, p, self.ndim))
-            # One more that is being made: along the first axis, or before it is cut to its size.
-            most = max(most, sum(held.values()) + _pixels(self._spans[node]))
+            # Beside them those that were added up last, and two that are being made: along the
+            # first axis, and before it is cut to its size.
+            most = max(most, sum(held.values()) + (lags + 2) * _pixels(self._spans[node]))
             for q, _ in (source for op in own for source in op.sources):
                 pending[q] -= 1
                 if not pending[q]:

@@ -174,6 +174,8 @@ class Rise:
                     self._release(q)
             own = {p: self._completed(p, self._united(terms)) for p, terms in parts.items()}
             self.families.update((p, family) for p, family in own.items() if self.pending[p])
+            for lag in set(self.latest).difference(*own.values()):
+                del self.latest[lag]  # nothing further up asks for it
             if wanted is None or node in wanted:
                 shares = [(self.graph.planes[p].share, family) for p, family in own.items()]
                 whole = self._mixed([(s, family[self.zero]) for s, family in shares], self.zero)
