@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from fastrf.engine.coherence import coherence_of, doubt, is_correlated
 from fastrf.engine.forward import Slopes, slopes_of
-from fastrf.layers import Attention, Layer, Multiply, Norm, SqueezeExcite
+from fastrf.layers import (
+    Activation,
+    Attention,
+    Conv,
+    ConvTranspose,
+    FullyConnected,
+    Layer,
+    Multiply,
+    Norm,
+    SqueezeExcite,
+)
 from fastrf.layers.checks import TRAINED
 from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Table
+
+_WEIGHTED = (Conv, ConvTranspose, FullyConnected, Attention)
+"""Layers behind which gradients do not know what came before."""
 
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -65,6 +78,7 @@ def _reasons(graph: PlaneGraph, node: str) -> list[str]:
             if left:
                 doubts.append(doubt(graph, left, near))
     found = [*_models(graph, node), *_weights(graph, node), *coherence.reasons, *doubts]
+    found += _slopes(graph, node)
     if coherence.matters and any(map(weights_of, _layers(graph, node))):
         found.append(
             "fixed layers correlate gradients: channel by channel their squares are added up as if "
@@ -91,6 +105,40 @@ def _weights(graph: PlaneGraph, node: str) -> list[str]:
             "mean squares of a layer's taps over its channels"
         )
     return found
+
+
+def _slopes(graph: PlaneGraph, node: str) -> list[str]:
+    """Activations whose slopes have something in common with those of others before them.
+
+    Where a path without weights leads from one activation to another (the identity of a residual
+    block whose sum is rectified), both see nearly the same signal, and E[σ′₁²σ′₂²] is more than
+    the product of the means. On every path alike that is a factor; beside paths with weights it
+    makes the identity count more.
+    """
+    wanted, layers = graph.ancestors(node), graph.network.nodes
+    bare: set[str] = set()
+    """Maps that some path without weights joins to an activation."""
+    beside: set[str] = set()
+    """Those among them where others have joined that path since."""
+    found = []
+    for name in filter(wanted.__contains__, layers):
+        layer, sources = layers[name].layer, layers[name].inputs
+        varies = isinstance(layer, Activation) and layer.function != "identity"
+        if varies and any(source in beside for source in sources):
+            found.append(name)
+        if varies:
+            bare.add(name)
+        elif not isinstance(layer, _WEIGHTED) and any(source in bare for source in sources):
+            bare.add(name)
+            if len(sources) > 1 or any(source in beside for source in sources):
+                beside.add(name)
+    if not found:
+        return []
+    names = found[0] if len(found) == 1 else f"{found[0]} and {len(found) - 1} more"
+    return [
+        f"{names}: a path without weights leads here from another activation, beside paths with "
+        f"weights; its slopes are alike, and count as independent"
+    ]
 
 
 def _models(graph: PlaneGraph, node: str) -> list[str]:

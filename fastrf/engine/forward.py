@@ -11,8 +11,9 @@ and Saul 2009, the arc-cosine kernels of degree 0 and 1),
 The signal begins as Gaussian white noise: independent pixels of equal variance, mean 0. Far from
 borders its second moments M(τ) = E[x[i]·x[i + τ]] are the same at all pixels. Random weights of a
 stride s write M(τ) where they read M(τs), times their gain, whatever their taps; fixed ones mix
-lags; independent summands add up. An activation's mean makes pixels alike however far apart they are: M(∞) is carried
-beside M, and batch normalisation takes it away again (its statistics are those of this signal).
+lags; independent summands add up. An activation's mean makes pixels alike however far apart they
+are: M(∞) is carried beside M, and batch normalisation takes it away again (its statistics are those
+of this signal).
 
 What is not known is said so (`Slopes.unknown`), and the slopes then count as independent between
 pixels: behind max-pooling and upsampling, of values that are not Gaussian, of other functions than
