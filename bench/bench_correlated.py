@@ -19,6 +19,9 @@ import fastrf as rf
 from fastrf.engine import direct
 from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
+from fastrf.engine.transfer import transfer_function
+from fastrf.engine.upward import propagate_upward
+from fastrf.engine.upward_correlated import propagate_upward_correlated
 from fastrf.lowering import lower
 
 CONV, AVG = rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)
@@ -62,6 +65,18 @@ def test_field(benchmark, name, way):
     benchmark.extra_info["lags"] = coherence_of(where[0], where[1], where[3]).widest
     run(*where, kernels=load(), **options)  # compiles and plans
     benchmark(lambda: run(*where, kernels=load(), **options))
+
+
+@pytest.mark.parametrize("way", ["variances", "covariances"])
+def test_all_layers(benchmark, way):
+    """The fields of all maps of densenet121 in one pass."""
+    benchmark.group = "densenet121, all layers, unbounded"
+    graph = lower(rf.zoo.get("densenet121"))
+    function = transfer_function(graph, graph.output_node(None), graph.input_node(None))
+    run = {"variances": propagate_upward, "covariances": propagate_upward_correlated}[way]
+    for _ in range(2):  # compiles and plans
+        dict(run(function, (0, 0), kernels=load()))
+    benchmark(lambda: dict(run(function, (0, 0), kernels=load())))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -12,8 +12,8 @@ The signal begins as Gaussian white noise: independent pixels of equal variance,
 borders its second moments M(τ) = E[x[i]·x[i + τ]] are the same at all pixels. Random weights of a
 stride s write M(τ) where they read M(τs), times their gain, whatever their taps; fixed ones mix
 lags; independent summands add up. An activation's mean makes pixels alike however far apart they
-are: M(∞) is carried beside M, and batch normalisation takes it away again (its statistics are those
-of this signal).
+are: M(∞) is carried beside M, and batch normalisation takes it away again (its statistics are
+those of this signal).
 
 What is not known is said so (`Slopes.unknown`), and the slopes then count as independent between
 pixels: behind max-pooling and upsampling, of values that are not Gaussian, of other functions than
@@ -209,7 +209,7 @@ class _Forward:
         the first one reads, that those of its output depend on."""
         found = [lags]
         for kind, move in zip(kinds_of(self.graph, op)[::-1], op.maps[::-1], strict=True):
-            found.append(_read(kind, move, found[-1]))
+            found.append(_below(kind, move, found[-1]))
         return found
 
     def _follow(self, op: Operation) -> None:
@@ -232,7 +232,7 @@ class _Forward:
         """What an operation reads, channel by channel, at some lags."""
         found: list[tuple[float, Signal]] = []
         for q, share in op.sources:
-            signals = self.planes[q]
+            signals = self.planes.get(q, f"what {op.node} reads is not known")
             if isinstance(signals, str):
                 return signals
             found += _weighted(signals, share)
@@ -409,7 +409,7 @@ def _dropped(signal: Signal, p: float) -> Signal:
 # --- maps -----------------------------------------------------------------------------------
 
 
-def _read(kind: str, move: SpatialMap, lags: Lags) -> Lags:
+def _below(kind: str, move: SpatialMap, lags: Lags) -> Lags:
     """The lags of what a map reads on which those of what it writes depend."""
     found = []
     for axis, own in zip(move.axes, lags, strict=True):
