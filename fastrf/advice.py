@@ -33,13 +33,10 @@ SETTLED = 0.95
 """Share of the final σ from which on a field counts as settled."""
 
 SHARES = (1e-2, 1e-3, 1e-4, 1e-6)
-"""Shares of the ERF's mass that a smaller halo may cut off on each side."""
+"""Shares of the ERF's mass that a smaller halo may cut off."""
 
 DROPPED = 1e-9
 """Share of the mass that the ERF may lack, far below the smallest of `SHARES`."""
-
-MOST_PHASES = 64
-"""Most phases of a decoder that tiles are worked out for."""
 
 MOST_STAGES = 64
 """Most stages that are worked out; of more, every so many-th."""
@@ -94,18 +91,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How an image may be cut into tiles that are run one by one.
-
-    A unit u of the output belongs to the input pixels ⌊u·S⌋ … ⌊(u+1)·S⌋−1. To compute it as in
-    the whole image a tile has to hold `halo` more pixels before and behind these.
+    """How an image may be cut into tiles that are run one by one; see `fastrf.tiling`.
 
     Attributes:
         alignment: per axis, the pixels of which the tiles' starts are multiples.
-        halo: per axis (before, behind), exact for convolutions without padding; with padding,
-            exact for all units that see none of it.
+        halo: per axis, the pixels (before, behind) that a tile holds beyond its own, exactly.
         overlap: per axis, how many pixels two neighbouring tiles share: the sum of its halos.
-        smaller: share → the halo with which the outermost unit loses at most that share of its
-            ERF's mass on each side.
+        smaller: share → the halo that cuts at most this share of any unit's ERF, half of it on
+            each side.
     """
 
     alignment: tuple[int, ...]
@@ -130,7 +123,7 @@ class Advice:
         covered: layers that read a map whose TRF already covers the input on every axis, and so
             cannot see more of it (Richter et al. 2021 call them unproductive).
         changes: what would widen the field, the most effective first.
-        tiles: see `Tiles`; None where a decoder has too many phases.
+        tiles: see `Tiles`; None where no tiles give what the whole image gives.
         notes: what was assumed or left out.
     """
 
@@ -188,9 +181,7 @@ class Advice:
             found.append(("tiles", f"start at multiples of {_axes(tiles.alignment)} pixels"))
             found.append(("halo", f"{_halos(tiles.halo)} pixels before+behind: exact"))
             for share, halo in tiles.smaller.items():
-                text = (
-                    f"{_halos(halo)}: so much of its mass the outermost unit loses at most, a side"
-                )
+                text = f"{_halos(halo)}: cuts at most so much of any unit's mass"
                 found.append((f"halo, {share:g}", text))
         return found + [("note", note) for note in self.notes]
 
@@ -244,9 +235,11 @@ def advice(
     while slow and (g := stages[slow - 1].growth) is not None and g < SLOW:
         slow -= 1
     covered = subject.covered(sized) if sized is not None else ()
-    tiles = subject.tiles()
-    if tiles is None:
-        notes.append(f"no tiles: the decoder has more than {MOST_PHASES} phases")
+    tiles = None
+    try:
+        tiles = subject.tiles()
+    except InputError as error:
+        notes.append(f"no tiles: {error}")
     return Advice(
         network=network.name or "network",
         node=subject.node,
@@ -486,53 +479,25 @@ class _Subject:
 
     # --- tiles
 
-    def tiles(self) -> Tiles | None:
-        """What tiles need; None for a decoder of too many phases."""
-        phases = max(self.field.period)
-        if phases > MOST_PHASES:
-            return None
-        strides = [Fraction(s or 1) for s in self.field.stride]
-        ndim = len(strides)
-        halos = [[0, 0] for _ in range(ndim)]
-        smaller = {share: [[0, 0] for _ in range(ndim)] for share in SHARES}
-        for u in range(phases):
-            box = self.field.box((u,) * ndim)
-            if box is None:
-                continue
-            image = self.image((u,) * ndim)
-            for axis, ((low, high), stride) in enumerate(zip(box, strides, strict=True)):
-                first = math.floor(u * stride)
-                last = max(first, math.floor((u + 1) * stride) - 1)
-                _widen(halos[axis], first - low, high - last)
-                profile = np.asarray(image.profile(axis), dtype=np.float64)
-                at = image.origin[axis]
-                for share, halo in smaller.items():
-                    before, behind = _within(profile, share)
-                    _widen(halo[axis], first - (at + before), at + len(profile) - 1 - behind - last)
-        alignment = tuple(
-            int(s * p * (s * p).denominator)
-            for s, p in zip(strides, self.field.period, strict=True)
-        )
-        pairs = tuple((before, behind) for before, behind in halos)
+    def tiles(self) -> Tiles:
+        """What tiles need, see `fastrf.tiling`.
+
+        Raises:
+            InputError: no tiles give what the whole image gives.
+        """
+        from fastrf.tiling import Halo, cut
+
+        cuts = cut(self.network, self.node, input=self.input, ignore_global=True, tail=DROPPED)
+
+        def pixels(halos: Iterable[Halo]) -> tuple[tuple[int, int], ...]:
+            return tuple((halo.left, halo.right) for halo in halos)
+
         return Tiles(
-            alignment,
-            pairs,
-            tuple(map(sum, pairs)),
-            {share: tuple((a, b) for a, b in halo) for share, halo in smaller.items()},
+            tuple(one.exact.block for one in cuts),
+            pixels(one.exact for one in cuts),
+            tuple(one.exact.overlap for one in cuts),
+            {share: pixels(one.halo(share) for one in cuts) for share in SHARES},
         )
-
-
-def _within(profile: np.ndarray, share: float) -> tuple[int, int]:
-    """How many pixels at the beginning and at the end hold at most `share` of the mass each."""
-    limit = share * profile.sum()
-    return tuple(
-        int(np.searchsorted(np.cumsum(line), limit, side="right"))
-        for line in (profile, profile[::-1])
-    )  # type: ignore[return-value]
-
-
-def _widen(halo: list[int], before: int, behind: int) -> None:
-    halo[0], halo[1] = max(halo[0], before), max(halo[1], behind)
 
 
 def _mean(values: Iterable[float]) -> float:
