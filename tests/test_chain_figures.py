@@ -15,6 +15,7 @@ from fastrf.kernels import KERNELS, load
 
 from fastrf import metrics
 from fastrf.errors import InputError
+from fastrf.metrics.regions import sides
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
 RNG = np.random.default_rng(11)
@@ -108,7 +109,7 @@ def test_sizes_agree_with_the_measures(ndim):
         bound = 8 * image.size * np.finfo(float).eps
         np.testing.assert_allclose(found[2], distance_of(image), rtol=0, atol=bound)
         for share, side in zip(SHARES, found[3:], strict=True):
-            assert metrics._sides(int(side), at) == metrics.area_square(image, share, at)
+            assert sides(int(side), at) == metrics.area_square(image, share, at)
 
 
 def test_moments_agree_with_the_measures():

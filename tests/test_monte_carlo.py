@@ -347,7 +347,8 @@ def log_gain(comparison: Comparison) -> float:
 def test_theory_is_what_is_measured(name: str) -> None:
     theory, experiment = measured(name)
     comparison = rf.compare(theory, experiment)
-    assert theory.exact
+    # Here ResNet-18's biases keep the slopes along its identities independent.
+    assert [reason for reason in theory.inexact if "slopes are alike" not in reason] == []
     assert comparison, str(comparison)
     # What carries 99.9 % of the mass was looked at, and nothing lies where no path leads.
     assert np.sort(theory.image, axis=None)[-comparison.pixels :].sum() >= 0.999
@@ -405,7 +406,9 @@ def test_masks_along_an_identity_are_alike() -> None:
         for name, weight in module.named_parameters()
     }
     experiment = rf.empirical(module, shape, draws=4_000, initialise=deviations, network=network)
-    assert not rf.compare(rf.erf(network, input_size=24), experiment)
+    theory = rf.erf(network, input_size=24)
+    assert not rf.compare(theory, experiment)
+    assert "slopes are alike" in theory.inexact[0]
 
     both = 1 / 4 + math.atan(math.sqrt(2)) / (2 * math.pi)
     second = both + 1 / 4  # where z < 0, b decides

@@ -60,9 +60,10 @@ class Factor(NamedTuple):
         taps = np.full(self.kernel, 1 / self.kernel)
         if self.taps is not None:
             taps = np.frombuffer(self.taps)
-        exponents = np.multiply.outer(theta, self.spacing * np.arange(self.kernel))
+        (there,) = np.nonzero(taps)
+        exponents = np.multiply.outer(theta, self.spacing * there)
         top = exponents.max(axis=1)
-        found: Floats = top + np.log(np.exp(exponents - top[:, None]) @ taps)
+        found: Floats = top + np.log(np.exp(exponents - top[:, None]) @ taps[there])
         return found
 
     @property
