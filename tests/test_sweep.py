@@ -343,6 +343,21 @@ def test_kill_and_go_on(tmp_path, expected):
         assert table(found) == expected["chains"]
 
 
+def test_a_point_has_its_first_place_whatever_comes_first(tmp_path):
+    """Of points that a space has twice; and that of the latest run, where that has other places."""
+    nets = [({"n": n}, rf.zoo.plain(n)) for n in (3, 1, 2, 3, 1)]
+    with swept(nets, tmp_path / "s.db") as found:
+        assert [row["n"] for row in found.query()] == [3, 1, 2]
+        points = found.rows("SELECT _point, _number, _key, n FROM points ORDER BY _number")
+    again = [(p, number, k, n) for number in (3, 0) for p, _, k, n in points[:1]]
+    for order in (again, again[::-1]):
+        with store.Writer(tmp_path / "s.db") as writer:
+            for p, number, k, n in [*order, *((p, 10 - i, k, n) for p, i, k, n in points[1:])]:
+                writer.write([store.PointRow(p, number, k, {"n": n})])
+        with rf.Store(tmp_path / "s.db") as found:
+            assert [row["n"] for row in found.query()] == [3, 2, 1]
+
+
 def test_interrupt_keeps_what_is_done(tmp_path, expected):
     path = tmp_path / "s.db"
     process = started(path, workers=1, stderr=subprocess.PIPE, text=True)

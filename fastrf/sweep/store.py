@@ -37,7 +37,7 @@ APPLICATION = 0x66524653
 FORMAT = 1
 """Version of the tables (SQLite's user_version)."""
 
-_POINT, _NUMBER, _KEY = "_point", "_number", "_key"
+_POINT, _NUMBER, _KEY, _RUN = "_point", "_number", "_key", "_run"
 _QUERIED = 500  # keys of one question
 
 
@@ -367,7 +367,7 @@ class Writer(Store):
             run("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT)")
             run(
                 f"CREATE TABLE IF NOT EXISTS points ({_POINT} TEXT PRIMARY KEY, "
-                f"{_NUMBER} INTEGER, {_KEY} TEXT)"
+                f"{_NUMBER} INTEGER, {_KEY} TEXT, {_RUN} INTEGER)"
             )
             run(f"CREATE INDEX IF NOT EXISTS points_number ON points ({_NUMBER}, {_POINT})")
             run(f"CREATE TABLE IF NOT EXISTS results ({_declared(RESULTS)}, PRIMARY KEY (key))")
@@ -384,6 +384,7 @@ class Writer(Store):
                 name for _, name, *_ in run("PRAGMA table_info(points)") if name[0] != "_"
             ]
             self._make_view()
+            ((self._number_of_run,),) = run(f"SELECT COALESCE(MAX({_RUN}), 0) + 1 FROM points")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -462,17 +463,21 @@ class Writer(Store):
             f"DELETE FROM points WHERE {_POINT} = ?",
             ((row.invalid,) for row in points if row.invalid is not None),
         )
-        places = ", ".join("?" * (3 + len(names)))
-        columns = ", ".join([_POINT, _NUMBER, _KEY, *map(_quoted, names)])
+        places = ", ".join("?" * (4 + len(names)))
+        columns = ", ".join([_POINT, _NUMBER, _KEY, _RUN, *map(_quoted, names)])
+        # A point has its place in the space of the latest run: the first, where it is there more
+        # than once, in whatever order the answers come.
         self._connection.executemany(
             f"INSERT INTO points ({columns}) VALUES ({places}) ON CONFLICT ({_POINT}) DO UPDATE "
-            f"SET {_NUMBER} = excluded.{_NUMBER}, {_KEY} = excluded.{_KEY} "
-            f"WHERE {_NUMBER} <> excluded.{_NUMBER} OR {_KEY} <> excluded.{_KEY}",
+            f"SET {_NUMBER} = excluded.{_NUMBER}, {_KEY} = excluded.{_KEY}, "
+            f"{_RUN} = excluded.{_RUN} WHERE {_RUN} <> excluded.{_RUN} "
+            f"OR {_NUMBER} > excluded.{_NUMBER} OR {_KEY} <> excluded.{_KEY}",
             (
                 (
                     row.point,
                     row.number,
                     row.key,
+                    self._number_of_run,
                     *(_storable(row.parameters.get(name)) for name in names),
                 )
                 for row in points
