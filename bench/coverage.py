@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import sysconfig
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -184,6 +185,7 @@ def _imported(module: Any, shape: Any, policy: Any) -> tuple[int, int]:
 
 def _short(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = text.replace(f"{sysconfig.get_path('purelib')}/", "")  # of this machine
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
