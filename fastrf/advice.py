@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import cached_property, lru_cache, reduce
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from fastrf.layers import Conv, ConvTranspose, Layer
 from fastrf.layers.windows import Windowed
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, Node, as_network
-
-if TYPE_CHECKING:
-    from fastrf.erf import ERF
 
 SLOW = 0.01
 """Growth of σ per layer below which a field counts as growing no more."""
@@ -278,30 +275,20 @@ class _Subject:
         self.trf = tuple(high - low + 1 for low, high in box)
         # Where fixed layers that overlap correlate gradients, variances alone are not enough.
         closed = moments(self.graph, self.node, "center", input).std
-        self.closed = bool(np.allclose(closed, self.image((0,) * closed.size).std, rtol=SAME))
+        self.closed = bool(np.allclose(closed, self._erf_std(network, self.node), rtol=SAME))
         self.std = self.stds(network, self.graph, self.node)
 
-    @lru_cache(maxsize=1)  # noqa: B019 (lives as long as one call of `advice`)
-    def image(self, unit: tuple[int, ...]) -> ERF:
-        """The ERF of a unit of the output, but for `DROPPED` of its mass."""
+    def _erf_std(self, network: Network, node: str) -> tuple[float, ...]:
+        """σ of unit 0's ERF, but for `DROPPED` of its mass."""
         from fastrf.erf import erf
 
-        return erf(
-            self.network,
-            self.node,
-            unit,
-            input=self.input,
-            ignore_global=True,
-            tail=DROPPED,
-        )
+        return erf(network, node, input=self.input, ignore_global=True, tail=DROPPED).std
 
     def stds(self, network: Network, graph: PlaneGraph, node: str) -> tuple[float, ...]:
         """σ of the ERF of unit 0 of a node, per axis."""
         if self.closed:
             return tuple(moments(graph, node, "center", self.input).std.tolist())
-        from fastrf.erf import erf
-
-        return erf(network, node, input=self.input, ignore_global=True, tail=DROPPED).std
+        return self._erf_std(network, node)
 
     @cached_property
     def between(self) -> list[str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ._compile import kernel
 from ._layout import SMALLEST_NORMAL
+from ._lines import add_equal
 from .chain_profiles import LEAST, RANGES
 
 Integers = NDArray[np.int64]
@@ -120,48 +121,12 @@ def _clear(arena, at, count):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _add_equal(arena, at, count, k, d, to):  # type: ignore[no-untyped-def]
-    """``arena[to + j] = Σ_{m<k} arena[at + j − m·d]``, j < count.
-
-    Over slices: LLVM vectorises indices into them, but not sums of positions that might overflow.
-    """
-    total = arena[to : to + count]
-    a = arena[at : at + count]
-    if k == 1:
-        for j in range(count):
-            total[j] = a[j]
-        return
-    b = arena[at - d : at - d + count]
-    if k % 2:
-        c = arena[at - 2 * d : at - 2 * d + count]
-        for j in range(count):
-            total[j] = a[j] + b[j] + c[j]
-    else:
-        for j in range(count):
-            total[j] = a[j] + b[j]
-    first = 2 + k % 2
-    if (k - first) % 4:
-        a = arena[at - first * d : at - first * d + count]
-        b = arena[at - (first + 1) * d : at - (first + 1) * d + count]
-        for j in range(count):
-            total[j] += a[j] + b[j]
-        first += 2
-    for m in range(first, k, 4):
-        a = arena[at - m * d : at - m * d + count]
-        b = arena[at - (m + 1) * d : at - (m + 1) * d + count]
-        c = arena[at - (m + 2) * d : at - (m + 2) * d + count]
-        e = arena[at - (m + 3) * d : at - (m + 3) * d + count]
-        for j in range(count):
-            total[j] += (a[j] + b[j]) + (c[j] + e[j])
-
-
-@kernel
 def _add_long(arena, at, count, k, d, fours, to):  # type: ignore[no-untyped-def]
-    """`_add_equal` of many taps: of sums of four, which are put to ``fours``, and the rest."""
-    _add_equal(arena, at, count, 4, d, fours)
+    """`add_equal` of many taps: of sums of four, which are put to ``fours``, and the rest."""
+    add_equal(arena, at, count, 4, d, fours)
     groups = k // 4
     _clear(arena, fours - 4 * (groups - 1) * d, 4 * (groups - 1) * d)
-    _add_equal(arena, fours, count, groups, 4 * d, to)
+    add_equal(arena, fours, count, groups, 4 * d, to)
     total = arena[to : to + count]
     for m in range(4 * groups, k):
         a = arena[at - m * d : at - m * d + count]
@@ -279,7 +244,7 @@ def _grown_profiles(  # type: ignore[no-untyped-def]
                 _clear(arena, at - margin, margin)
                 _clear(arena, at + n, max(0, part - n))
                 if k < LONG:
-                    _add_equal(arena, at, part, k, d, to)
+                    add_equal(arena, at, part, k, d, to)
                 else:
                     _add_long(arena, at, part, k, d, fours, to)
                 if symmetric:
