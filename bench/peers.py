@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def flushed() -> Iterator[None]:
 # --- layer by layer, from the unit down -----------------------------------------------------
 
 
-class Library:
+class Library(ABC):
     """One library's calls for a layer; `Backward` walks a graph with them."""
 
     def zeros(self, shape: tuple[int, ...]) -> Any:
@@ -73,9 +74,9 @@ class Library:
         """``rows``ᵀ applied along one axis."""
         return np.moveaxis(np.tensordot(rows, y, (0, axis)), 0, axis)
 
+    @abstractmethod
     def correlate(self, y: Any, taps: Any, strides: list[int]) -> Any:
         """Windows that lie inside of y, every `strides`-th."""
-        raise NotImplementedError
 
     def weights(self, taps: np.ndarray) -> Any:
         """Taps as `correlate` takes them."""
@@ -274,7 +275,7 @@ class Backward:
 def axis_taps(move: SpatialMap, axis: int) -> np.ndarray:
     """Taps along one axis of a separable map, of sum 1."""
     taps = move.axis_taps(axis)
-    kernel = move.axes[axis].kernel  # type: ignore[union-attr]
+    kernel = move.axes[axis].kernel
     return np.full(kernel, 1 / kernel) if taps is None else taps
 
 
@@ -373,7 +374,7 @@ def _forward(move: SpatialMap) -> Callable[[Any], Any]:
     steps = []
     for i, axis in enumerate(move.axes):
         if isinstance(axis, Table):
-            matrix = torch.from_numpy(table_matrix(axis, move.size_in[i]))  # type: ignore[index]
+            matrix = torch.from_numpy(table_matrix(axis, move.size_in[i]))
             steps.append(_matrix_pass(matrix, i + 2))
         else:
             steps.append(
@@ -405,7 +406,7 @@ def _forward_pass(
         if i not in axes:
             pads += [0, 0]
             continue
-        axis, n, m = axes[i], move.size_in[i], move.size_out[i]  # type: ignore[index]
+        axis, n, m = axes[i], move.size_in[i], move.size_out[i]
         reach = (n - 1) * axis.stride if spread else (m - 1) * axis.stride
         # What to add to the input of a window, or, negative, to cut off a spread's output.
         end = (
@@ -503,10 +504,7 @@ def disagreement(case: Case, peer: Peer, image: Image, ours: Image) -> float:
 def _addends(move: SpatialMap) -> int:
     if not move.separable:
         return math.prod(np.shape(move.taps))
-    return sum(
-        axis.taps.shape[1] if isinstance(axis, Table) else axis.kernel  # type: ignore[union-attr]
-        for axis in move.axes
-    )
+    return sum(axis.taps.shape[1] if isinstance(axis, Table) else axis.kernel for axis in move.axes)
 
 
 def _on_one_window(a: Image, b: Image) -> tuple[np.ndarray, np.ndarray]:

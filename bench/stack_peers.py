@@ -16,7 +16,7 @@ from fastrf.lowering import lower
 def _stack(case: Case) -> tuple[int, int, int, np.ndarray]:
     """Axes, taps per axis, convolutions a block, and the block's polynomial, of sum 1."""
     graph = lower(network_of(case), None)
-    kernel = graph.operations[0].maps[0].axes[0].kernel  # type: ignore[union-attr]
+    kernel = graph.operations[0].maps[0].axes[0].kernel
     return graph.ndim, kernel, len(case.block) - 1, np.array(case.block) / sum(case.block)
 
 

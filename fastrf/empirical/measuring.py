@@ -303,7 +303,7 @@ def check_options(draws: int | None, cotangents: int, seed: int, memory_limit: i
         optional = name in ("draws", "memory_limit")
         if optional and value is None:
             continue
-        if not is_whole(value) or int(value) < least[name]:  # type: ignore[arg-type]
+        if not is_whole(value) or int(value) < least[name]:
             raise InputError(
                 f"{name}={short(value)} must be a whole number of at least {least[name]}"
                 + (", or None" if optional else "")

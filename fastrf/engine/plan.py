@@ -172,7 +172,7 @@ def _check_channel(channel: object, where: Where) -> None:
             f"channel={channel!r} needs weights to tell channels apart; read the model with "
             f"weights='trained', channels='full', or leave it out"
         )
-    if not is_whole(channel) or count is None or not 0 <= channel < count:  # type: ignore[operator]
+    if not is_whole(channel) or count is None or not 0 <= channel < count:
         raise InputError(f"channel={channel!r} must be a number from 0 to {(count or 1) - 1}")
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def _field(check: Check, default: Any, kw_only: bool, metadata: dict[str, Any]) 
 # --- checks ---------------------------------------------------------------------------------
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether `value` is an integer; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
