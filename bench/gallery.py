@@ -242,12 +242,16 @@ def draw(entry: Entry, folder: Path) -> None:
 
 
 def _shrink(path: Path, colors: int) -> None:
-    """Reduces the colours of a PNG, and its size to a third; rare colours stay what they are."""
+    """Reduces the colours of a PNG, and its size to a third; rare colours stay what they are.
+
+    The step of k-means gives large areas their own colour back: without it backgrounds are off by
+    up to 17 of 255, each file's by another amount.
+    """
     from PIL import Image
 
     with Image.open(path) as image:
         small = image.convert("RGB").quantize(
-            colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE, kmeans=1
         )
     small.save(path, optimize=True)
 
