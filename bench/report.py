@@ -1,15 +1,19 @@
 """The newest record of every kind as Markdown, for the README, and as pictures.
 
     python -m bench.report [KIND …]
+    python -m bench.report --readme
 
 Prints recorded figures only, each table with the machine and the date that it comes from, and
-writes ``results/KIND.svg`` of what there is a picture of.
+writes ``results/KIND.svg`` of what there is a picture of. With ``--readme`` it puts the tables that
+the README shows in their places there, each between ``<!-- record: KIND -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bench import bench_all_layers, cost, depth, memory, planner, startup
@@ -48,10 +52,18 @@ def stencil(results: list[dict[str, Any]]) -> str:
 def coverage(results: dict[str, Any]) -> str:
     """How many of the libraries' models are imported as they are."""
     rows = [
-        [name, str(own["imported"]), str(own["models"]), f"{own['imported'] / own['models']:.1%}"]
+        [
+            name,
+            str(own["imported"]),
+            str(own["models"]),
+            f"{own['imported'] / own['models']:.1%}",
+            f"{own['families_imported']} of {len(own['families'])}",
+            str(own["global"]),
+        ]
         for name, own in results["totals"].items()
     ]
-    return table(["models", "imported", "of", "share"], rows)
+    header = ["models", "imported", "of", "share", "families, whole", 'with `unknown="global"`']
+    return table(header, rows)
 
 
 def engines(results: list[dict[str, Any]]) -> str:
@@ -80,7 +92,27 @@ KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
+README = Path(__file__).parents[1] / "README.md"
+
+_PLACE = re.compile(r"(<!-- record: (\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def with_records(text: str) -> str:
+    """A page whose places of records hold what the newest of each says."""
+
+    def filled(place: re.Match[str]) -> str:
+        record = newest(place[2])
+        if record is None:
+            raise LookupError(f"nothing is recorded of {place[2]!r}")
+        return f"{place[1]}{KINDS[place[2]][1](record['results'])}\n\n{_source(record)}\n"
+
+    return _PLACE.sub(filled, text)
+
+
 def main(kinds: list[str]) -> int:
+    if kinds == ["--readme"]:
+        README.write_text(with_records(README.read_text(encoding="utf-8")), encoding="utf-8")
+        return 0
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         print(f"no record is called {unknown[0]!r}; choose of {', '.join(KINDS)}", file=sys.stderr)

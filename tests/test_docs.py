@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import api
+from bench import api, report
 from fastrf.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,3 +49,11 @@ def test_commands_exist(page):
 
 def test_the_reference_is_current():
     assert api.PAGE.read_text(encoding="utf-8") == api.page(), "run python -m bench.api"
+
+
+def test_the_readme_shows_the_newest_records():
+    text = report.README.read_text(encoding="utf-8")
+    assert report.with_records(text) == text
+    assert "<!-- record: coverage -->" in text
+    stale = text.replace("| timm convolutional", "| timm")
+    assert report.with_records(stale) == text
