@@ -12,7 +12,6 @@ import numpy as np
 
 from fastrf.arrays import (
     Array,
-    library,
     marginal_sum,
     namespace,
     on_host,
@@ -20,6 +19,7 @@ from fastrf.arrays import (
     sum_of,
 )
 from fastrf.errors import InputError
+from fastrf.exchange import taken
 
 Box = Sequence[tuple[int, int]]
 """First pixel and last + 1 per axis."""
@@ -222,17 +222,13 @@ def image_of(image: Array | Image) -> Image:
     """
     if isinstance(image, Image):
         return image
-    _examine(image)
-    return Pixels(image)
+    array = taken("image", image)
+    _examine(array)
+    return Pixels(array)
 
 
 def _examine(image: Array) -> None:
     """InputError where `image` is no ERF image."""
-    if not isinstance(image, np.ndarray) and library(image) != "cupy":
-        raise InputError(
-            f"image is a {type(image).__name__}: an ERF image is a NumPy or CuPy array; "
-            "convert it with numpy.asarray"
-        )
     if not 1 <= image.ndim <= 3 or image.size == 0 or image.dtype.kind not in "fiub":
         raise InputError(
             f"image has shape {image.shape} and dtype {image.dtype}: an ERF image has 1 to 3 "

@@ -14,10 +14,9 @@ from fractions import Fraction
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastrf.arrays import library, on_host
 from fastrf.errors import InputError
+from fastrf.exchange import REFUSED, numbers
 from fastrf.initialisation import ALIASES, PATTERNS, SCHEMES, pattern
 
 Pair = tuple[int, int]
@@ -258,8 +257,8 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
             )
         taps = pattern(taps, kernel)
     try:
-        array = _numbers(taps)
-    except NO_NUMBERS:
+        array = numbers(taps)
+    except REFUSED:
         raise InputError(f"{owner}: taps must be an array of numbers of shape {kernel}") from None
     if array.shape != kernel:
         raise InputError(
@@ -283,8 +282,8 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
 def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
     """Fixed weights of shape `kernel`, of any sign."""
     try:
-        array = _numbers(weights)
-    except NO_NUMBERS:
+        array = numbers(weights)
+    except REFUSED:
         raise InputError(
             f"{owner}: weights must be an array of numbers of shape {kernel}"
         ) from None
@@ -297,25 +296,6 @@ def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
         raise InputError(f"{owner}: weights must be finite numbers, not all 0")
     nested: Taps = _as_tuples(array.tolist())
     return nested
-
-
-_HOST = 1  # kDLCPU of DLPack
-
-NO_NUMBERS = (TypeError, ValueError, OverflowError, BufferError, RuntimeError)
-"""What NumPy and DLPack raise for what cannot be had as numbers."""
-
-
-def _numbers(values: Any) -> NDArray[np.float64]:
-    """Numbers in the host's memory, from whatever library's array they come; those of a device are
-    copied."""
-    if library(values) == "cupy":
-        values = on_host(values)
-    elif not isinstance(values, np.ndarray) and hasattr(values, "__dlpack__"):
-        if values.__dlpack_device__()[0] == _HOST:
-            values = np.from_dlpack(values)
-        else:
-            values = np.from_dlpack(values, device="cpu")  # from NumPy 2.1 on
-    return np.asarray(values, dtype=np.float64)
 
 
 def _as_tuples(value: Any) -> Any:

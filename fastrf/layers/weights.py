@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.errors import InputError
-from fastrf.layers.checks import NO_NUMBERS, short
+from fastrf.exchange import REFUSED, hosted
+from fastrf.layers.checks import short
 
 MUTED = 2.0**-200
 """The gain that stands for 0, which a layer cannot have: what passes it is below all rounding."""
@@ -33,12 +34,12 @@ class Weights:
         if isinstance(values, Mapping):
             values = _unpacked(values)
         try:
-            given = np.asarray(values)
+            given = hosted(values)
             kept = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
             if given.dtype.kind == "c":
                 raise TypeError
             self.array: NDArray[Any] = np.array(given, dtype=kept, order="C")
-        except NO_NUMBERS:
+        except REFUSED:
             raise InputError(f"weights={short(values)} must be an array of numbers") from None
         if not self.array.size or not np.isfinite(self.array).all():
             raise InputError(

@@ -1,12 +1,13 @@
 """Sizes and shapes of an effective receptive field (ERF), each with its own name and formula.
 
-Every function takes an ERF `image`: a NumPy or CuPy array of 1, 2 or 3 dimensions, nonnegative,
-of any positive scale, or an `Image`, which answers for pixels that it need not hold. It is read as
+Every function takes an ERF `image`: an array of NumPy, CuPy or any library with DLPack (a PyTorch
+tensor without gradients) of 1, 2 or 3 dimensions, nonnegative, of any positive scale, or an
+`Image`, which answers for pixels that it need not hold. It is read as
 the variance of the gradient per input pixel (Luo et al. 2016, eq. 8); `luo_size` takes the root
 itself. All measures but `area_ratio_log` do not change when the image is multiplied by a constant.
 Large reductions run where the image lives, in float64 whatever its dtype; what is returned per axis
-is plain Python, so it prints and serialises as it is. An image in factors lives on the host but for
-its pixels.
+is plain Python, so it prints and serialises as it is; `profile`, `cut` and `radial_mass` return
+arrays of the image's own library. An image in factors lives on the host but for its pixels.
 
 Positions and widths are in input pixels. `center` is a position in the indices of the image
 array: 0.0 is the middle of its first pixel, half-integers lie between pixels (the centre of an

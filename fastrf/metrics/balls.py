@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastrf.arrays import Array, namespace, outer_sum, running_sums, spelled_out
+from fastrf.exchange import in_kind
 from fastrf.images import Image, image_of
 from fastrf.metrics.given import ROUNDING, Center, core_at, fraction_of, position_of
 
@@ -24,10 +25,10 @@ def radial_mass(image: Array | Image, center: Center = None) -> tuple[Array, Arr
     one length on the image's device. Equal distances are merged exactly for centres on a quarter
     of a pixel or coarser; elsewhere a step may be split in two, a rounding apart.
     """
-    image = image_of(image)
-    position = position_of(image, center)
+    seen = image_of(image)
+    position = position_of(seen, center)
     squared, mass = np.zeros(0), np.zeros(0)
-    for first, block in image.blocks():
+    for first, block in seen.blocks():
         xp = namespace(block)
         corner = (position[0] - first, *position[1:])
         distances = [
@@ -39,7 +40,8 @@ def radial_mass(image: Array | Image, center: Center = None) -> tuple[Array, Arr
         squared, which = xp.unique(squared, return_inverse=True)
         mass = xp.bincount(which.ravel(), mass)
     cumulative = running_sums(mass)
-    return xp.sqrt(squared), cumulative / cumulative[-1]
+    steps = xp.sqrt(squared), cumulative / cumulative[-1]
+    return in_kind(steps[0], image), in_kind(steps[1], image)
 
 
 def radius_of_mass(

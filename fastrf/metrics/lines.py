@@ -6,6 +6,7 @@ import numpy as np
 
 from fastrf.arrays import Array, on_host
 from fastrf.errors import InputError
+from fastrf.exchange import in_kind
 from fastrf.images import Image, image_of
 from fastrf.metrics.given import Center, axis_of, fraction_of, position_of
 from fastrf.metrics.regions import interpolation
@@ -23,8 +24,8 @@ def profile(image: Array | Image, axis: int) -> Array:
 
     Returns a float64 array of shape (image.shape[axis],) on the image's device.
     """
-    image = image_of(image)
-    return image.profile(axis_of(image, axis)).copy()
+    seen = image_of(image)
+    return in_kind(seen.profile(axis_of(seen, axis)).copy(), image)
 
 
 def cut(image: Array | Image, axis: int, center: Center = None) -> Array:
@@ -34,11 +35,12 @@ def cut(image: Array | Image, axis: int, center: Center = None) -> Array:
     the adjacent lines. Returns a float64 array of shape (image.shape[axis],) on the image's
     device. See `profile` for the difference to the marginal.
     """
-    image = image_of(image)
-    along = axis_of(image, axis)
-    position = position_of(image, center)
-    ends = enumerate(zip(image.shape, position, strict=True))
-    return image.contracted([None if a == along else interpolation(n, c) for a, (n, c) in ends])
+    seen = image_of(image)
+    along = axis_of(seen, axis)
+    position = position_of(seen, center)
+    ends = enumerate(zip(seen.shape, position, strict=True))
+    weights = [None if a == along else interpolation(n, c) for a, (n, c) in ends]
+    return in_kind(seen.contracted(weights), image)
 
 
 def width_at(image: Array | Image, level: float, center: Center = None) -> tuple[float, ...]:
