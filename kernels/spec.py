@@ -247,13 +247,13 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 "1 + Σ (kernel − 1)·spacing pixels is put to out from places[c] to "
                 "places[c + 1] − 1; the largest pixel lies in [1, 2], and 2^exponents[c] makes "
                 "shares of the unit's variance of it. `terms` is the sum over a chain's layers of "
-                "2·kernel + 1. One chain after the other goes on from what is kept of those "
-                "before; on a GPU, `chain_profiles` runs them side by side.",
+                "2·kernel + 1. Images of equal taps are their own mirror images, bit for bit. What "
+                "describes the chains are NumPy's arrays on every device. One chain after the "
+                "other goes on from what is kept of those before; a GPU runs them side by side.",
                 formula="out[places[c] + i]·2^exponents[c] = [z^i] "
                 "Π_l Σ_m taps_l[m]/Σtaps_l · z^(m·spacing_l)",
                 dtypes=DTYPES,
                 rounding=_sum_of_two_products,
-                devices=("cpu",),
             ),
             Kernel(
                 name="chain_figures",
@@ -279,12 +279,12 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
                 "the Gaussian (NaN without spread); and of each share the side of its square. "
                 "Sums are in float64 whatever the dtype, and results rounded once. Relative "
                 "errors of total, variance and width are bounded, of lines of `terms` pixels; "
-                "the mean is right to that part of the line, and the distance as it stands. It "
-                "sorts and bisects, chain by chain, which is no work for a GPU.",
+                "the mean is right to that part of the line, and the distance as it stands; counts "
+                "and sides are those of limits that are off by so much. All but pixels, moments "
+                "and out are NumPy's arrays on every device.",
                 formula="see `fastrf.metrics`",
                 dtypes=DTYPES,
                 rounding=_figures,
-                devices=("cpu",),
             ),
             Kernel(
                 name="walk",

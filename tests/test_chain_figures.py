@@ -59,13 +59,14 @@ def chains(ndim):
     return [*map(tuple, triples), *((place,) * 3 for place in PLACES[:8])]
 
 
-def figures(lines, wanted, dtype=np.float64):
+def figures(lines, wanted, dtype=np.float64, kernel=None):
+    """Moments and sizes by a kernel, that of the CPU where none is given."""
     counts = np.array([len(line) for line in lines])
     moments = np.full((len(lines), 7), 3, dtype)
     out = np.full((len(wanted), 3 + len(SHARES)), 3, dtype)
     index = np.array([[i for i, _ in chain] for chain in wanted]).T
     at = np.array([[c for _, c in chain] for chain in wanted], dtype).T
-    load().chain_figures(
+    (kernel or load().chain_figures)(
         np.concatenate(lines).astype(dtype),
         np.cumsum(counts) - counts,
         counts,
@@ -73,8 +74,8 @@ def figures(lines, wanted, dtype=np.float64):
         at,
         metrics.LUO_THRESHOLD,
         np.array(SHARES, dtype),
-        moments,
-        out,
+        moments=moments,
+        out=out,
     )
     return moments, out
 
@@ -151,7 +152,8 @@ def test_single_precision_is_rounded_once():
     np.testing.assert_array_equal(single[:, :3], out[:, :3].astype(np.float32))
 
 
-def test_impossible_lines_are_refused():
+def assert_refused(kernel):
+    """Descriptions that lead out of the arrays, and images of no kind."""
     values = [
         np.ones(5),
         np.array([0]),
@@ -164,11 +166,18 @@ def test_impossible_lines_are_refused():
         np.empty((1, 7)),
     ]
     with pytest.raises(ValueError, match="end at 6 of 5"):
-        load().chain_figures(*values)
+        kernel(*values)
     values[2] = np.array([5])
     values[3] = np.ones((2, 1), np.int64)
     with pytest.raises(ValueError, match="lines are 1 to 1, of 1"):
-        load().chain_figures(*values)
+        kernel(*values)
     values[3] = np.zeros((1, 1), np.int64)
     with pytest.raises(ValueError, match="shapes of lines and at"):
-        load().chain_figures(*values)
+        kernel(*values)
+    values[3], values[4] = np.zeros((4, 1), np.int64), np.zeros((4, 1))
+    with pytest.raises(ValueError, match="chains have 4 axes"):
+        kernel(*values)
+
+
+def test_impossible_lines_are_refused():
+    assert_refused(load().chain_figures)

@@ -1,9 +1,9 @@
 """The figures of packed chains: profiles from the batched kernels, sizes from the profiles.
 
-On the CPU, chains on the unbounded grid are grown from the input, sorted, so that what they begin
-with alike is computed once; chains on maps go from the unit down, each by itself, and so do all on
-a GPU. The figures are made on the host in either case: they are read off profiles, some kilobytes
-a chain.
+Chains on the unbounded grid are grown from the input, sorted, so that a CPU computes once what they
+begin with alike; chains on maps go from the unit down, each by itself. Profiles stay on their
+device, and are measured there: of a batch of thousands of chains, a GPU is sent layers, ends and
+centres in an array each, and hands back what is known of lines and what was measured.
 
 What is computed of a chain does not depend on those beside it, so that neither the order nor the
 chunks of a sweep show in its table.
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.arrays import on_host
+from fastrf.arrays import Array, namespace, on_host
 from fastrf.device import Device
 from fastrf.erf import FILLS
 from fastrf.kernels import load
@@ -42,6 +42,11 @@ Floats: TypeAlias = NDArray[np.float64]
 
 BATCH = 1 << 21
 """Pixels of the profiles that are held at a time (16 MB)."""
+
+PIXEL_BYTES = 96
+"""What a pixel of a profile takes of a GPU's memory at most: 8 and 8 more for it and its copy in
+float64, 40 for what `chain_figures` leaves of it, and the rest for images in global memory, keys
+that are sorted there, and gaps between rows of unequal length."""
 
 TOTAL, MEAN, VARIANCE, KURTOSIS, FWHM, FIRST, LAST = range(7)
 AMPLITUDE, BRIGHT, DISTANCE, SIDES = range(4)
@@ -68,9 +73,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """Profiles of some lines, one behind the other, and what is known beside their pixels."""
+    """Profiles of some lines, one behind the other, and what is known beside their pixels, which
+    alone are on the device."""
 
-    pixels: NDArray[Any]
+    pixels: Array
     places: Whole
     exponents: Whole
     lost: Floats
@@ -84,17 +90,24 @@ def measured(
     found = geometry(packed)
     regular = found.regular[packed.lines].all(axis=0)
     bounded = (packed.sizes != UNBOUNDED)[packed.lines].any(axis=0)
-    grown = device.is_host & ~bounded
+    grown = ~bounded
     keys = _sort_keys(packed, found, grown)
     for chosen, grow in ((regular & grown, True), (regular & ~grown, False)):
         (chains,) = np.nonzero(chosen)
         order = sorted(chains.tolist(), key=lambda c: [keys[line] for line in packed.lines[:, c]])
-        for batch in _batches(np.array(order, np.int64), packed, found):
+        for batch in _batches(np.array(order, np.int64), packed, found, _room(device)):
             used = set(packed.lines[:, batch].ravel().tolist())
             own = np.array(sorted(used, key=keys.__getitem__), np.int64)
             profiles = _grown if grow else _propagated
-            lines = profiles(packed, found, own, device, dtype)
-            yield _measure(packed, found, batch, own, lines, keep)
+            with device.current():
+                lines = profiles(packed, found, own, device, dtype)
+                measures = _measure(packed, found, batch, own, lines, device, keep)
+            yield measures
+
+
+def _room(device: Device) -> int:
+    """Pixels of a batch: what a GPU has room for, if that is less than `BATCH`."""
+    return BATCH if device.is_host else min(BATCH, device.free_memory() // PIXEL_BYTES + 1)
 
 
 def _sort_keys(packed: Packed, found: Geometry, grown: NDArray[np.bool_]) -> list[Any]:
@@ -110,12 +123,12 @@ def _sort_keys(packed: Packed, found: Geometry, grown: NDArray[np.bool_]) -> lis
     ]
 
 
-def _batches(chains: Whole, packed: Packed, found: Geometry) -> Iterator[Whole]:
-    """Runs of chains whose profiles together have about `BATCH` pixels."""
+def _batches(chains: Whole, packed: Packed, found: Geometry, room: int) -> Iterator[Whole]:
+    """Runs of chains whose profiles together have about so many pixels."""
     if not len(chains):
         return
     pixels = np.cumsum(found.counts[packed.lines[:, chains]].sum(axis=0))
-    yield from np.split(chains, np.flatnonzero(np.diff(pixels // BATCH)) + 1)
+    yield from np.split(chains, np.flatnonzero(np.diff(pixels // room)) + 1)
 
 
 def _layers_of(packed: Packed, own: Whole) -> tuple[Whole, Whole]:
@@ -132,10 +145,11 @@ def _grown(
     offsets, at = _layers_of(packed, own)
     layers = np.stack([packed.layers[KERNEL, at], found.spacings[at], packed.layers[TAPS, at]])
     places = np.concatenate([[0], np.cumsum(found.counts[own])])
-    exponents, pixels = np.empty(len(own), np.int64), np.empty(places[-1], dtype)
+    exponents = device.xp.empty(len(own), np.int64)
+    pixels = device.xp.empty(int(places[-1]), dtype)
     taps = packed.taps.astype(dtype)
     load(device.name).grown_profiles(offsets, layers, taps, places, exponents, pixels)
-    return _Lines(pixels, places[:-1], exponents, np.zeros(len(own)))
+    return _Lines(pixels, places[:-1], on_host(exponents), np.zeros(len(own)))
 
 
 def _propagated(
@@ -147,32 +161,31 @@ def _propagated(
         [rows[KERNEL], rows[STRIDE], rows[DILATION], rows[LO], found.maps[at], rows[TAPS]]
     )
     width = int(found.counts[own].max())
-    with device.current():
-        out = device.xp.empty((len(own), width), dtype)
-        lost = device.xp.empty(len(own), dtype)
-        exponents = device.xp.empty(len(own), np.int64)
-        load(device.name).chain_profiles(
-            offsets,
-            layers,
-            packed.taps.astype(dtype),
-            found.units[own],
-            found.starts[own],
-            lost,
-            exponents,
-            out,
-        )
-        pixels = on_host(out).ravel()
-        gone = on_host(lost).astype(np.float64)
-        return _Lines(pixels, width * np.arange(len(own)), on_host(exponents), gone)
+    out = device.xp.empty((len(own), width), dtype)
+    lost = device.xp.empty(len(own), dtype)
+    exponents = device.xp.empty(len(own), np.int64)
+    load(device.name).chain_profiles(
+        offsets,
+        layers,
+        packed.taps.astype(dtype),
+        found.units[own],
+        found.starts[own],
+        lost,
+        exponents,
+        out,
+    )
+    gone = on_host(lost).astype(np.float64)
+    return _Lines(out.ravel(), width * np.arange(len(own)), on_host(exponents), gone)
 
 
 def _trimmed(lines: _Lines, counts: Whole) -> tuple[Whole, Whole]:
     """Where the profiles' pixels that are not 0 begin, and how many pixels they span."""
     places, counts = lines.places.copy(), counts.copy()
-    ends = lines.pixels[places] * lines.pixels[places + counts - 1]
+    first, last = namespace(lines.pixels).asarray(np.stack([places, places + counts - 1]))
+    ends = on_host(lines.pixels[first] * lines.pixels[last])
     for line in np.flatnonzero(ends == 0).tolist():
         begin = places[line]
-        (some,) = np.nonzero(lines.pixels[begin : begin + counts[line]])
+        (some,) = np.nonzero(on_host(lines.pixels[begin : begin + counts[line]]))
         if len(some):
             places[line], counts[line] = begin + some[0], some[-1] - some[0] + 1
         else:
@@ -305,7 +318,13 @@ def _root(counts: Floats, ndim: int) -> Floats:
 
 
 def _measure(
-    packed: Packed, found: Geometry, chains: Whole, own: Whole, lines: _Lines, keep: bool
+    packed: Packed,
+    found: Geometry,
+    chains: Whole,
+    own: Whole,
+    lines: _Lines,
+    device: Device,
+    keep: bool,
 ) -> Measured:
     """The figures of a batch of chains from the profiles of their lines."""
     number = np.empty(len(found.size), np.int64)
@@ -321,11 +340,12 @@ def _measure(
     middle = left + (found.size[whole] - 1) / 2
     at = np.minimum(np.maximum(middle, starts), starts + counts[at_lines] - 1) - starts
     shares = np.array([*SHARE_NAMES.values()])
-    moments = np.empty((len(own), 1 + LAST))
-    sizes = np.empty((len(chains), SIDES + len(shares)))
     pixels = lines.pixels.astype(np.float64, copy=False)
-    pixels[places[~seen]] = 1  # of chains that are left out
-    load("cpu").chain_figures(
+    for line in np.flatnonzero(~seen).tolist():
+        pixels[places[line]] = 1  # of chains that are left out
+    moments = device.xp.empty((len(own), 1 + LAST))
+    sizes = device.xp.empty((len(chains), SIDES + len(shares)))
+    load(device.name).chain_figures(
         pixels,
         places,
         np.maximum(counts, 1),
@@ -336,6 +356,7 @@ def _measure(
         moments,
         sizes,
     )
+    moments, sizes = on_host(moments), on_host(sizes)
     arrived = np.log(moments[:, TOTAL]) + np.log(2.0) * lines.exponents
     batch = _Batch(
         packed,
@@ -354,6 +375,7 @@ def _measure(
     profiles = None
     if keep:
         ends = zip(places, counts, moments[:, TOTAL], strict=True)
-        of_lines = [lines.pixels[first : first + n] / total for first, n, total in ends]
+        kept = on_host(lines.pixels)
+        of_lines = [kept[first : first + n] / total for first, n, total in ends]
         profiles = [[of_lines[line] for line in lines_of] for lines_of in at_lines.T]
     return Measured(chains, batch.columns(), profiles)

@@ -334,23 +334,24 @@ def _chain_figures(  # type: ignore[no-untyped-def]
             out[c, SIDES + i] = _side(sums, sizes, slots, here, goal)
 
 
-def chain_figures(
+def check_figures(
     pixels: Floats,
     places: Integers,
     counts: Integers,
     lines: Integers,
     at: Floats,
-    threshold: float,
     shares: Floats,
     moments: Floats,
     out: Floats,
 ) -> None:
-    """See ``fastrf.kernels.spec.KERNELS["chain_figures"]``."""
+    """Refuse descriptions that compiled code would follow out of its arrays."""
     check_floats(pixels=pixels, at=at, shares=shares, moments=moments, out=out)
     check_same("lengths of places, counts and moments", {len(places), len(counts)}, {len(moments)})
     check_same("shapes of lines and at", lines.shape, at.shape)
     shape = (lines.shape[1], SIDES + len(shares))
     check_same("shape of out and what chains and shares ask for", out.shape, shape)
+    if not 1 <= len(lines) <= 3:
+        raise ValueError(f"chains have {len(lines)} axes; images have 1 to 3: give a line for each")
     check_same("columns of moments and its figures", moments.shape[1], 1 + LAST)
     if len(counts) and (
         counts.min() < 1 or places.min() < 0 or (places + counts).max() > len(pixels)
@@ -364,6 +365,21 @@ def chain_figures(
             f"lines are {lines.min()} to {lines.max()}, of {len(counts)}; give each chain one per "
             "axis"
         )
+
+
+def chain_figures(
+    pixels: Floats,
+    places: Integers,
+    counts: Integers,
+    lines: Integers,
+    at: Floats,
+    threshold: float,
+    shares: Floats,
+    moments: Floats,
+    out: Floats,
+) -> None:
+    """See ``fastrf.kernels.spec.KERNELS["chain_figures"]``."""
+    check_figures(pixels, places, counts, lines, at, shares, moments, out)
     _chain_figures(
         pixels,
         *(np.ascontiguousarray(values, np.int64) for values in (places, counts, lines)),

@@ -281,8 +281,17 @@ def _what_is_kept(offsets: Integers, layers: Integers) -> Kept:
     return Kept(shared, starts, depths, images, pixels)
 
 
-def _check(offsets: Integers, layers: Integers, taps: Floats, places: Integers, out: Any) -> None:
+def check_grown(
+    offsets: Integers,
+    layers: Integers,
+    taps: Floats,
+    places: Integers,
+    exponents: Any,
+    out: Floats,
+) -> None:
     """Refuse descriptions that compiled code would follow out of its arrays."""
+    check_floats(taps=taps, out=out)
+    check_same("lengths of exponents and places", len(exponents) + 1, len(places))
     check_same("lengths of offsets and places", len(offsets), len(places))
     check_same("rows of layers and its properties", len(layers), 1 + TAPS)
     total = layers.shape[1]
@@ -317,10 +326,8 @@ def grown_profiles(
     out: Floats,
 ) -> None:
     """See ``fastrf.kernels.spec.KERNELS["grown_profiles"]``."""
-    check_floats(taps=taps, out=out)
+    check_grown(offsets, layers, taps, places, exponents, out)
     offsets, layers = (np.ascontiguousarray(a, np.int64) for a in (offsets, layers))
-    _check(offsets, layers, taps, places, out)
-    check_same("lengths of exponents and places", len(exponents) + 1, len(places))
     _grown_profiles(
         offsets,
         layers,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from fastrf.kernels._checks import Floats
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 THREADS = 256
 """Threads of a block that makes one element a thread."""
@@ -61,9 +61,9 @@ def elements(array: Floats) -> list[Any]:
     return [array, *steps(array), *integers(array.shape)]
 
 
-def empty(like: Floats, shape: Sequence[int]) -> Floats:
-    """An array of the same dtype on the same device."""
-    return np.empty_like(like, shape=tuple(shape), order="C")
+def empty(like: Floats, shape: Sequence[int], dtype: DTypeLike | None = None) -> Floats:
+    """An array on the same device, and of the same dtype where none is given."""
+    return np.empty_like(like, dtype=dtype, shape=tuple(shape), order="C")
 
 
 def beside(values: ArrayLike, like: Floats, dtype: DTypeLike | None = None) -> Any:
@@ -71,6 +71,29 @@ def beside(values: ArrayLike, like: Floats, dtype: DTypeLike | None = None) -> A
     array = np.asarray(values, dtype=dtype, like=like)
     # Not by np.ascontiguousarray, which does not hand CuPy's arrays on to CuPy.
     return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+_ALIGNED = 16
+
+
+def together(arrays: Sequence[NDArray[Any]], like: Floats) -> list[Any]:
+    """NumPy's arrays as contiguous ones on the device of another, by a single transfer.
+
+    One without elements has a place nevertheless, so that its pointer points at something.
+    """
+    places, size = [], 0
+    for array in arrays:
+        places.append(size)
+        size += blocks(max(1, array.nbytes), _ALIGNED) * _ALIGNED
+    whole = np.zeros(size, np.uint8)
+    for array, place in zip(arrays, places, strict=True):
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        whole[place : place + len(content)] = content
+    held = beside(whole, like)
+    return [
+        held[place : place + max(array.nbytes, array.itemsize)].view(array.dtype)[: array.size]
+        for array, place in zip(arrays, places, strict=True)
+    ]
 
 
 def blocks(size: int, each: int) -> int:

@@ -21,56 +21,33 @@ __device__ inline Layer layer_at(const i64* layers, i64 total, i64 l) {
           layers[3 * total + l], layers[4 * total + l], layers[5 * total + l]};
 }
 
-// The sum of all threads' values, in the same order in every run; `parts` has a place for each warp.
-__device__ inline double block_sum(double value, double* parts) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  if (blockDim.x == 32) return value;
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = 0;
-  for (int w = 0; w < int(blockDim.x / 32); ++w) value += parts[w];
-  __syncthreads();
-  return value;
-}
-
-__device__ inline double block_max(double value, double* parts) {
-  for (int step = 16; step > 0; step /= 2) {
-    value = greater(value, __shfl_xor_sync(0xffffffffu, value, step));
-  }
-  if (blockDim.x == 32) return value;
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-  __syncthreads();
-  for (int w = 0; w < int(blockDim.x / 32); ++w) value = greater(value, parts[w]);
-  __syncthreads();
-  return value;
-}
-
 // Pixel j of what n pixels spread to, Σ_{o·s + m·d = j} taps[m]·y[o]; for equal taps, Σ y[o].
 template <typename T>
-__device__ inline T spread(const T* y, int n, const T* taps, int k, int s, int d, i64 j) {
-  const int first = j < n * i64(s) ? 0 : int(ceil_divided(j - i64(n - 1) * s, d));
+__device__ inline T spread(const T* y, int n, const T* taps, int k, i64 s, i64 d, i64 j) {
+  const int first = j < n * s ? 0 : int(ceil_divided(j - (n - 1) * s, d));
   const int last = int(lesser(i64(k - 1), floor_divided(j, d)));
   T total = 0;
   if (s == 1 && !taps) {
     const T* source = y + j;
-    for (int m = first; m <= last; ++m) total += source[-i64(m) * d];
+    for (int m = first; m <= last; ++m) total += source[-m * d];
     return total;
   }
   for (int m = first; m <= last; ++m) {
-    const i64 scaled = j - i64(m) * d, o = floor_divided(scaled, s);
+    const i64 scaled = j - m * d, o = floor_divided(scaled, s);
     if (o * s == scaled) total += taps ? taps[m] * y[o] : y[o];
   }
   return total;
 }
 
-// The chains order[0 … chains). `longest` is the number of pixels that either array has.
+// The chains order[0 … chains), each into windows[c] pixels from out + places[c] on, `step` apart.
+// `longest` is the number of pixels that either array has.
 template <typename T>
 __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets, const i64* layers,
                                i64 total_layers, const T* taps, const i64* units,
                                const i64* starts, T* lost, i64 lost_step, i64* exponents,
-                               i64 exponents_step, T* out, i64 row_step, i64 step, i64 window,
-                               T* here, T* there, double* parts, double low, int top, double high,
-                               double settled) {
+                               i64 exponents_step, T* out, i64 step, const i64* places,
+                               const i64* windows, T* here, T* there, double* parts, double low,
+                               int top, double high, double settled) {
   const int thread = threadIdx.x, threads = blockDim.x;
   for (i64 at = blockIdx.x; at < chains; at += gridDim.x) {
     const i64 c = order[at], begin = offsets[c];
@@ -78,6 +55,7 @@ __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets,
     int n = 1;
     double total = ldexp(1.0, top), whole = 1, gone = 0, mantissa = 1;
     i64 exponent = -top;
+    bool even = true;
     if (thread == 0) here[0] = T(total);
     __syncthreads();
     Layer next = l >= begin ? layer_at(layers, total_layers, l) : Layer{};
@@ -85,7 +63,8 @@ __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets,
       const Layer layer = next;
       // Asked for now, so that it is there when this layer is done.
       if (l > begin) next = layer_at(layers, total_layers, l - 1);
-      const int k = int(layer.kernel), s = int(layer.stride), d = int(layer.dilation);
+      const int k = int(layer.kernel);
+      const i64 s = layer.stride, d = layer.dilation;
       const T* weights = layer.taps < 0 ? nullptr : taps + layer.taps;
       double gain = k;
       if (weights) {
@@ -102,7 +81,8 @@ __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets,
         exponent -= shift;
         __syncthreads();
       }
-      const i64 count = i64(n - 1) * s + i64(k - 1) * d + 1;
+      even = even && !weights && layer.size < 0;
+      const i64 count = (n - 1) * s + (k - 1) * d + 1;
       start = start * s - layer.lo;
       const i64 first = layer.size < 0 ? 0 : lesser(greater(i64(0), -start), count);
       const i64 end =
@@ -141,7 +121,10 @@ __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets,
       n = total == 0 ? 0 : int(end - first);
     }
     double largest = 0;
-    for (int i = thread; i < n; i += threads) largest = greater(largest, double(here[i]));
+    // Equal taps without borders make an image that is its own mirror image; so it stays, bit for
+    // bit, although a sum from the left is not rounded as one from the right is.
+    const int seen = even ? (n + 1) / 2 : n;
+    for (int i = thread; i < seen; i += threads) largest = greater(largest, double(here[i]));
     largest = block_max(largest, parts);
     int up = 0;
     T factor = 0;
@@ -150,9 +133,10 @@ __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets,
       up -= 1;
       factor = T(ldexp(mantissa, -up));
     }
-    for (i64 j = thread; j < window; j += threads) {
-      const i64 i = starts[c] + j - start;
-      out[c * row_step + j * step] = i >= 0 && i < n ? stored(here[i] * factor) : T(0);
+    T* const row = out + places[c];
+    for (i64 j = thread; j < windows[c]; j += threads) {
+      const i64 i = starts[c] + j - start, held = i < seen ? i : n - 1 - i;
+      row[j * step] = i >= 0 && i < n ? stored(here[held] * factor) : T(0);
     }
     if (thread == 0) {
       lost[c * lost_step] = T(gone);
@@ -165,11 +149,11 @@ __device__ void chain_profiles(const i64* order, i64 chains, const i64* offsets,
 #define PARAMETERS(T)                                                                            \
   const i64 *order, i64 chains, const i64 *offsets, const i64 *layers, i64 total_layers,         \
       const T *taps, const i64 *units, const i64 *starts, T *lost, i64 lost_step,                \
-      i64 *exponents, i64 exponents_step, T *out, i64 row_step, i64 step, i64 window,            \
-      i64 longest, double low, int top, double high, double settled
+      i64 *exponents, i64 exponents_step, T *out, i64 step, const i64 *places,                   \
+      const i64 *windows, i64 longest, double low, int top, double high, double settled
 #define CALL(T, here, there, parts)                                                              \
   chain_profiles<T>(order, chains, offsets, layers, total_layers, taps, units, starts, lost,     \
-                    lost_step, exponents, exponents_step, out, row_step, step, window, here,     \
+                    lost_step, exponents, exponents_step, out, step, places, windows, here,      \
                     there, parts, low, top, high, settled)
 
 #define INSTANTIATE(T, suffix)                                                                   \

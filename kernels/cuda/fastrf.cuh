@@ -99,3 +99,27 @@ __device__ inline const T* staged(const T* taps, i64 count, int fits) {
   __syncthreads();
   return held;
 }
+
+// The sum of all threads' values, in the same order in every run; `parts` has a place for each warp.
+__device__ inline double block_sum(double value, double* parts) {
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  if (blockDim.x == 32) return value;
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = 0;
+  for (int w = 0; w < int(blockDim.x / 32); ++w) value += parts[w];
+  __syncthreads();
+  return value;
+}
+
+__device__ inline double block_max(double value, double* parts) {
+  for (int step = 16; step > 0; step /= 2) {
+    value = greater(value, __shfl_xor_sync(0xffffffffu, value, step));
+  }
+  if (blockDim.x == 32) return value;
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+  __syncthreads();
+  for (int w = 0; w < int(blockDim.x / 32); ++w) value = greater(value, parts[w]);
+  __syncthreads();
+  return value;
+}

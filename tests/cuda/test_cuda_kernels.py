@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,9 @@ from pathlib import Path
 import naive
 import numpy as np
 import pytest
+import test_chain_figures as figure_tests
 import test_chain_profiles as chain_tests
+import test_grown_profiles as grown_tests
 import test_kernels as kernel_tests
 import test_run_kernels as run_tests
 from fastrf.kernels import KERNELS, load
@@ -161,6 +164,111 @@ def test_chains_in_global_memory(cuda, dtype):
         # Sums of ones, divided by 27 and by 18.
         np.testing.assert_allclose(home(array), same[name], rtol=4 * EPS[dtype], atol=0)
     assert (same["out"][:, 9000:] > 0).any()
+
+
+GROWN = [
+    chain
+    for chain in (*grown_tests.UNBOUNDED, *grown_tests.FOREST)
+    if sum(layer.kernel for layer in chain.layers) < 100
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_grown_profiles_agree(cuda, dtype):
+    chains = [grown_tests.in_dtype(chain, dtype) for chain in GROWN]
+    values, same = (grown_tests.arguments(chains, dtype) for _ in range(2))
+    load().grown_profiles(*same.values())
+    results = {name: cuda.asarray(values[name]) for name in ("exponents", "out")}
+    kernel("grown_profiles")(*(values | results).values())
+    exponents, out = (home(array) for array in results.values())
+    np.testing.assert_array_equal(exponents, same["exponents"])
+    places = values["places"]
+    for c, chain in enumerate(chains):
+        row, other = (a[places[c] : places[c + 1]] for a in (out, same["out"]))
+        image, _, whole = chain_tests.exact(chain)
+        terms = sum(2 * layer.kernel + 1 for layer in chain.layers)
+        bound = KERNELS["grown_profiles"].tolerance(dtype, terms)
+        window = [image.get(j, 0) for j in range(len(row))]
+        chain_tests.row_agrees(row, exponents[c], window, whole, dtype, Fraction(bound))
+        np.testing.assert_allclose(row, other, rtol=2 * bound, atol=0)
+        if all(not layer.taps for layer in chain.layers):
+            np.testing.assert_array_equal(row, row[::-1])
+
+
+def test_grown_profiles_take_any_layout(standin):
+    standin()
+    values = grown_tests.arguments(GROWN, np.float64)
+    kernel("grown_profiles")(*values.values())
+    wide = np.full((len(values["out"]), 2), np.nan)
+    kernel("grown_profiles")(*(values | {"out": wide[:, 1]}).values())
+    np.testing.assert_array_equal(wide[:, 1], values["out"])
+
+
+def measured(cuda, ndim, dtype, lines=figure_tests.LINES):
+    """What the device's kernel measures of the chains of the CPU's tests."""
+
+    def chain_figures(pixels, *described, moments, out):
+        found = cuda.asarray(moments), cuda.asarray(out)
+        kernel("chain_figures")(cuda.asarray(pixels), *described, *found)
+        moments[...], out[...] = map(home, found)
+
+    return figure_tests.figures(lines, figure_tests.chains(ndim), dtype, chain_figures)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_figures_agree(cuda, ndim, dtype):
+    """With the CPU's, which are held to `fastrf.metrics`; none of the lines has a pixel at a limit
+    but for a rounding."""
+    lines = [line.astype(dtype).astype(np.float64) for line in figure_tests.LINES]
+    if dtype == np.float32:
+        lines[-1] = lines[0]  # its own is too small for the dtype
+    moments, out = measured(cuda, ndim, dtype, lines)
+    same_moments, same = figure_tests.figures(lines, figure_tests.chains(ndim), dtype)
+    for line, found, expected in zip(lines, moments, same_moments, strict=True):
+        # The bound of either; results are rounded once to the dtype.
+        bound = 2 * KERNELS["chain_figures"].tolerance(np.float64, len(line)) + EPS[dtype]
+        total, mean, variance, kurtosis, *width = (bound * n for n in (1, len(line), 1, 8, 1, 1, 1))
+        assert found[0] == pytest.approx(expected[0], rel=total)
+        assert found[1] == pytest.approx(expected[1], abs=mean)
+        assert found[2] == pytest.approx(expected[2], rel=variance, abs=bound**2 * len(line) ** 2)
+        assert found[3] + 3 == pytest.approx(expected[3] + 3, rel=kurtosis, nan_ok=True)
+        np.testing.assert_allclose(found[4:], expected[4:], rtol=width[0], atol=0)
+    np.testing.assert_array_equal(out[:, :2], same[:, :2])
+    np.testing.assert_array_equal(out[:, 3:], same[:, 3:])
+    for chain, found, expected in zip(figure_tests.chains(ndim), out, same, strict=True):
+        size = math.prod(len(lines[i]) for i, _ in chain)
+        bound = 8 * size * EPS[np.float64] + EPS[dtype]
+        assert found[2] == pytest.approx(expected[2], rel=0, abs=bound, nan_ok=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_figures_of_lines_in_global_memory(standin, dtype):
+    """Lines that are sorted there have the very bits of those sorted in shared memory, where as
+    many threads share the work."""
+    lines = [fill(n, np.float64, seed=n) for n in (2100, 2050, 5)]
+    wanted = [((0, 900.0), (1, 1000.0)), ((1, 3.0), (2, 1.0))]
+    found = []
+    for room in (99 * 1024, 20_000):
+        standin(device=replace(PROPERTIES, shared_per_block=room, shared_per_processor=2 * room))
+        found.append(figure_tests.figures(lines, wanted, dtype, kernel("chain_figures")))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for mine, cpu in zip(found[0], figure_tests.figures(lines, wanted, dtype), strict=True):
+        np.testing.assert_allclose(mine, cpu, rtol=0, atol=1e-9 * np.abs(cpu).max())
+
+
+def test_figures_do_not_depend_on_the_others(standin):
+    standin()
+    wanted = figure_tests.chains(2)
+    _, together = figure_tests.figures(
+        figure_tests.LINES, wanted, np.float64, kernel("chain_figures")
+    )
+    for chain, found in list(zip(wanted, together, strict=True))[::7]:
+        lines = [figure_tests.LINES[i] for i, _ in chain]
+        own = [tuple((j, c) for j, (_, c) in enumerate(chain))]
+        _, alone = figure_tests.figures(lines, own, np.float64, kernel("chain_figures"))
+        np.testing.assert_array_equal(alone[0], found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -394,9 +502,23 @@ def test_impossible_chains_are_refused(standin, name, value, error, message):
         kernel("chain_profiles")(*(values | {name: value}).values())
 
 
+@pytest.mark.parametrize(("name", "value", "message"), grown_tests.REFUSED)
+def test_impossible_grown_chains_are_refused(standin, name, value, message):
+    standin()
+    values = grown_tests.arguments([chain_tests.plain(2)], np.float64)
+    with pytest.raises(ValueError, match=message):
+        kernel("grown_profiles")(*(values | {name: value}).values())
+
+
+def test_impossible_lines_are_refused(standin):
+    standin()
+    figure_tests.assert_refused(kernel("chain_figures"))
+
+
 def test_every_kernel_is_tested():
     """By name: what a device has beside these would go untested."""
-    others = {"accumulate", "outer_product", "sum_of_terms", "box_power", "chain_profiles"}
+    others = {"accumulate", "outer_product", "sum_of_terms", "box_power"}
+    others |= {"chain_profiles", "grown_profiles", "chain_figures"}
     wanted = {k.name for k in KERNELS.values() if k.devices is None or "cuda" in k.devices}
     assert {*IMAGES, *RUNS, *others} == wanted
 
@@ -489,4 +611,52 @@ def test_planted_faults_are_caught(standin, planted, name, source, change, case)
             caught = True
         else:
             caught |= not np.allclose(out, oracle, **bound)
+    assert caught
+
+
+CHAIN_FAULTS = [
+    # The last of the loop over layers: an image is read that is not yet there.
+    *(("chain_profiles", "chain_profiles.cu", number) for number in (0, 2)),
+    # The sums of a block's warps, the merges of a sort, running sums that are read by others.
+    ("chain_figures", "chain_figures.cu", ("__syncthreads();\n      for (int t", "for (int t")),
+    ("chain_figures", "chain_figures.cu", ("held[backwards ? n : 0] = 0;\n  __syncthreads();",
+                                           "held[backwards ? n : 0] = 0;")),
+    ("chain_figures", "chain_figures.cu", 0),
+    ("chain_figures", "chain_figures.cu", ("i < size; i += threads", "i < n; i += threads")),
+    ("chain_figures", "chain_figures.cu", ("size < n) size *= 2", "size < n / 2) size *= 2")),
+    ("chain_figures", "fastrf.cuh", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "source", "change"), CHAIN_FAULTS)
+def test_planted_faults_of_chains_are_caught(standin, planted, monkeypatch, name, source, change):
+    planted(source, change)
+    # What nobody has written is no number.
+    module = import_module("fastrf.kernels.cuda.chain_figures")
+    monkeypatch.setattr(module, "empty", lambda like, shape, dtype: np.full(shape, np.nan, dtype))
+    lines = [fill(n, np.float64, seed=n) for n in (700, 300)]
+    lines[0][:600] *= 1e-30
+    lines[0][20] = 1e-4  # far out, and not negligible
+    lines[0] = lines[0][::-1].copy()
+    wanted = [((0, 300.0), (1, 100.0))]
+    # Wide enough for several warps, and with borders.
+    layer = chain_tests.Layer(60, 1, 4, 3, 500)
+    values = chain_tests.arguments([chain_tests.Chain((layer, layer), 100)], np.float64, 400)
+    caught = False
+    for order in ORDERS:
+        standin(order=order, seed=1)
+        try:
+            if name == "chain_figures":
+                found = figure_tests.figures(lines, wanted, np.float64, kernel(name))
+                expected = figure_tests.figures(lines, wanted)
+            else:
+                mine, cpu = ({n: a.copy() for n, a in values.items()} for _ in range(2))
+                kernel(name)(*mine.values())
+                load().chain_profiles(*cpu.values())
+                found, expected = ((v["out"], v["lost"]) for v in (mine, cpu))
+        except KernelError:
+            caught = True
+        else:
+            pairs = zip(found, expected, strict=True)
+            caught |= not all(np.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in pairs)
     assert caught
