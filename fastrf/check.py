@@ -41,11 +41,13 @@ from fastrf.engine.plan import check_memory, check_options, costs_of
 from fastrf.erf import ERF
 from fastrf.errors import (
     EmptyFieldError,
+    Fault,
     InputError,
     PlanError,
     ToleranceError,
     UnboundedError,
 )
+from fastrf.faults import explained
 from fastrf.kernels import load as load_kernels
 from fastrf.layers.weights import weights_of
 from fastrf.lowering import Operation, PlaneGraph, lower
@@ -240,8 +242,9 @@ def _check_grid(
         with run.device.current():
             try:
                 check_memory("it needs", run.memory, options["memory_limit"], run.device)
-                result = run.field(where)
-            except (PlanError, ToleranceError) as error:
+                with explained(run.device.name):
+                    result = run.field(where)
+            except (PlanError, ToleranceError, Fault) as error:
                 skipped.append(f"{', '.join(label)}: {error}")
                 continue
             except EmptyFieldError as error:

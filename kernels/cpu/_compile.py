@@ -7,22 +7,20 @@ from typing import Any
 
 from numba import njit
 
+from ._cache import KernelCache
+
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compile ``function`` with Numba: serial, without the GIL, cached on disk where possible.
+    """Compile ``function`` with Numba: serial, without the GIL, kept on disk where possible.
 
     Serial because the engines tile over threads themselves: OpenMP aborts after a fork, and Numba's
     own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
     into one rounding; every other fast-math flag would assume that no NaN or infinity occurs.
-
-    Numba's cache notices changes in the file of the compiled function only, so whatever a kernel
-    calls in compiled code has to live in the kernel's own file.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # "no locator available": neither the package nor the home is writable
-        return njit(**options)(function)
+    compiled = njit(nogil=True, fastmath={"contract"})(function)
+    if hasattr(compiled, "py_func"):  # else Numba was told not to compile
+        compiled._cache = KernelCache(function)
+    return compiled
 
 
 def helper(function: Callable[..., Any]) -> Any:
