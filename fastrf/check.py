@@ -47,7 +47,7 @@ from fastrf.errors import (
     ToleranceError,
     UnboundedError,
 )
-from fastrf.faults import explained
+from fastrf.faults import explained, usual_arithmetic
 from fastrf.kernels import load as load_kernels
 from fastrf.layers.weights import weights_of
 from fastrf.lowering import Operation, PlaneGraph, lower
@@ -185,7 +185,8 @@ def check(
         if grid is None and unit != "center":
             continue
         try:
-            _check_grid(network, output, grid, options, rows, skipped)
+            with usual_arithmetic():
+                _check_grid(network, output, grid, options, rows, skipped)
         except UnboundedError as error:
             skipped.append(f"unbounded grid: {error}")
         except InputError as error:

@@ -20,6 +20,10 @@ PIECE = 1 << 28
 """Most multiplications and additions of one call of a kernel, which nothing can interrupt: some
 0.05 to 0.3 s, after which Ctrl-C is seen (bench/interrupt.py)."""
 
+PATIENCE = 0.5
+"""Seconds for which an error waits for the calls that are running: longer than a piece takes, but
+not than a compilation."""
+
 
 class Threads:
     """Up to `workers` threads, the calling one among them; none is started before it is needed.
@@ -42,7 +46,8 @@ class Threads:
         trace: TracebackType | None,
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            # A thread that compiles may take long; it has nothing to write to.
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def cut(
         self, length: int, cells: int, run: Callable[[int, int], None], work: float = 1.0
@@ -95,8 +100,9 @@ class Threads:
             pass  # no more threads can be had here: those that there are do it
         try:
             take()
-        finally:
+        except BaseException:
             left.clear()
-            wait(others)
+            wait(others, PATIENCE)
+            raise
         for other in others:
             other.result()

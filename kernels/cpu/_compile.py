@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastrf.kernels._shield import out_of_reach
 from numba import njit
+from numba.core.registry import cpu_target
 
 from ._cache import KernelCache
 
@@ -20,6 +22,8 @@ def kernel(function: Callable[..., None]) -> Any:
     compiled = njit(nogil=True, fastmath={"contract"})(function)
     if hasattr(compiled, "py_func"):  # else Numba was told not to compile
         compiled._cache = KernelCache(function)
+        compile_ = compiled.compile
+        compiled.compile = lambda signature: out_of_reach(lambda: compile_(signature), leave=True)
     return compiled
 
 
@@ -31,3 +35,8 @@ def helper(function: Callable[..., Any]) -> Any:
     """
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, fastmath={"contract"}, **options)(function)
+
+
+def prepare() -> None:
+    """Loads the parts of Numba that it loads at the first compilation, SciPy's BLAS among them."""
+    cpu_target.target_context.refresh()

@@ -55,8 +55,8 @@ from ._layout import SMALLEST_NORMAL, Floats
 _LONG = 6
 
 
-# Multiplications and additions after which a call returns, so that Ctrl-C is seen: some 0.2 s.
-_CALL = 1 << 28
+# Multiplications and additions after which a call returns, so that Ctrl-C is seen: some 0.1 s.
+_CALL = 1 << 27
 
 # What a slot holds is a row of integers: where its first pixel lies in the arena, the distances
 # between its planes and rows, its window's origin and shape, and the exponent that its pixels are
