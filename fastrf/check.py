@@ -41,11 +41,13 @@ from fastrf.engine.plan import check_memory, check_options, costs_of
 from fastrf.erf import ERF
 from fastrf.errors import (
     EmptyFieldError,
+    Fault,
     InputError,
     PlanError,
     ToleranceError,
     UnboundedError,
 )
+from fastrf.faults import explained, usual_arithmetic
 from fastrf.kernels import load as load_kernels
 from fastrf.layers.weights import weights_of
 from fastrf.lowering import Operation, PlaneGraph, lower
@@ -183,7 +185,8 @@ def check(
         if grid is None and unit != "center":
             continue
         try:
-            _check_grid(network, output, grid, options, rows, skipped)
+            with usual_arithmetic():
+                _check_grid(network, output, grid, options, rows, skipped)
         except UnboundedError as error:
             skipped.append(f"unbounded grid: {error}")
         except InputError as error:
@@ -240,8 +243,9 @@ def _check_grid(
         with run.device.current():
             try:
                 check_memory("it needs", run.memory, options["memory_limit"], run.device)
-                result = run.field(where)
-            except (PlanError, ToleranceError) as error:
+                with explained(run.device.name):
+                    result = run.field(where)
+            except (PlanError, ToleranceError, Fault) as error:
                 skipped.append(f"{', '.join(label)}: {error}")
                 continue
             except EmptyFieldError as error:

@@ -25,6 +25,7 @@ from fastrf.engine.plan import Plan, make_plan
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError
+from fastrf.faults import explained, usual_arithmetic
 from fastrf.images import Image, image_of
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, as_network
@@ -89,7 +90,8 @@ class ERF:
         it (`to_numpy` fetches it); its values are variances (Luo et al. 2016 plot their roots).
         Where the engine left factors, they are multiplied out here, once; moments and profiles do
         not need it."""
-        pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
+        with explained(getattr(self.plan, "device", "cpu")):
+            pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
         return pixels
 
     @cached_property
@@ -388,20 +390,34 @@ class _Question:
 
     def plan(self, node: str, unit: Any, channel: Any = None) -> Plan:
         index = self.graph.unit_index(node, unit)
-        return make_plan(self.graph, node, index, self.input, channel=channel, **self.options)
+        with usual_arithmetic():
+            return make_plan(self.graph, node, index, self.input, channel=channel, **self.options)
 
     def answer(
         self, node: str, unit: Any, progress: Callable[[float], None] | None, channel: Any
     ) -> ERF:
-        plan, result = followed(self.graph, self.plan(node, unit, channel), progress)
-        return self._field(plan, result, inexact_reasons(self.graph, node))
+        with explained(self._device_name):
+            plan, result = followed(self.graph, self.plan(node, unit, channel), progress)
+            return self._field(plan, result, inexact_reasons(self.graph, node))
+
+    @property
+    def _device_name(self) -> str:
+        own = self.options["device"]
+        return str(own.name if own.other is None else f"{own.name} or {own.other.name}")
 
     def answer_all(
         self, last: str, unit: Any, progress: Callable[[float], None] | None
     ) -> dict[str, ERF]:
         """The fields of all maps up to `last`."""
+        done: dict[str, tuple[Plan, Propagated]] = {}
+        with explained(self._device_name, lambda: self._fields(done)):
+            fields_of = fields(
+                self.graph, last, unit, self.input, progress=progress, done=done, **self.options
+            )
+            return self._fields(fields_of)
+
+    def _fields(self, found: Mapping[str, tuple[Plan, Propagated]]) -> dict[str, ERF]:
         graph = self.graph
-        found = fields(graph, last, unit, self.input, progress=progress, **self.options)
         # Every reason why a field is inexact is one for the fields of all maps above it.
         reasons: dict[str, list[str]] = {}
         for node in reversed(found):

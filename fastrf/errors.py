@@ -6,6 +6,13 @@ the command line prints it as it stands and exits with 2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastrf.erf import ERF
+
 
 class FastrfError(Exception):
     """Base of every error that fastrf raises on purpose."""
@@ -41,6 +48,28 @@ class DeviceError(FastrfError, RuntimeError):
 
 class PlanError(FastrfError, MemoryError):
     """The planned computation does not fit into the memory limit; nothing was started."""
+
+
+class Fault(FastrfError):
+    """What was asked for is right, but the machine failed on the way.
+
+    Attributes:
+        finished: with `layers="all"`, the fields that were done by then, by node.
+    """
+
+    finished: Mapping[str, ERF] = MappingProxyType({})
+
+
+class OutOfMemoryError(Fault, MemoryError):
+    """Memory of the host or of the GPU ran out on the way; what was taken is free again."""
+
+
+class DeviceLostError(Fault, DeviceError):
+    """The GPU failed on the way."""
+
+
+class KernelError(Fault, RuntimeError):
+    """A kernel does not compile here."""
 
 
 class StoreError(FastrfError, RuntimeError):

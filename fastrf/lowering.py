@@ -174,7 +174,8 @@ class PlaneGraph:
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made at the first call with this key."""
         if key not in self.derived:
-            self.derived[key] = make()
+            # Another thread may have made it, too: all work with the first.
+            self.derived.setdefault(key, make())
         found: T = self.derived[key]
         return found
 
@@ -183,8 +184,8 @@ class PlaneGraph:
         kept = self.recent.pop(key, None)
         found: T = make() if kept is None else kept
         self.recent[key] = found
-        while len(self.recent) > KEPT_UNITS:
-            self.recent.pop(next(iter(self.recent)), None)
+        for oldest in _surplus(self.recent, KEPT_UNITS):
+            self.recent.pop(oldest, None)
         return found
 
     def output_node(self, output: str | None) -> str:
@@ -281,11 +282,16 @@ def lower(
     key = (tuple(sizes.values()), ignore_global)
     if key not in network.lowered:
         graph = _lowered(network, ndim, sizes, ignore_global)
-        while len(network.lowered) >= KEPT_GRAPHS:
-            network.lowered.pop(next(iter(network.lowered)), None)
-        network.lowered[key] = graph
-    kept: PlaneGraph = network.lowered[key]
-    return kept
+        for oldest in _surplus(network.lowered, KEPT_GRAPHS - 1):
+            network.lowered.pop(oldest, None)
+        # Another thread may have lowered it, too: all work with the first.
+        return network.lowered.setdefault(key, graph)
+    return network.lowered[key]
+
+
+def _surplus(kept: dict[Hashable, Any], most: int) -> list[Hashable]:
+    """The oldest keys beyond so many. Of a copy: other threads may change what is kept."""
+    return list(kept)[:-most] if len(kept) > most else []
 
 
 def _lowered(

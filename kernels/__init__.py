@@ -6,10 +6,10 @@ CuPy when the first CUDA kernel is launched.
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
 
+from ._shield import out_of_reach
 from .spec import KERNELS, Kernel
 
 __all__ = ["KERNELS", "Kernel", "load"]
@@ -35,14 +35,19 @@ def load(device: str = "cpu") -> SimpleNamespace:
             f"device is {device!r}; kernels exist for {', '.join(map(repr, DEVICES))}: "
             "pass one of these"
         )
-    return _load(kind)
+    return _LOADED.get(kind) or out_of_reach(lambda: _load(kind), leave=False)
 
 
-@cache
+_LOADED: dict[str, SimpleNamespace] = {}
+
+
 def _load(device: str) -> SimpleNamespace:
     # One module a kernel, both by the kernel's name; a missing one is an error here and not later.
     package = f"{__name__}.{device}"
     names = [k.name for k in KERNELS.values() if k.devices is None or device in k.devices]
-    return SimpleNamespace(
+    kernels = SimpleNamespace(
         **{name: getattr(import_module(f"{package}.{name}"), name) for name in names}
     )
+    if device == "cpu":
+        import_module(f"{package}._compile").prepare()
+    return _LOADED.setdefault(device, kernels)

@@ -277,8 +277,8 @@ def test_tiles_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "TILE_CELLS", 2)
     parts: list[tuple[int, int]] = []
 
-    def watched(self: threads.Threads, length: int, cells: int, run: Any) -> None:
-        plain(self, length, cells, lambda a, b: (parts.append((a, b)), run(a, b)))
+    def watched(self: threads.Threads, length: int, cells: int, run: Any, work: float) -> None:
+        plain(self, length, cells, lambda a, b: (parts.append((a, b)), run(a, b)), work)
 
     plain = threads.Threads.cut
     monkeypatch.setattr(threads.Threads, "cut", watched)

@@ -80,7 +80,7 @@ def propagate_correlated(
         options = {"dtype": dtype, "workers": workers, "tail": tail, "progress": progress}
         return propagate(graph, node, unit, input_node, kernels=kernels, xp=xp, **options)
     # A launch takes all of a GPU: its tiles are no threads'.
-    with Threads(workers if xp is np else 1) as pool:
+    with Threads(workers if xp is np else 0) as pool:
         upper = _Correlated(graph, node, input_node, coherence, kernels, np.dtype(dtype), pool, xp)
         return upper.run(unit, tail, progress or (lambda share: None))
 
@@ -294,7 +294,11 @@ class _Correlated:
             starts, rows = axis.rows(*span)
             weights = rows.astype(self.dtype)
             self._apply(
-                lambda a, b: k.transposed_table(a, starts - start, weights, b), y, to, stack
+                lambda a, b: k.transposed_table(a, starts - start, weights, b),
+                y,
+                to,
+                stack,
+                weights.size / max(count, 1),
             )
             return moved
         box, general, lo = k.gather_box, k.strided_gather, axis.lo + span[0] - start * axis.stride
@@ -303,11 +307,12 @@ class _Correlated:
             lo = axis.lo + start - span[0] * axis.stride
         kernel, stride, dilation = axis.kernel, axis.stride, axis.dilation
         if taps is None:
-            self._apply(lambda a, b: box(a, kernel, stride, dilation, lo, b), y, to, stack)
+            work = math.log2(1 + kernel)
+            self._apply(lambda a, b: box(a, kernel, stride, dilation, lo, b), y, to, stack, work)
             return replace(moved, scale=stack.scale / kernel)
         own = self.sight.constant(taps.astype(self.dtype)[None, :, None])
         steps = ((1, stride, 1), (1, dilation, 1))
-        self._apply(lambda a, b: general(a, own, *steps, (0, lo, 0), b), y, to, stack)
+        self._apply(lambda a, b: general(a, own, *steps, (0, lo, 0), b), y, to, stack, kernel)
         return moved
 
     def _dense(self, move: SpatialMap, stack: Stack) -> Stack:
@@ -337,14 +342,19 @@ class _Correlated:
                 kernel(source.reshape(*pad, *source.shape), taps, *steps, los, whole)
 
         y, to = (values.reshape(-1, *values.shape[ndim:]) for values in (stack.array, out))
-        self._apply(run, y, to, stack)
+        self._apply(run, y, to, stack, move.taps.size)
         return replace(stack, array=out, origin=tuple(start for start, _ in spans))
 
     def _apply(
-        self, run: Callable[[Array, Array], None], y: Array, out: Array, stack: Stack
+        self,
+        run: Callable[[Array, Array], None],
+        y: Array,
+        out: Array,
+        stack: Stack,
+        work: float,
     ) -> None:
-        """Calls a linear kernel, which takes nonnegative values alone, for parts of its first
-        axis."""
+        """Calls a linear kernel, which takes nonnegative values alone and does so much work per
+        pixel, for parts of its first axis."""
 
         def part(a: int, b: int) -> None:
             if not stack.signed:
@@ -355,7 +365,7 @@ class _Correlated:
             run(self.xp.maximum(-y[a:b], 0), negative)
             out[a:b] -= negative
 
-        self.threads.cut(len(y), out.size, part)
+        self.threads.cut(len(y), out.size, part, work)
 
     def _mixed(self, stack: Stack, a: Term, b: Term, wanted: Lags, clip: bool) -> Stack | None:
         """Σ a[o, i]·b[o′, i + τ]·Cov(g[o], g[o′]) over all o, o′; None where nothing meets."""

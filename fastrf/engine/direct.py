@@ -147,7 +147,7 @@ def propagate(
         progress(1.0)
         return found
     # A launch takes all of a GPU: its tiles are no threads'.
-    with Threads(workers if xp is np else 1) as pool:
+    with Threads(workers if xp is np else 0) as pool:
         walk = Walk(graph, node, input_node, kernels, dtype, pool, tail, xp)
         return walk.run(unit, progress)
 
@@ -363,7 +363,8 @@ class Walk:
             else:
                 self.kernels.conv_run(y3, taps, run.layers, lo, tile)
 
-        self.threads.cut(run.shape[0], out.size, sweep)
+        taps_of = sum if layer.taps is None else math.prod
+        self.threads.cut(run.shape[0], out.size, sweep, run.layers * taps_of(layer.kernel))
         scale, growth = image.scale * run.gain, run.layers * layer.bits
         for _ in range(run.layers if layer.taps is None else 0):
             scale = scale / math.prod(layer.kernel)
@@ -426,7 +427,8 @@ class Walk:
             starts, rows = axis_map.rows(*span)
             starts = starts - start
             rows = rows.astype(self.dtype)
-            self._tiled(flat, lambda tile, a: k.transposed_table(y, starts - a, rows, tile))
+            work = rows.size / max(count, 1)
+            self._tiled(flat, lambda tile, a: k.transposed_table(y, starts - a, rows, tile), work)
             mass = image.mass + self.sight.least(axis_map, taps, span)
             return Image(out, origin, image.scale, image.peak + growth, mass, lease)
         stride, dilation = axis_map.stride, axis_map.dilation
@@ -444,7 +446,9 @@ class Walk:
         if taps is None:
             scale = scale / axis_map.kernel
             self._tiled(
-                flat, lambda tile, a: box(y, axis_map.kernel, stride, dilation, lo + step * a, tile)
+                flat,
+                lambda tile, a: box(y, axis_map.kernel, stride, dilation, lo + step * a, tile),
+                math.log2(1 + axis_map.kernel),
             )
         else:
             weights = self._constant(taps[None, :, None])
@@ -453,6 +457,7 @@ class Walk:
                 lambda tile, a: general(
                     y, weights, (1, stride, 1), (1, dilation, 1), (0, lo + step * a, 0), tile
                 ),
+                axis_map.kernel,
             )
         return Image(out, origin, scale, image.peak + growth, mass, lease)
 
@@ -486,7 +491,7 @@ class Walk:
             tile = out3[(slice(None),) * first + (slice(a, b),)]
             kernel(y3, taps, strides, dilations, tuple(shifted), tile)
 
-        self.threads.cut(shape[0], out.size, run)
+        self.threads.cut(shape[0], out.size, run, move.taps.size)
         mass = -math.inf if gather else image.mass  # taps of sum 1, of which phases meet a part
         return Image(out, origin, image.scale, image.peak, mass, lease)
 
@@ -654,9 +659,9 @@ class Walk:
         """Weights of a map in the dtype of the images."""
         return self.sight.constant(weights.astype(self.dtype))
 
-    def _tiled(self, out: Array, run: Callable[[Array, int], None]) -> None:
-        """Runs a kernel over tiles of the middle axis of `out`."""
-        self.threads.cut(out.shape[1], out.size, lambda a, b: run(out[:, a:b], a))
+    def _tiled(self, out: Array, run: Callable[[Array, int], None], work: float) -> None:
+        """Runs a kernel of so much work per pixel over tiles of the middle axis of `out`."""
+        self.threads.cut(out.shape[1], out.size, lambda a, b: run(out[:, a:b], a), work)
 
 
 # --- arrays ---------------------------------------------------------------------------------

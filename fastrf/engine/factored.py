@@ -684,21 +684,20 @@ def _fill(
     if len(kinds) == 1 and kinds[0].miller:
         (kind,) = kinds
 
-        def direct(first: int, last: int) -> None:
-            for out, n in zip(outs[first:last], counts[first:last, 0].tolist(), strict=True):
-                kernels.box_power(n, kind.kernel, top, out[:: kind.spacing])
+        def direct(i: int) -> None:
+            kernels.box_power(int(counts[i, 0]), kind.kernel, top, outs[i][:: kind.spacing])
 
-        threads.cut(len(outs), sum(map(len, outs)), direct)
+        threads.each(len(outs), sum(map(len, outs)), direct)
         return
 
-    def anew(first: int, last: int) -> None:
-        for out, row in zip(outs[first:last], counts[first:last].tolist(), strict=True):
-            profiles.profile(dict(zip(kinds, row, strict=True)), kernels, top, out)
+    def anew(i: int) -> None:
+        row = counts[i].tolist()
+        profiles.profile(dict(zip(kinds, row, strict=True)), kernels, top, outs[i])
 
     steps = np.diff(counts, axis=0)
     sizes = np.array([f.spacing * (f.kernel - 1) for f in kinds], np.int64)
     if len(kinds) < 2 or not len(steps) or (steps < 0).any() or (steps @ sizes).max() > SHORT_STEP:
-        threads.cut(len(outs), sum(map(len, outs)), anew)
+        threads.each(len(outs), sum(map(len, outs)), anew)
         return
     # Each term is the one before times a few layers more.
     made: dict[bytes, NDArray[np.float64]] = {}

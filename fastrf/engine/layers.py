@@ -76,12 +76,14 @@ def fields(
     workers: int | None = None,
     memory_limit: int | None = None,
     progress: Callable[[float], None] | None = None,
+    done: dict[str, Field] | None = None,
 ) -> dict[str, Field]:
     """Plan and field of a unit on every map between the input and `last`.
 
     Args:
         unit: "center" or one index per axis, the same on every map.
         progress: called with the share of the maps that are done.
+        done: takes each field as soon as it is done.
         graph, last, input_node, …: as of `plan.make_plan`.
 
     Returns:
@@ -139,6 +141,8 @@ def fields(
     for node, field in _computed(graph, passes, schedule, plans, found):
         if node in wanted and node not in found:
             found[node] = field
+            if done is not None:
+                done[node] = plans[node], field
             if progress is not None:
                 progress(len(found) / len(wanted))
     return {node: (plans[node], found[node]) for node in wanted}

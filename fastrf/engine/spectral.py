@@ -368,12 +368,11 @@ def _evaluated(function: TransferFunction, grid: Sequence[Axis], workers: int, x
     parts = [index[a : a + rows] for a in range(rows, index.size, rows)]
     waves = [first, *(first for _ in parts)]
 
-    def run(a: int, b: int) -> None:
-        for i in range(a, b):
-            waves[i + 1] = block(parts[i])
+    def run(i: int) -> None:
+        waves[i + 1] = block(parts[i])
 
-    with Threads(workers if xp is np else 1) as threads:
-        threads.cut(len(parts), points, run)
+    with Threads(workers if xp is np else 0) as threads:
+        threads.each(len(parts), points, run)
     counts = [rows, *(part.size for part in parts)]
     edge = _stacked([wave.parts[0] for wave in waves], counts, np)
     joint = _stacked([wave.parts[-1] for wave in waves], counts, xp)

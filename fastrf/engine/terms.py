@@ -202,7 +202,7 @@ class FactoredImage(Image):
         """
         if out is None:
             out = self.xp.empty(self.shape, self.dtype)
-        with Threads(workers if self.xp is np else 1) as threads:
+        with Threads(workers if self.xp is np else 0) as threads:
             if self.rank == 1:
                 self._form_product(out, threads)
             elif self.ndim == 1:
@@ -541,24 +541,23 @@ class _Blocks:
         self.top, self.middle = np.empty(shape), np.empty(shape)
         self.rise, self.fall = np.zeros(shape), np.zeros(shape)
         self.usable = np.empty(shape, bool)
-        threads.cut(len(self.spans), rows.size, self._compare)
+        threads.each(len(self.spans), rows.size, self._compare)
 
-    def _compare(self, first: int, last: int) -> None:
-        for i in range(first, last):
-            a, b = self.spans[i]
-            # A few rows at a time stay in the cache.
-            for start in range(0, len(self.factor.rows), BLOCK):
-                stop = min(start + BLOCK, len(self.factor.rows))
-                values = np.maximum(self.factor.rows[max(start - 1, 0) : stop, a:b], _FLOOR)
-                quotients = values[1:] / values[:-1]
-                self.rise[i, max(start, 1) : stop] = np.log2(quotients.max(axis=1))
-                self.fall[i, max(start, 1) : stop] = np.log2(quotients.min(axis=1))
-                values = values[start > 0 :]
-                self.top[i, start:stop] = np.log2(values.max(axis=1))
-                self.middle[i, start:stop] = np.log2(values[:, (b - a) // 2])
-                self.usable[i, start:stop] = values.min(axis=1) > _FLOOR
-            np.cumsum(self.rise[i], out=self.rise[i])
-            np.cumsum(self.fall[i], out=self.fall[i])
+    def _compare(self, i: int) -> None:
+        a, b = self.spans[i]
+        # A few rows at a time stay in the cache.
+        for start in range(0, len(self.factor.rows), BLOCK):
+            stop = min(start + BLOCK, len(self.factor.rows))
+            values = np.maximum(self.factor.rows[max(start - 1, 0) : stop, a:b], _FLOOR)
+            quotients = values[1:] / values[:-1]
+            self.rise[i, max(start, 1) : stop] = np.log2(quotients.max(axis=1))
+            self.fall[i, max(start, 1) : stop] = np.log2(quotients.min(axis=1))
+            values = values[start > 0 :]
+            self.top[i, start:stop] = np.log2(values.max(axis=1))
+            self.middle[i, start:stop] = np.log2(values[:, (b - a) // 2])
+            self.usable[i, start:stop] = values.min(axis=1) > _FLOOR
+        np.cumsum(self.rise[i], out=self.rise[i])
+        np.cumsum(self.fall[i], out=self.fall[i])
 
     def span_of_terms(
         self, log_weights: Floats, i: int, other: _Blocks, j: int, exponent: int
@@ -640,21 +639,21 @@ def _form_plane(
             for half in halves:
                 half[a:b, x.length - d : x.length - c] = turned
 
-    def run(first: int, last: int) -> None:
-        for i, j in pieces[first:last]:
-            (a, b), (c, d) = rows.spans[i], columns.spans[j]
-            start, stop = rows.span_of_terms(log_weights, i, columns, j, exponent)
-            chosen = slice(start, stop)
-            sums = xp.empty((b - a, d - c))
-            kernels.sum_of_terms(
-                held[chosen], rows.rows[chosen, a:b], columns.rows[chosen, c:d], -exponent, sums
-            )
-            block = sums if out.dtype == sums.dtype else _settled(sums, out.dtype)
-            put(block, (a, b), (c, d))
-            if alike and i < j:
-                put(xp.ascontiguousarray(block.T), (c, d), (a, b))
+    def run(piece: int) -> None:
+        i, j = pieces[piece]
+        (a, b), (c, d) = rows.spans[i], columns.spans[j]
+        start, stop = rows.span_of_terms(log_weights, i, columns, j, exponent)
+        chosen = slice(start, stop)
+        sums = xp.empty((b - a, d - c))
+        kernels.sum_of_terms(
+            held[chosen], rows.rows[chosen, a:b], columns.rows[chosen, c:d], -exponent, sums
+        )
+        block = sums if out.dtype == sums.dtype else _settled(sums, out.dtype)
+        put(block, (a, b), (c, d))
+        if alike and i < j:
+            put(xp.ascontiguousarray(block.T), (c, d), (a, b))
 
-    threads.cut(len(pieces), out.size, run)
+    threads.each(len(pieces), out.size, run)
 
 
 # --- numbers --------------------------------------------------------------------------------

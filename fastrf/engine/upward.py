@@ -130,7 +130,7 @@ def propagate_upward(
     Yields:
         Node and field, in topological order. Maps that differ by no pixel share one array.
     """
-    with Threads(workers if xp is np else 1) as threads:
+    with Threads(workers if xp is np else 0) as threads:
         yield from Rise(function, kernels, np.dtype(dtype), threads, tail, xp).run(unit)
 
 
@@ -263,7 +263,8 @@ class Rise:
             else:
                 k.transposed_conv(y, weights, (1, 1, 1), (1, spacing, 1), (0, a, 0), flat[:, a:b])
 
-        self.threads.cut(shape[axis], out.size, run)
+        work = math.log2(1 + kernel) if taps is None else kernel
+        self.threads.cut(shape[axis], out.size, run, work)
         return out
 
     def _general(self, pixels: Pixels, taps: Floats, spacing: Sequence[int]) -> Pixels:
@@ -283,7 +284,7 @@ class Rise:
             lo, tile = _tile(out3, len(pad), a, b)
             self.kernels.transposed_conv(y3, taps3, (1, 1, 1), spread, lo, tile)
 
-        self.threads.cut(out.shape[0], out.size, run)
+        self.threads.cut(out.shape[0], out.size, run, taps.size)
         return Pixels(self.xp, out, pixels.bits)
 
     def _run(self, kernel: Any, array: Floats, taps: Any, widths: Sequence[int]) -> Floats:
@@ -297,7 +298,7 @@ class Rise:
             lo, tile = _tile(out3, len(pad), a, b)
             kernel(y3, own, 1, lo, tile)
 
-        self.threads.cut(out.shape[0], out.size, run)
+        self.threads.cut(out.shape[0], out.size, run, math.prod(widths))
         return out
 
     # --- sums and scales --------------------------------------------------------------------

@@ -67,7 +67,7 @@ def propagate_upward_correlated(
         function: of a field of which `covariance.is_relative`.
         wanted: the nodes whose fields are made; None: all of them.
     """
-    with Threads(workers if xp is np else 1) as threads:
+    with Threads(workers if xp is np else 0) as threads:
         rise = _CorrelatedRise(function, kernels, np.dtype(dtype), threads, tail, xp)
         yield from rise.run(unit, wanted)
 

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastrf.kernels._shield import out_of_reach
 from numba import njit
+from numba.core.registry import cpu_target
+
+from ._cache import KernelCache
 
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compile ``function`` with Numba: serial, without the GIL, cached on disk where possible.
+    """Compile ``function`` with Numba: serial, without the GIL, kept on disk where possible.
 
     Serial because the engines tile over threads themselves: OpenMP aborts after a fork, and Numba's
     own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
     into one rounding; every other fast-math flag would assume that no NaN or infinity occurs.
-
-    Numba's cache notices changes in the file of the compiled function only, so whatever a kernel
-    calls in compiled code has to live in the kernel's own file.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # "no locator available": neither the package nor the home is writable
-        return njit(**options)(function)
+    compiled = njit(nogil=True, fastmath={"contract"})(function)
+    if hasattr(compiled, "py_func"):  # else Numba was told not to compile
+        compiled._cache = KernelCache(function)
+        compile_ = compiled.compile
+        compiled.compile = lambda signature: out_of_reach(lambda: compile_(signature), leave=True)
+    return compiled
 
 
 def helper(function: Callable[..., Any]) -> Any:
@@ -33,3 +35,8 @@ def helper(function: Callable[..., Any]) -> Any:
     """
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, fastmath={"contract"}, **options)(function)
+
+
+def prepare() -> None:
+    """Loads the parts of Numba that it loads at the first compilation, SciPy's BLAS among them."""
+    cpu_target.target_context.refresh()

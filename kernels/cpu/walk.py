@@ -55,6 +55,9 @@ from ._layout import SMALLEST_NORMAL, Floats
 _LONG = 6
 
 
+# Multiplications and additions after which a call returns, so that Ctrl-C is seen: some 0.1 s.
+_CALL = 1 << 27
+
 # What a slot holds is a row of integers: where its first pixel lies in the arena, the distances
 # between its planes and rows, its window's origin and shape, and the exponent that its pixels are
 # to be multiplied with.
@@ -611,6 +614,13 @@ def _pixels_of(image):  # type: ignore[no-untyped-def]
 
 
 @helper
+def _taps_of(move, dense):  # type: ignore[no-untyped-def]
+    """How often about a pixel is written: no less than once an axis."""
+    first, second, last = move[0, KERNEL], move[1, KERNEL], move[2, KERNEL]
+    return first * second * last if dense else 3 + first + second + last
+
+
+@helper
 def _settle(image, target, origin, shape):  # type: ignore[no-untyped-def]
     """A fresh image of this window from the arena's pixel `target` on."""
     image[_OFFSET], image[_BITS] = target, 0
@@ -855,6 +865,7 @@ def _walk(  # type: ignore[no-untyped-def]
     taps,
     slot_of,
     entry,
+    begin,
     seeds,
     shares,
     unit,
@@ -864,24 +875,29 @@ def _walk(  # type: ignore[no-untyped-def]
     patterns,
     room,
     tiny,
+    scales,
+    peaks,
     images,
     figures,
 ):
-    """Follow the seeds to the input; the number of the instruction that stopped it, or −1.
+    """Follow the seeds, from instruction `begin` on, as far towards the input as one call goes.
 
-    The result is left, normalised, in its slot (of shape 0 where there is nothing), its mass before
-    that and what was lost in `figures`.
+    Returns the instruction to go on with; the number of instructions when all is done, and −1 − i
+    where instruction i cannot be done. `scales`, of mantissa 0 where a value holds nothing, `peaks`
+    and `images` hold what the next call needs. The result is left, normalised, in its slot (of
+    shape 0 where there is nothing), its mass before that and what was lost in `figures`.
     """
-    scales = np.zeros((slot_of.size, 2))  # of mantissa 0 where a value holds nothing
-    peaks = np.zeros(homes.size)
     origin, shape = np.empty(3, np.int64), np.ones(3, np.int64)
-    for s in range(seeds.size):
+    done = 0
+    for s in range(seeds.size if begin == entry else 0):
         slot = slot_of[seeds[s]]
         _settle(images[slot], homes[slot], unit, shape)
         arena[homes[slot]], peaks[slot] = math.ldexp(1.0, room[0]), room[0]
         scales[seeds[s], 0], scales[seeds[s], 1] = shares[s], -room[0]
         _normalise(scales, seeds[s])
-    for at in range(entry, len(code)):
+    for at in range(begin, len(code)):
+        if done > _CALL:
+            return at
         what, to, a, b = code[at, OPERATION], code[at, TO], code[at, A], code[at, B]
         if what == SUM:
             _sum(arena, patterns, images, peaks, scales, slot_of, homes, to, a, b, room, tiny)
@@ -889,7 +905,7 @@ def _walk(  # type: ignore[no-untyped-def]
         if scales[a, 0] == 0:
             continue
         if what == GLOBAL:
-            return at
+            return -1 - at
         scales[to, 0] = scales[a, 0] * factors[at, MANTISSA] / factors[at, DIVISOR]
         scales[to, 1] = scales[a, 1] + factors[at, EXPONENT]
         _normalise(scales, to)
@@ -905,6 +921,7 @@ def _walk(  # type: ignore[no-untyped-def]
         _settle(images[slot], homes[slot], origin, shape)
         images[slot, _BITS], peaks[slot] = images[own, _BITS], peaks[own] + growth
         work = homes[b]
+        done += _pixels_of(images[slot]) * _taps_of(move, dense)
         if dense:
             _move_dense(move, starts, taps, arena, images[own], images[slot], work, tiny)
         else:
@@ -928,11 +945,11 @@ def _walk(  # type: ignore[no-untyped-def]
     slot = slot_of[result]
     if scales[result, 0] == 0:
         images[slot, _SHAPE] = 0
-        return -1
+        return len(code)
     total = _finish(arena, patterns, images, slot, peaks, room, tiny)
     figures[0, 0] = total * scales[result, 0]
     figures[0, 1] = scales[result, 1] + images[slot, _BITS]
-    return -1
+    return len(code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -979,34 +996,42 @@ def walk(
     arena = np.empty(int(needs.sum()), dtype)
     images = np.zeros((program.slots, _SLOT_COLUMNS), np.int64)
     figures = np.zeros((2, 2))
-    stopped = _walk(
-        code,
-        program.factors,
-        maps,
-        kinds,
-        starts,
-        program.taps,
-        slot_of,
-        entry,
-        seeds,
-        shares,
-        unit,
-        program.result,
-        homes,
-        arena,
-        arena.view(pattern),
-        (*headroom, digits, bias),
-        SMALLEST_NORMAL[dtype],
-        images,
-        figures,
-    )
+    scales, peaks = np.zeros((slot_of.size, 2)), np.zeros(program.slots)
+    at, goes_on = entry, True
+    while goes_on:  # Python sees to signals between two calls
+        at = _walk(
+            code,
+            program.factors,
+            maps,
+            kinds,
+            starts,
+            program.taps,
+            slot_of,
+            entry,
+            at,
+            seeds,
+            shares,
+            unit,
+            program.result,
+            homes,
+            arena,
+            arena.view(pattern),
+            (*headroom, digits, bias),
+            SMALLEST_NORMAL[dtype],
+            scales,
+            peaks,
+            images,
+            figures,
+        )
+        goes_on = 0 <= at < len(code)
+    stopped = -1 - at if at < 0 else -1
     image = images[slot_of[program.result]].tolist()
-    at, *steps = image[:_ORIGIN]
+    first, *steps = image[:_ORIGIN]
     shape = tuple(image[_SHAPE : _SHAPE + 3])
     pixels: Any = np.empty((0, 0, 0), dtype)
     if stopped < 0 and min(shape) > 0:
         strides = [arena.itemsize * step for step in (*steps, 1)]
-        pixels = np.ndarray(shape, dtype, arena, at * arena.itemsize, strides).copy()
+        pixels = np.ndarray(shape, dtype, arena, first * arena.itemsize, strides).copy()
     origin = tuple(image[_ORIGIN : _ORIGIN + 3])
     mass, lost = ((float(m), int(e)) for m, e in figures)
     return Walked(pixels, origin, mass, lost, int(stopped))

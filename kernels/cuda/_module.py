@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
+from fastrf.kernels._folders import user_folder
 
 FOLDER = Path(__file__).parent
 """Where the CUDA sources lie."""
@@ -152,8 +152,7 @@ def read(source: Path) -> tuple[str, dict[str, str]]:
 
 
 def _cache_folder() -> Path:
-    where = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return (Path(where) if where else Path.home() / ".cache") / "fastrf" / "cuda"
+    return user_folder("cuda")
 
 
 def _cached(key: str) -> bytes | None:

@@ -127,13 +127,12 @@ class Search:
         written: list[list[Patch]] = [[] for _ in chunks]
         finished = itertools.count(1)
 
-        def run(first: int, stop: int) -> None:
-            for c in range(first, stop):
-                written[c] = self._transformed(found, chunks[c], [kept[b] for b in chunks[c]])
-                self.progress(next(finished) / len(chunks))
+        def run(c: int) -> None:
+            written[c] = self._transformed(found, chunks[c], [kept[b] for b in chunks[c]])
+            self.progress(next(finished) / len(chunks))
 
         with Threads(self.workers) as threads:
-            threads.cut(len(chunks), sum(points), run)
+            threads.each(len(chunks), sum(points), run)
         for patch in itertools.chain.from_iterable(written):
             fresh = patch.right & ~self.done[patch.place]
             self.array[patch.place][fresh] = patch.values[fresh]
