@@ -22,6 +22,9 @@ from fastrf.layers.weights import Weights
 
 DEFAULT_NDIM = 2
 
+MOST_NODES = 2_000_000
+"""Most nodes that blocks may build: blocks that hold each other twice over grow exponentially."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -126,6 +129,10 @@ class Network:
 
     def _implied_ndim(self) -> int:
         implied = {d for n in self.nodes.values() if (d := n.layer.implied_ndim) is not None}
+        if implied - {1, 2, 3}:
+            raise InputError(
+                f"a layer has {max(implied)} values per axis; a grid has 1, 2 or 3 axes"
+            )
         if len(implied) > 1:
             raise InputError(
                 f"layers imply different numbers of axes, {sorted(implied)}; "
@@ -244,6 +251,7 @@ class Builder:
             raise InputError(
                 f"{block!r} is not a layer; give layers (Conv(3)), blocks (Residual(…)) or lists"
             )
+        self._check_room(1)
         full = prefix + name if name else self._fresh(prefix, block.kind)
         if full in self._nodes:
             raise InputError(f"two nodes are called {full!r}; names must differ")
@@ -273,6 +281,14 @@ class Builder:
         nodes = self._nodes.values()
         return Network(nodes, outputs or None, ndim=ndim, name=name, endpoints=endpoints)
 
+    def _check_room(self, more: int) -> None:
+        """Refuses a graph that is too large before it is built."""
+        if len(self._nodes) + more > MOST_NODES:
+            raise InputError(
+                f"the blocks make more than {MOST_NODES} nodes; repeat less (a block that holds "
+                f"another one twice doubles it)"
+            )
+
     def scope(self, prefix: str, kind: str) -> str:
         """A fresh prefix "kind3." for a block's nodes."""
         return self._fresh(prefix, kind) + "."
@@ -298,6 +314,7 @@ class Builder:
                     f"blocks have ndim={self._ndim} and ndim={block.ndim}; all must have the same"
                 )
             self._ndim = block.ndim
+        self._check_room(len(block))
         scope = prefix if block.name is None else self.scope(prefix, block.name)
         names = dict(zip(block.inputs, inputs, strict=True))
         renamed: dict[str, str] = {}
@@ -338,8 +355,12 @@ class Builder:
 def _flatten(block: Sequence[Any]) -> Iterator[tuple[str | None, Any]]:
     """The layers and networks of nested sequences, each with its name or None."""
     stack: list[Any] = [block]
+    met = 0
     while stack:
         item = stack.pop()
+        met += 1
+        if met > 2 * MOST_NODES:  # lists that hold each other, or themselves
+            raise InputError(f"lists of blocks hold more than {MOST_NODES} of them; repeat less")
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
             yield item
         elif isinstance(item, list | tuple):

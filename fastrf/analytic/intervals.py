@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import chain, pairwise
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
@@ -27,8 +27,14 @@ EMPTY: IntervalSet = ()
 EVERYWHERE: IntervalSet = ((-math.inf, math.inf),)  # type: ignore[assignment]
 """What a global layer reads on the unbounded grid; the only set with infinite ends."""
 
-MAX_INTERVALS = 1_000_000
-"""Sets of more intervals are refused: a few hundred MB of Python integers."""
+MAX_INTERVALS = 200_000
+"""Sets of more intervals are refused: a hundred MB of Python integers, and a few seconds."""
+
+_AT_WORK = 8
+"""So many times more may be found on the way to such a set, before those that touch are joined."""
+
+_MOST_ROWS = 2**25
+"""Most taps of a table that one region reads."""
 
 
 def union(*sets: IntervalSet) -> IntervalSet:
@@ -49,11 +55,21 @@ def _joined(intervals: Iterable[Interval]) -> IntervalSet:
         else:
             result.append((first, last))
     if len(result) > MAX_INTERVALS:
-        raise InputError(
-            f"a region has {len(result)} separate intervals along one axis; fastrf follows up to "
-            f"{MAX_INTERVALS}; choose smaller dilations or strides"
-        )
+        _refuse(len(result))
     return tuple(result)
+
+
+def _refuse(count: int) -> NoReturn:
+    raise InputError(
+        f"a region has {count} separate intervals along one axis; fastrf follows up to "
+        f"{MAX_INTERVALS}; choose smaller dilations or strides"
+    )
+
+
+def _check_room(found: int, more: int) -> None:
+    """Refuses what would be made in vain."""
+    if found + more > _AT_WORK * MAX_INTERVALS:
+        _refuse(found + more)
 
 
 def _as_set(intervals: list[Interval]) -> IntervalSet:
@@ -139,14 +155,17 @@ def _gather(region: IntervalSet, taps: Window | Spread) -> IntervalSet:
             if k == 1 or b - a + 1 >= d:
                 found.append((first, last + span))
             else:
+                _check_room(len(found), k)
                 found.extend((first + m * d, last + m * d) for m in range(k))
         elif d == 1 or k == 1:
             # A run of k pixels, repeated every s pixels.
             if k >= s:
                 found.append((first, last + span))
             else:
+                _check_room(len(found), b - a + 1)
                 found.extend((i, i + k - 1) for i in range(first, last + 1, s))
         else:
+            _check_room(len(found), (b - a + 1) * k)
             points = {i + m * d for i in range(first, last + 1, s) for m in range(k)}
             found.extend((i, i) for i in points)
     return _as_set(found)
@@ -159,6 +178,7 @@ def _scatter(region: IntervalSet, taps: Window | Spread) -> IntervalSet:
     for a, b in region:
         # The places a + lo − m·d … b + lo − m·d; their multiples of s are the o·s looked for.
         dense = b - a + 1 >= d
+        _check_room(len(found), 0 if dense else k)
         for m in (0,) if dense else range(k):
             low = a + lo - (span if dense else m * d)
             first, last = -(-low // s), (b + lo - m * d) // s
@@ -170,9 +190,15 @@ def _scatter(region: IntervalSet, taps: Window | Spread) -> IntervalSet:
 def _read_rows(region: IntervalSet, table: Table) -> IntervalSet:
     found: list[Interval] = []
     for a, b in region:
+        if (b - a + 1) * table.taps.shape[1] > _MOST_ROWS:
+            _refuse(b - a + 1)
         starts, taps = table.rows(a, b - a + 1)
         rows, offsets = np.nonzero(taps)
-        found.extend((i, i) for i in np.unique(starts[rows] + offsets).tolist())
+        i = np.unique(starts[rows] + offsets)
+        ends = np.flatnonzero(np.diff(i) > 1)
+        firsts, lasts = i[np.append(0, ends + 1)], i[np.append(ends, -1)]
+        _check_room(len(found), len(firsts))
+        found.extend(zip(firsts.tolist(), lasts.tolist(), strict=True))
     return _as_set(found)
 
 
@@ -187,5 +213,6 @@ def _reading_rows(region: IntervalSet, table: Table) -> IntervalSet:
                 turns = range(a <= i <= b)
             else:
                 turns = range(-((i - a) // advance), (b - i) // advance + 1)
+            _check_room(len(found), len(turns))
             found.extend((turn * period + row,) * 2 for turn in turns)
     return _as_set(found)

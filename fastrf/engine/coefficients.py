@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.errors import PlanError
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
 Floats = NDArray[np.float64]
@@ -81,6 +82,7 @@ class Line:
     def rows(self, first: int, count: int, clip: bool = True) -> Rows:
         """The rows of the last map's outputs on the first map's input; `clip` sets to zero what
         falls off it. What falls off a map in between is lost."""
+        _check_room(count, 1)
         starts, taps = np.arange(first, first + count), np.ones((count, 1))
         for number in range(len(self.stages) - 1, -1, -1):
             starts, taps = _before(starts, taps, self.stages[number])
@@ -104,6 +106,20 @@ class Line:
         return -around, 2 * around + written
 
 
+MOST_COEFFICIENTS = 1 << 25
+"""Most numbers in the rows of a line: 256 MB, beside which as much again is at work."""
+
+
+def _check_room(outputs: int, taps: int) -> None:
+    """Refuses rows before they are made: they are needed for a plan already."""
+    if outputs * taps > MOST_COEFFICIENTS:
+        raise PlanError(
+            f"fixed layers of {taps} taps on {outputs} pixels correlate gradients: more than the "
+            f"{MOST_COEFFICIENTS} coefficients that are followed; give a smaller input_size or "
+            f"smaller windows"
+        )
+
+
 def _before(starts: NDArray[np.int64], taps: Floats, stage: Stage) -> Rows:
     """The rows `starts`, `taps` on what a stage writes, as rows on what it reads."""
     if not len(starts):
@@ -115,6 +131,7 @@ def _before(starts: NDArray[np.int64], taps: Floats, stage: Stage) -> Rows:
     begins = inner[at]
     first = begins.min(axis=1)
     width = int((begins - first[:, None]).max()) + weights.shape[1]
+    _check_room(len(starts), width)
     found = np.zeros((len(starts), width))
     row = np.arange(len(starts))[:, None]
     for m in range(taps.shape[1]):

@@ -162,7 +162,7 @@ def _reach(algebra: Polynomials, value: Polynomial, axis: int, nats: float) -> t
     if math.isinf(nats) or not kinds:
         return whole
     sizes, _ = _traits(kinds)
-    spread = float((bundle.counts @ (sizes * sizes / 4)).max())  # bounds the variance
+    spread = float((bundle.counts @ (sizes / 2.0) ** 2).max())  # bounds the variance
     slopes = math.sqrt(2 * nats / spread) * _SLOPES
     level = np.log(value.weights) - profiles.TOP * math.log(2) + math.log(len(value.weights))
     edges = []

@@ -26,6 +26,7 @@ from fastrf.arrays import Array
 from fastrf.device import Device, resolve
 from fastrf.engine import ENGINES, channelwise, cost, covariance
 from fastrf.engine.direct import Propagated
+from fastrf.engine.extents import check_extent
 from fastrf.engine.factored import factor_all
 from fastrf.engine.outlook import Outlook, operations_below
 from fastrf.engine.plan import (
@@ -98,6 +99,8 @@ def fields(
     operations = graph.between(last, input_node)
     names = dict.fromkeys(op.node for op in operations)
     wanted = {n: graph.unit_index(n, unit) for n in names if n not in graph.collapsed}
+    if wanted:  # the bound for the last map holds for those below it too
+        check_extent(graph, last, next(iter(wanted.values())), input_node)
     choice: dict[str, Any] = {
         "method": method,
         "accuracy": accuracy,

@@ -13,6 +13,7 @@ import numpy as np
 from fastrf.device import HOST, Device
 from fastrf.engine import ENGINES, METHODS, channelwise, cost, covariance, factored, spectral
 from fastrf.engine.cost import Costs
+from fastrf.engine.extents import check_extent
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
 from fastrf.engine.windows import Span
@@ -144,6 +145,7 @@ def make_plan(
     dtype = checked_dtype(dtype)
     check_options(method, accuracy, tol, tail, workers, memory_limit)
     where = (graph, node, unit, input_node)
+    check_extent(*where)
     if channel is not None:
         _check_channel(channel, where)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrf.errors import InputError
 from fastrf.layers.base import Layer
-from fastrf.layers.checks import Pair, checked, checked_size, choice, paddings, per_axis
+from fastrf.layers.checks import Pair, check_room, checked, checked_size, choice, paddings, per_axis
 from fastrf.maps import IDENTITY, AxisMap, Size, SpatialMap, Table, Window
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -82,6 +82,7 @@ def _border(mode: PaddingMode, n: int, pad: Pair) -> AxisMap:
             f"Pad: reflect padding {pad} must be smaller than the map size {n}; "
             f"give a larger input_size or less padding"
         )
+    check_room("Pad", n + sum(pad), 1, "give a smaller input_size or less padding")
     index = np.arange(-pad[0], n + pad[1], dtype=np.int64)
     if mode == "replicate":
         index = index.clip(0, n - 1)

@@ -35,6 +35,9 @@ MAXIMUM_CHANNELS = 2**20
 MAXIMUM_RATIO = 2**16
 """Greatest numerator and denominator of a scale: a resize is held as a table of one period."""
 
+MAXIMUM_TABLE = 2**25
+"""Most numbers in the table of a resize, a border or a pattern of taps: 256 MB."""
+
 
 # --- declaring fields -----------------------------------------------------------------------
 
@@ -255,6 +258,7 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
                 f"{owner}: taps={short(taps)} is unknown; choose one of {', '.join(PATTERNS)}, or "
                 f"give one variance per tap"
             )
+        check_room(owner, 1, math.prod(kernel), "give a smaller kernel")
         taps = pattern(taps, kernel)
     try:
         array = numbers(taps)
@@ -328,6 +332,19 @@ def _at_most(maximum: int, owner: str, name: str, value: Any) -> int:
             f"{owner}: {name}={short(value)} is too large; give a whole number up to {maximum}"
         )
     return int(value)
+
+
+def check_room(owner: str, rows: int, taps: int, remedy: str) -> None:
+    """Refuses a table of so many rows and taps before it is made.
+
+    Raises:
+        InputError: it has more than `MAXIMUM_TABLE` numbers.
+    """
+    if rows * taps > MAXIMUM_TABLE:
+        raise InputError(
+            f"{owner}: would take a table of {rows} × {taps} numbers, more than {MAXIMUM_TABLE}; "
+            f"{remedy}"
+        )
 
 
 def short(value: Any) -> str:

@@ -14,6 +14,7 @@ from fastrf.initialisation import DELTA, delta_taps, scheme_gain
 from fastrf.layers.base import Layer
 from fastrf.layers.borders import PADDING_MODES, PaddingMode, bordered
 from fastrf.layers.checks import (
+    check_room,
     TRAINED,
     channel_count,
     checked,
@@ -110,6 +111,7 @@ class _Convolution(Windowed):
         own = scheme_gain(self.init, reads, writes, groups, count, transposed=self.transposed)
         taps = self.taps
         if self.init == DELTA:
+            check_room(type(self).__name__, 1, math.prod(self.kernel), "give a smaller kernel")
             taps = normalised_taps(type(self).__name__, delta_taps(self.kernel), self.kernel)
         return replace(self, init=None, gain=self.gain * own, taps=taps)
 

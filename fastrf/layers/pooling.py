@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.layers.base import Layer
-from fastrf.layers.checks import Pair, checked, choice, flag, per_axis, whole_per_axis
+from fastrf.layers.checks import Pair, check_room, checked, choice, flag, per_axis, whole_per_axis
 from fastrf.layers.windows import Windowed
 from fastrf.maps import AxisMap, Everything, Kind, Size, SpatialMap, Table, Window
 
@@ -55,6 +55,8 @@ class _Pool(Windowed):
         return (SpatialMap(tuple(axes), kind, gain, None, size, out),)
 
     def _border_table(self, window: Window, n: int, out: int, pad: Pair) -> Table:
+        remedy = "give a smaller input_size or kernel"
+        check_room(type(self).__name__, out, window.span + 1, remedy)
         starts = np.arange(out, dtype=np.int64) * window.stride - window.lo
         offsets = np.arange(window.kernel) * window.dilation
         taps = np.zeros((out, window.span + 1))
@@ -147,6 +149,7 @@ class AdaptivePool(Layer):
 
 
 def _adaptive_table(n: int, m: int, kind: Kind) -> Table:
+    check_room("AdaptivePool", m, -(-n // m) + 1, "give a smaller input_size or output_size")
     o = np.arange(m, dtype=np.int64)
     starts, stops = o * n // m, -(-(o + 1) * n // m)
     counts = (stops - starts)[:, None]

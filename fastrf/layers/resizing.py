@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastrf.errors import InputError
 from fastrf.layers.base import Layer
 from fastrf.layers.checks import (
+    check_room,
     checked,
     checked_size,
     choice,
@@ -112,6 +113,11 @@ class Upsample(Layer):
     def _table(self, scale: Fraction, n: int | None, rows: int) -> Table:
         """Rows o = 0 … rows−1, clamped to n pixels, or one period of the unbounded grid."""
         p, q = scale.numerator, scale.denominator
+        width = 1
+        if self._interpolates:
+            reach = 1 if self.mode == "linear" else 2
+            width = math.ceil(2 * reach * (max(1 / scale, 1) if self.antialias else 1))
+        check_room("Upsample", rows, width, "give a smaller input_size, or scale less")
         o = np.arange(rows, dtype=np.int64)
         # The position that output o reads, as an exact fraction of whole numbers.
         if self.mode == "nearest-exact":
