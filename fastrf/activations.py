@@ -237,40 +237,132 @@ def moments(name: str, variance: float = 1.0, parameter: float | None = None) ->
     return Moments(float(weights @ slope**2), float(weights @ slope), float(weights @ value**2))
 
 
-_ORDERS = 64
-"""Terms of a series in a correlation ρ, of which the k-th is of the order of ρ^k."""
+_ORDERS = 512
+"""Most terms of a series in a correlation ρ, of which the k-th is of the order of ρ^k. The k-th
+polynomial waves with √k radians per unit, which 16 nodes to a unit follow to rounding."""
 
 
-@lru_cache(maxsize=4096)
-def covariance(
-    name: str, variance: float, covariance: float, parameter: float | None = None
-) -> float:
-    """E[σ(u)σ(v)] of Gaussian u and v of mean 0, variance q and this covariance.
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What an activation makes of pairs u, v of Gaussian values of mean 0 and equal variance q, as
+    a function of their correlation ρ.
 
-    With a_k the coefficients of σ(√q z) in normalised Hermite polynomials it is Σ a_k² ρ^k
-    (Mehler); σ = αx + β|x| has a closed form (Cho and Saul 2009).
+    With a_k the coefficients of f(√q z) in normalised Hermite polynomials, E[f(u)f(v)] is
+    Σ a_k² ρ^k (Mehler 1866). As many terms are taken as are needed to rounding, at most `_ORDERS`.
+    What they leave is known at both ends, where the sum is E[f(z)f(±z)]; between them it counts as
+    the rest of a series whose terms fall as k^(−3/2), as those of a jump do. All terms being
+    positive, the error is at most `rest`·|ρ|^512, and 0 at the ends. (Found against quadrature in
+    two dimensions at ρ = 0.999, where it is largest: 1.4e-4 for every function at q up to 20.)
+
+    Attributes:
+        value, slope: a_k² of σ and of σ′, to which the rests at ρ = −1 and 1 are attached.
+        rest: the largest rest of E[σ′σ′] over E[σ′²].
+    """
+
+    value: tuple[Values, float, float]
+    slope: tuple[Values, float, float]
+    rest: float
+
+    def values(self, rho: Any) -> Values:
+        """E[σ(u)σ(v)]."""
+        return _summed(*self.value, rho)
+
+    def slopes(self, rho: Any) -> Values:
+        """E[σ′(u)σ′(v)]."""
+        return _summed(*self.slope, rho)
+
+
+def _summed(squares: Values, left: float, right: float, rho: Any) -> Values:
+    rho = np.clip(np.asarray(rho, dtype=np.float64), -1.0, 1.0)
+    total: Values = np.polynomial.polynomial.polyval(rho, squares)
+    return total + np.where(rho > 0, right, left) * _tail(np.abs(rho), len(squares))
+
+
+def _tail(rho: Values, first: int) -> Values:
+    """Σ k^(−3/2) ρ^k of all k from `first` on, over the same sum at ρ = 1, as an integral."""
+    from scipy.special import erfcx
+
+    x = -first * np.log(np.maximum(rho, 1e-300))
+    tail: Values = np.exp(-x) * (1 - np.sqrt(np.pi * x) * erfcx(np.sqrt(x)))
+    return tail
+
+
+@dataclass(frozen=True, slots=True)
+class Bent:
+    """As `Curves`, of σ = αx + β|x|, in closed form (Cho and Saul 2009)."""
+
+    variance: float
+    straight: float
+    bent: float
+
+    rest = 0.0
+
+    def values(self, rho: Any) -> Values:
+        rho = np.clip(np.asarray(rho, dtype=np.float64), -1.0, 1.0)
+        both = 2 / math.pi * (np.sqrt(1 - rho * rho) + rho * np.arcsin(rho))
+        found: Values = self.variance * (self.straight**2 * rho + self.bent**2 * both)
+        return found
+
+    def slopes(self, rho: Any) -> Values:
+        rho = np.clip(np.asarray(rho, dtype=np.float64), -1.0, 1.0)
+        found: Values = self.straight**2 + self.bent**2 * 2 / math.pi * np.arcsin(rho)
+        return found
+
+
+@lru_cache(maxsize=1024)
+def curves(name: str, variance: float, parameter: float | None = None) -> Curves | Bent:
+    """An activation's covariances of values and of slopes.
+
+    Args: as of `moments`.
     """
     function = FUNCTIONS[name]
     own = function.parameter if parameter is None else parameter
     a = 0.0 if own is None else own
     variance = max(variance, _LEAST)
-    rho = min(max(covariance / variance, -1.0), 1.0)
     if function.scale_free:
         left, right = (function.slope(np.array([s]), a).item() for s in (-1.0, 1.0))
-        straight, bent = (left + right) / 2, (right - left) / 2
-        both = 2 / math.pi * (math.sqrt(1 - rho * rho) + rho * math.asin(rho))
-        return variance * (straight**2 * rho + bent**2 * both)
+        return Bent(variance, (left + right) / 2, (right - left) / 2)
+    sigma = math.sqrt(variance)
+    z, weights = _rule(sigma, (*function.kinks, *(-k for k in function.kinks)))
+    # One row for σ and one for σ′.
+    both = np.stack([function.value(sigma * z, a), function.slope(sigma * z, a)])
+    mirrored = np.stack([function.value(-sigma * z, a), function.slope(-sigma * z, a)])
+    weighted = both * weights
+    ends = [(weighted * other).sum(axis=1) for other in (mirrored, both)]
+    squares = np.zeros((2, _ORDERS))
+    before, now = np.zeros_like(z), np.ones_like(z)
+    for k in range(_ORDERS):
+        squares[:, k] = (weighted @ now) ** 2
+        before, now = now, (z * now - math.sqrt(k) * before) / math.sqrt(k + 1)
+        if k % 32 == 31 and (ends[1] - squares.sum(axis=1) < 1e-15 * ends[1]).all():
+            squares = squares[:, : k + 1]
+            break
+    orders = np.arange(squares.shape[1])
+    left, right = ends[0] - squares @ (-1.0) ** orders, ends[1] - squares.sum(axis=1)
+    value, slope = (
+        (own, float(low), float(high)) for own, low, high in zip(squares, left, right, strict=True)
+    )
+    rest = max(abs(left[1]), abs(right[1])) / ends[1][1]
+    return Curves(value, slope, float(rest))
+
+
+def covariance(
+    name: str, variance: float, covariance: float, parameter: float | None = None
+) -> float:
+    """E[σ(u)σ(v)] of Gaussian u and v of mean 0, variance q and this covariance; see `curves`."""
+    variance = max(variance, _LEAST)
+    if not covariance:
+        return mean_value(name, variance, parameter) ** 2
+    return float(curves(name, variance, parameter).values(covariance / variance))
+
+
+def mean_value(name: str, variance: float, parameter: float | None = None) -> float:
+    """E[σ(√q z)]."""
+    function = FUNCTIONS[name]
+    own = function.parameter if parameter is None else parameter
     sigma = math.sqrt(variance)
     z, weights = _rule(sigma, function.kinks)
-    value = function.value(sigma * z, a) * weights
-    before, now = np.zeros_like(z), np.ones_like(z)
-    total = 0.0
-    for k in range(_ORDERS):
-        if abs(rho) ** k < 1e-17:
-            break
-        total += float(value @ now) ** 2 * rho**k
-        before, now = now, (z * now - math.sqrt(k) * before) / math.sqrt(k + 1)
-    return total
+    return float(weights @ function.value(sigma * z, 0.0 if own is None else own))
 
 
 def _rule(sigma: float, kinks: tuple[float, ...]) -> tuple[Values, Values]:

@@ -44,7 +44,7 @@ from fastrf.layers import (
 )
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
-from fastrf.meanfield import MeanField, is_needed
+from fastrf.meanfield.settling import MeanField, is_needed
 from fastrf.network import Network, Node
 
 Shares = tuple[tuple[int, float], ...]

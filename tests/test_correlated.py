@@ -26,9 +26,9 @@ from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
 from fastrf.engine.forecast_correlated import of_correlated
-from fastrf.engine.forward import Slopes
 from fastrf.lowering import lower
 from fastrf.maps import Window
+from fastrf.meanfield.slopes import Slopes
 
 torch_oracle = pytest.importorskip("torch_oracle")
 covariance_oracle = pytest.importorskip("covariance_oracle")

@@ -19,10 +19,10 @@ from fastrf.kernels import load
 import fastrf as rf
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons
-from fastrf.engine.forward import slopes_of
 from fastrf.engine.transfer import transfer_function
 from fastrf.engine.upward_correlated import propagate_upward_correlated
 from fastrf.lowering import lower
+from fastrf.meanfield.slopes import slopes_of
 
 TOLERANCE = 1e-12  # at most 12 layers whose sums have fewer than 50 terms each
 
@@ -252,7 +252,7 @@ WHY: dict[str, tuple[dict[str, Any], int | None, str]] = {
         {"c": (rf.Conv(3, padding=1, channels=8, groups="depthwise"), "p0")}, None,
         "not Gaussian",
     ),
-    "another function": ({"a": (rf.Activation("gelu"), "p0"), "c": (C, "a")}, None, "gelu"),
+    "another function": ({"a": (rf.Activation("swoosh"), "p0"), "c": (C, "a")}, None, "swoosh"),
     "a sum of what is correlated": (
         {"a": (C, "p0"), "b": (P, "a"), "c": (rf.Add(), "a", "b")}, None, "correlated",
     ),

@@ -38,7 +38,6 @@ from fastrf.engine.coherence import (
 )
 from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, nothing_read, propagate
-from fastrf.engine.forward import slopes_of
 from fastrf.engine.lag_algebra import far_inside, through_ways
 from fastrf.engine.lag_gains import lag_gains
 from fastrf.engine.scaled import Scaled
@@ -48,6 +47,7 @@ from fastrf.engine.threads import Threads
 from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, Kind, SpatialMap, Spread, Table, Window
+from fastrf.meanfield.slopes import slopes_of
 
 
 def propagate_correlated(

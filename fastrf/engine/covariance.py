@@ -7,7 +7,6 @@ model of independent weights does not say remains approximate, and is named here
 from __future__ import annotations
 
 from fastrf.engine.coherence import coherence_of, doubt, is_correlated
-from fastrf.engine.forward import Slopes, slopes_of
 from fastrf.layers import (
     Activation,
     Attention,
@@ -23,6 +22,7 @@ from fastrf.layers.checks import TRAINED
 from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Table
+from fastrf.meanfield.slopes import Slopes, slopes_of
 
 _WEIGHTED = (Conv, ConvTranspose, FullyConnected, Attention)
 """Layers behind which gradients do not know what came before."""

@@ -18,10 +18,10 @@ from dataclasses import replace
 import numpy as np
 
 from fastrf.engine.coherence import Pair, coherence_of, kinds_of
-from fastrf.engine.forward import slopes_of
 from fastrf.engine.lag_algebra import Gains, summed, through, through_ways
 from fastrf.engine.scaled import Scaled
 from fastrf.lowering import Operation, PlaneGraph
+from fastrf.meanfield.slopes import slopes_of
 
 
 def lag_gains(graph: PlaneGraph, node: str, input_node: str) -> LagGains:

@@ -37,7 +37,6 @@ from fastrf.engine.coherence import (
     kinds_of,
 )
 from fastrf.engine.direct import Propagated
-from fastrf.engine.forward import slopes_of
 from fastrf.engine.profiles import TOP
 from fastrf.engine.scaled import ZERO
 from fastrf.engine.threads import Threads
@@ -46,6 +45,7 @@ from fastrf.engine.upward import Family, Image, Lag, Pixels, Rise, windows_of
 from fastrf.engine.windows import united
 from fastrf.lowering import Operation
 from fastrf.maps import Kind, SpatialMap, Window
+from fastrf.meanfield.slopes import slopes_of
 
 Floats = NDArray[np.float64]
 

@@ -3,21 +3,14 @@
 A layer with an `init` draws its weights by the channels that it reads and writes. An activation's
 gain depends on the variance q of what it reads, unless it is straight on either side of 0; a norm
 divides by the variance that reaches it (`Norm.mean_field`), and the factors of a product multiply
-each other's gradients (`Multiply.mean_field`). The mean field follows that through the network, as
-it is where layers are wide, weights drawn with mean 0 and biases 0 (Poole et al. 2016; Schoenholz
-et al. 2017). Of every map it knows the second moment q of its values and the covariance c, over the
-weights, of the values of a channel at two different pixels or images: the square of the mean that a
-channel has once the weights are drawn, which a batch norm takes away (Yang et al. 2019). Inputs
-have q = 1 and c = 0, pixels that are independent of each other.
+each other's gradients (`Multiply.mean_field`). This pass follows the signal (`signal`) through the
+network, node by node: its M(0) and M(∞). Inputs have 1 and 0, pixels that are independent of each
+other; neighbouring pixels count as sharing M(∞) alone.
 
 * Weights multiply both by the variance that an output unit gathers: Σ v; transposed convolutions by
-  Σ v / Π stride, as an output reads one in so many taps. What they write is Gaussian of mean 0.
-* An activation makes E[σ(u)²] and E[σ(u)σ(v)] of them. One of stated gain g counts as scaled to it:
-  times g/E[σ′²].
-* A norm over positions divides by q − c and leaves 1 and 0; one over channels divides by q. (Local
-  response normalisation hardly does anything, and counts as that.)
-* A sum adds, a product multiplies, a concatenation averages over channels; dropout divides q by
-  1 − p; averaging and fixed filters of weights w make c(Σw)² + (q − c)Σw² of q, and c(Σw)² of c.
+  Σ v / Π stride, as an output reads one in so many taps.
+* Averaging and fixed filters of weights w make M(∞)(Σw)² + (M(0) − M(∞))Σw² of M(0), and M(∞)(Σw)²
+  of M(∞).
 * Max-pooling, resizing and padding leave both.
 """
 
@@ -26,11 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
-from fastrf.activations import covariance
 from fastrf.layers import (
     Activation,
     AdaptivePool,
@@ -49,10 +40,8 @@ from fastrf.layers import (
     Norm,
 )
 from fastrf.maps import Size
+from fastrf.meanfield.signal import Signal, activated, added, divisor, dropped, noise, normalised
 from fastrf.network import Node
-
-_LEAST, _MOST = 1e-200, 1e200
-"""Where variances stop: far beyond, every gain has long reached its limit."""
 
 Channels = Mapping[str, int | None]
 
@@ -63,30 +52,18 @@ def is_needed(layers: Iterable[Layer]) -> bool:
     return any(layer.depends_on_network for layer in {id(x): x for x in layers}.values())
 
 
-class Moments(NamedTuple):
-    """Of the values of a map, over the weights.
-
-    Attributes:
-        square: q, the second moment of a value.
-        common: c, the covariance of a channel's values at two different pixels or images.
-    """
-
-    square: float
-    common: float
-
-
 class MeanField:
     """Settles the layers of a bound network one after the other, in topological order.
 
     Attributes:
-        moments: of every map so far.
+        signals: of every map so far.
         factors: by node, the gains of the factors of products that ask for them.
         nodes: the nodes so far, with layers that depend on nothing around them.
         assumptions: what was assumed of the layers so far.
     """
 
     def __init__(self) -> None:
-        self.moments: dict[str, Moments] = {}
+        self.signals: dict[str, Signal] = {}
         self.factors: dict[str, list[float]] = {}
         self.nodes: dict[str, Node] = {}
         self.assumptions: dict[str, None] = {}
@@ -98,25 +75,26 @@ class MeanField:
         Raises:
             InputError: an `init` needs channels that are not known.
         """
-        layer, read = node.layer, [self.moments[i] for i in node.inputs]
+        layer, read = node.layer, [self.signals[i] for i in node.inputs]
         if isinstance(layer, Conv | ConvTranspose | FullyConnected) and layer.depends_on_network:
             layer = self._drawn(layer, channels[node.inputs[0]], channels[node.name], sizes, node)
         elif isinstance(layer, Activation) and layer.depends_on_network:
             layer = self._activation(layer, read[0].square)
         elif isinstance(layer, Norm) and layer.mean_field:
-            gain = layer.gain / max(_divisor(layer, read[0]), _LEAST)
-            layer = replace(layer, mean_field=False, gain=gain)
+            gain = layer.gain
+            if layer.statistics != "lrn":
+                gain /= read[0].square * divisor(layer, read[0])
+            layer = replace(layer, gain=gain)
             self._assume_mean_field()
         elif isinstance(layer, Multiply) and layer.mean_field:
             others = (read[:i] + read[i + 1 :] for i in range(len(read)))
             self.factors[node.name] = [
-                max(math.prod(m.square for m in factors), _LEAST) for factors in others
+                math.prod(signal.square for signal in factors) for factors in others
             ]
             self._assume_mean_field()
         counts = [channels[i] for i in node.inputs]
         size = sizes[node.inputs[0]] if node.inputs else None
-        found = _behind(layer, read, counts, size)
-        self.moments[node.name] = Moments(*(min(value, _MOST) for value in found))
+        self.signals[node.name] = _behind(layer, read, counts, size)
         self.nodes[node.name] = node if layer is node.layer else replace(node, layer=layer)
         return self.nodes[node.name]
 
@@ -162,57 +140,40 @@ class MeanField:
         ] = None
 
 
-def _divisor(layer: Norm, read: Moments) -> float:
-    """The variance that a norm divides by."""
-    if layer.statistics == "lrn":
-        return 1.0
-    positions = layer.statistics in ("batch", "batch_train", "instance")
-    return read.square - read.common if positions else read.square
-
-
 def _behind(
-    layer: Layer, read: Sequence[Moments], channels: Sequence[int | None], size: Size | None
-) -> Moments:
-    """Moments of what a settled layer writes, from those of what it reads.
+    layer: Layer, read: Sequence[Signal], channels: Sequence[int | None], size: Size | None
+) -> Signal:
+    """What a settled layer writes, of what it reads.
 
     Args:
         size: of the first map that it reads.
     """
     if isinstance(layer, Concat):
         counts = [1 if None in channels else c or 1 for c in channels]
-        pairs = [*zip(read, counts, strict=True)]
-        return Moments(
-            math.fsum(m.square * c for m, c in pairs) / sum(counts),
-            math.fsum(m.common * c for m, c in pairs) / sum(counts),
-        )
+        return added(read, [c / sum(counts) for c in counts])
     if isinstance(layer, Multiply):
-        return Moments(math.prod(m.square for m in read), math.prod(m.common for m in read))
+        level = math.fsum(signal.level for signal in read)
+        return Signal(level, math.prod(signal.far for signal in read))
     if isinstance(layer, Add):
-        return Moments(math.fsum(m.square for m in read), math.fsum(m.common for m in read))
-    q, c = read[0] if read else Moments(1.0, 0.0)
+        return added(read)
+    signal = read[0] if read else noise()
     if isinstance(layer, Norm):
-        if layer.statistics == "lrn":
-            return Moments(q, c)
-        over_channels = _divisor(layer, Moments(1.0, 1.0)) > 0
-        return Moments(1.0, c / max(q, _LEAST) if over_channels else 0.0)
+        return normalised(layer, signal)
     if isinstance(layer, Activation):
-        if layer.known is None:
-            return Moments(q * layer.pointwise_gain, c * layer.pointwise_gain)
-        own = layer.moments(q)
-        scale = layer.pointwise_gain / own.gain
-        common = covariance(layer.function, q, c, layer.slope)
-        return Moments(own.square * scale, common * scale)
+        return activated(layer, signal)
     if isinstance(layer, Dropout):
-        return Moments(q * layer.pointwise_gain, c)
+        return dropped(signal, layer.p)
     if isinstance(layer, AvgPool | GlobalPool | AdaptivePool | Filter):
         squares, whole = _weights(layer, size)
-        return Moments((q - c) * squares + c * whole, c * whole)
+        total = (1 - signal.far) * squares + signal.far * whole
+        far = signal.far * whole / total if total else 0.0
+        return replace(signal.times(total), far=far)
     gain = layer.pointwise_gain
     if isinstance(layer, ConvTranspose):
         gain = layer.gain / float(math.prod(layer.stride))
     elif isinstance(layer, Conv | FullyConnected | Attention):
         gain = layer.gain
-    return Moments(q * gain, c * gain)
+    return signal.times(gain)
 
 
 def _weights(

@@ -1,24 +1,19 @@
-"""The forward signal's correlation between pixels, and what activations' slopes have in common.
+"""What activations' slopes have in common, from the forward signal's correlation between pixels.
 
 An activation multiplies the gradient at pixel i by its slope σ′(z[i]). In the limit of many
-channels z is Gaussian behind random weights and independent of the gradient (mean-field theory:
-Poole et al. 2016; Schoenholz et al. 2017), so that Cov(g[i], g[i + τ]) passes with
-E[σ′(z[i])·σ′(z[i + τ])], which depends on the correlation ρ of z at the lag τ alone. For ReLU (Cho
-and Saul 2009, the arc-cosine kernels of degree 0 and 1),
+channels z is Gaussian behind random weights and independent of the gradient, so that
+Cov(g[i], g[i + τ]) passes with E[σ′(z[i])·σ′(z[i + τ])], which depends on the variance of z and on
+its correlation ρ at the lag τ alone (`activations.curves`).
 
-    E[σ′σ′] = (π − arccos ρ)/2π,    E[σσ] = q·(√(1 − ρ²) + ρ·(π − arccos ρ))/2π.
-
-The signal begins as Gaussian white noise: independent pixels of equal variance, mean 0. Far from
-borders its second moments M(τ) = E[x[i]·x[i + τ]] are the same at all pixels. Random weights of a
-stride s write M(τ) where they read M(τs), times their gain, whatever their taps; fixed ones mix
-lags; independent summands add up. An activation's mean makes pixels alike however far apart they
-are: M(∞) is carried beside M, and batch normalisation takes it away again (its statistics are
-those of this signal).
+This pass goes up through the planes, with the signal's second moments (`signal`) at the lags that
+are asked for. Far from borders they are the same at all pixels. Random weights of a stride s write
+M(τ) where they read M(τs), times their gain, whatever their taps; fixed ones mix lags; independent
+summands add up.
 
 What is not known is said so (`Slopes.unknown`), and the slopes then count as independent between
-pixels: behind max-pooling and upsampling, of values that are not Gaussian, of other functions than
-ReLU. Padding changes the signal near borders: there slopes count as they are far from them, and
-`Slopes.bordered` names whose they are.
+pixels: behind max-pooling and upsampling, of values that are not Gaussian, of functions that are
+not known. Padding changes the signal near borders: there slopes count as they are far from them,
+and `Slopes.bordered` names whose they are.
 """
 
 from __future__ import annotations
@@ -31,6 +26,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.activations import Bent, Curves
 from fastrf.engine.coefficients import terms
 from fastrf.engine.coherence import (
     Coherence,
@@ -43,7 +39,7 @@ from fastrf.engine.coherence import (
     mean_share,
     united_lags,
 )
-from fastrf.engine.lag_algebra import Gains, summed, through
+from fastrf.engine.lag_algebra import Gains, through
 from fastrf.engine.scaled import Scaled
 from fastrf.layers import (
     Activation,
@@ -57,7 +53,16 @@ from fastrf.layers import (
     Scale,
 )
 from fastrf.lowering import Operation, PlaneGraph
-from fastrf.maps import SpatialMap, Window
+from fastrf.maps import Kind, SpatialMap, Window
+from fastrf.meanfield.signal import (
+    Signal,
+    activated,
+    added,
+    curves_of,
+    dropped,
+    noise,
+    normalised,
+)
 
 Floats = NDArray[np.float64]
 
@@ -66,44 +71,8 @@ _POINTWISE = Activation | Norm | Dropout | Scale | Add | Concat | Identity | Cha
 ALIKE = 1e-9
 """By so much the shares of the channels of one map may differ before they are said to differ."""
 
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Second moments of some channels of a map.
-
-    Attributes:
-        moments: M at the lags that are asked for.
-        far: M(∞), times 1/moments.scale.
-        gaussian: whether values of any pixels are jointly Gaussian.
-        centred: whether their mean is 0 in every channel.
-        bordered: whether padding has changed them near borders.
-        roots: nodes on whose weights they depend, and inputs, since the last random layer.
-    """
-
-    moments: Gains
-    far: float
-    gaussian: bool
-    centred: bool
-    bordered: bool
-    roots: frozenset[str]
-
-    @property
-    def here(self) -> float:
-        """M(0), times 1/moments.scale."""
-        return float(self.moments.at([(0,)] * self.moments.array.ndim).item())
-
-    def at(self, lags: Lags) -> Signal:
-        """The same at no other lags than these."""
-        array = self.moments.at([sorted(axis) for axis in lags])
-        return replace(self, moments=replace(self.moments, lags=lags, array=array))
-
-    def times(self, factor: float) -> Signal:
-        return replace(self, moments=self.moments.times(factor))
-
-    def shaped(self, array: Floats, far: float) -> Signal:
-        """With other moments on the same scale, of values that are not Gaussian."""
-        moments = replace(self.moments, array=array)
-        return replace(self, moments=moments, far=far, gaussian=False)
+UNSURE = 1e-2
+"""By so much of E[σ′²] a covariance of slopes may be wrong before it is said not to be known."""
 
 
 Signals = tuple[tuple[float, Signal], ...]
@@ -182,10 +151,11 @@ class _Forward:
         self.asked: dict[int, Lags] = {}
         for op in reversed(operations):
             self._ask(op)
+        alone = (frozenset((0,)),) * graph.ndim
         self.planes: dict[int, Signals | str] = {}
         for name in graph.network.inputs:
             for p in graph.planes_of[name]:
-                self.planes[p] = ((1.0, _noise(self.asked.get(p), graph.ndim, name)),)
+                self.planes[p] = ((1.0, noise(self.asked.get(p, alone), name)),)
         for op in operations:
             if any(p in self.asked for p, _ in op.targets):
                 self._follow(op)
@@ -237,7 +207,7 @@ class _Forward:
                 return signals
             found += _weighted(signals, share)
         total = sum(weight for weight, _ in found)
-        return tuple((weight / total, signal.at(lags)) for weight, signal in found)
+        return tuple((weight / total, _at(signal, lags)) for weight, signal in found)
 
     def _behind(self, op: Operation, lags: Lags) -> Signals | str:
         layer, kinds = self.graph.network.nodes[op.node].layer, kinds_of(self.graph, op)
@@ -249,11 +219,11 @@ class _Forward:
         if op.maps:
             return self._through(op, kinds, read, inside[1:])
         if isinstance(layer, Activation):
-            return self._activated(op, layer.function, read)
+            return self._activated(op, layer, read)
         if isinstance(layer, Norm):
-            return tuple((w, _normalised(s, layer.statistics).times(op.gain)) for w, s in read)
+            return tuple((w, normalised(layer, s)) for w, s in read)
         if isinstance(layer, Dropout):
-            return tuple((w, _dropped(s, layer.p)) for w, s in read)
+            return tuple((w, dropped(s, layer.p)) for w, s in read)
         return _amplified(read, op.gain)
 
     def _obstacle(self, op: Operation, kinds: Kinds) -> str | None:
@@ -280,44 +250,68 @@ class _Forward:
         for weight, signal in read:
             at = signal
             for kind, move, above in zip(kinds, op.maps, inside, strict=True):
-                moments = through(kind, move, at.moments, above)
-                far = at.far * (move.gain if kind == "random" else _whole(move))
-                far *= at.moments.scale.over(moments.scale)
-                at = replace(at, moments=moments, far=far, bordered=at.bordered or _pads(move))
+                at = _moved(kind, move, at, above)
                 if kind == "random":
                     roots = frozenset((op.node,))
                     at = replace(at, gaussian=mixes, centred=True, roots=roots)
             found.append((weight, at.times(op.gain)))
         return tuple(found)
 
-    def _activated(self, op: Operation, function: str, read: Signals) -> Signals | str:
-        if function == "identity":
+    def _activated(self, op: Operation, layer: Activation, read: Signals) -> Signals | str:
+        if layer.function == "identity":
             return _amplified(read, op.gain)
-        if function != "relu":
-            return f"what slopes of {function} have in common is not known"
+        if layer.known is None:
+            return f"what slopes of {layer.function} have in common is not known"
         if not all(s.gaussian and s.centred for _, s in read):
             return f"what {op.node} reads is not Gaussian"
         if id(op) in self.concerned:
-            shares = [_shares(s) for _, s in read]
+            shares = [
+                curves_of(layer, s).slopes(s.alike) / layer.moments(s.square).gain for _, s in read
+            ]
             if any(np.abs(other - shares[0]).max() > ALIKE for other in shares):
                 self.slopes.unknown[op.node] = f"channels that {op.node} reads differ"
+            elif any(_error(curves_of(layer, s), s.alike) > UNSURE for _, s in read):
+                self.slopes.unknown[op.node] = (
+                    f"neighbouring pixels that {op.node} reads are too alike for its series"
+                )
             else:
-                lags = read[0][1].moments.lags
+                lags = read[0][1].lags
                 self.slopes.shares[id(op)] = Gains(lags, shares[0], Scaled.of(1.0))
                 if any(s.bordered for _, s in read):
                     self.slopes.bordered.add(op.node)
-        return tuple((w, _rectified(s).times(2 * op.gain)) for w, s in read)
+        return tuple((w, activated(layer, s)) for w, s in read)
 
 
 # --- signals --------------------------------------------------------------------------------
 
 
-def _noise(lags: Lags | None, ndim: int, name: str) -> Signal:
-    """Independent pixels of variance 1."""
-    lags = lags or (frozenset((0,)),) * ndim
-    array = np.zeros(tuple(map(len, lags)))
-    array[tuple(sorted(axis).index(0) for axis in lags)] = 1.0
-    return Signal(Gains(lags, array, Scaled.of(1.0)), 0.0, True, True, False, frozenset((name,)))
+def _at(signal: Signal, lags: Lags) -> Signal:
+    """The same at no other lags than these."""
+    own = Gains(signal.lags, signal.alike, Scaled.of(1.0))
+    return replace(signal, lags=lags, alike=own.at([sorted(axis) for axis in lags]))
+
+
+def _moved(kind: Kind, move: SpatialMap, signal: Signal, above: Lags) -> Signal:
+    """Behind a map, at the lags that are asked for."""
+    found = through(kind, move, Gains(signal.lags, signal.alike, Scaled.of(1.0)), above)
+    here = float(found.at([(0,)] * found.array.ndim).item())
+    far = signal.far * (move.gain if kind == "random" else _whole(move))
+    factor = found.scale * here
+    moved = replace(
+        signal,
+        level=signal.level + factor.log(),
+        far=far / factor.over(Scaled.of(1.0)),
+        lags=above,
+        alike=found.array / here,
+        bordered=signal.bordered or _pads(move),
+    )
+    return moved
+
+
+def _error(curves: Curves | Bent, alike: Floats) -> float:
+    """Bound on the error of the covariances of slopes, over E[σ′²]."""
+    near = np.abs(alike[np.abs(alike) < 1])
+    return float(curves.rest * near.max() ** 512) / 2 if near.size else 0.0
 
 
 def _weighted(signals: Signals, share: float) -> Signals:
@@ -330,13 +324,7 @@ def _amplified(signals: Signals, gain: float) -> Signals:
 
 def _mean(signals: Signals) -> Signal:
     """The mean over channels."""
-    (_, first), *others = signals
-    if not others:
-        return first
-    moments = summed(first.moments.lags, [s.moments.times(w) for w, s in signals])
-    far = sum(w * s.far * s.moments.scale.over(moments.scale) for w, s in signals)
-    bordered = any(s.bordered for _, s in signals)
-    return replace(first, moments=moments, far=far, bordered=bordered)
+    return added([s for _, s in signals], [w for w, _ in signals])
 
 
 def _added(node: str, a: Signals, b: Signals) -> Signals | str:
@@ -346,64 +334,7 @@ def _added(node: str, a: Signals, b: Signals) -> Signals | str:
         return f"{node} adds channels that differ"
     if x.roots & y.roots or not (x.centred or y.centred):
         return f"{node} adds what is correlated"
-    moments = summed(x.moments.lags, [x.moments, y.moments])
-    far = sum(s.far * s.moments.scale.over(moments.scale) for s in (x, y))
-    return (
-        (
-            1.0,
-            Signal(
-                moments,
-                far,
-                x.gaussian and y.gaussian,
-                x.centred and y.centred,
-                x.bordered or y.bordered,
-                x.roots | y.roots,
-            ),
-        ),
-    )
-
-
-def _correlation(signal: Signal, array: Floats) -> Floats:
-    return np.asarray(np.clip(array / signal.here, -1.0, 1.0))
-
-
-def _shares(signal: Signal) -> Floats:
-    """E[σ′σ′]/E[σ′²] of ReLU."""
-    return 1 - np.arccos(_correlation(signal, signal.moments.array)) / math.pi
-
-
-def _rectified(signal: Signal) -> Signal:
-    """ReLU."""
-
-    def kernel(moments: Floats) -> Floats:
-        rho = _correlation(signal, moments)
-        arc = np.sqrt(1 - rho**2) + rho * (math.pi - np.arccos(rho))
-        return np.asarray(signal.here * arc / (2 * math.pi))
-
-    far = float(kernel(np.asarray(signal.far)))
-    return replace(signal.shaped(kernel(signal.moments.array), far), centred=False)
-
-
-def _normalised(signal: Signal, statistics: str) -> Signal:
-    """Of variance 1: each channel's mean over pixels taken away, or each pixel's over channels."""
-    far = signal.far if statistics == "batch" else 0.0
-    variance = signal.here - far
-    moments = replace(
-        signal.moments, array=(signal.moments.array - far) / variance, scale=Scaled.of(1.0)
-    )
-    rest = 0.0 if statistics == "batch" else signal.far / variance
-    centred = signal.centred or statistics == "batch"
-    return replace(signal, moments=moments, far=rest, centred=centred)
-
-
-def _dropped(signal: Signal, p: float) -> Signal:
-    """Masks drawn at every pixel, that keep 1 − p of them."""
-    if p == 0:
-        return signal
-    here = tuple(sorted(axis).index(0) for axis in signal.moments.lags)
-    array = signal.moments.array.copy()
-    array[here] /= 1 - p
-    return signal.shaped(array, signal.far)
+    return ((1.0, added([x, y])),)
 
 
 # --- maps -----------------------------------------------------------------------------------

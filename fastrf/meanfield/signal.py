@@ -1,0 +1,154 @@
+"""Second moments of a map's values, and what layers that move no pixel make of them.
+
+Of every map the second moment M(0) of its values is known, M(τ) = E[x[i]·x[i + τ]] at some lags,
+and M(∞), the covariance, over the weights, of a channel's values at pixels or images that have
+nothing else in common: the square of the mean that a channel has once the weights are drawn, which
+a batch norm takes away (Yang et al. 2019).
+
+* An activation makes E[σ(u)σ(v)] of them. One of stated gain g counts as scaled to it: times
+  g/E[σ′²].
+* A norm over positions takes M(∞) away, one over channels does not. Where it divides by what
+  reaches it (`Norm.mean_field`) its gain is what it does to that; otherwise what it reads counts as
+  of variance 1, and its gain is the variance that it leaves. (Local response normalisation hardly
+  does anything, and counts as that.)
+* A sum adds, a product multiplies, a concatenation averages over channels; dropout divides M(0) by
+  1 − p.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastrf.activations import Bent, Curves, covariance, curves
+from fastrf.layers import Activation, Norm
+
+Floats = NDArray[np.float64]
+Lags = tuple[frozenset[int], ...]
+
+_MOST = 460.0
+"""ln of the variance, and of its inverse, where activations take it to stop: far beyond, every gain
+has long reached its limit."""
+
+_NONE = -1e300
+"""ln of no variance at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What is known of some channels of a map.
+
+    Attributes:
+        level: ln M(0).
+        far: M(∞)/M(0).
+        lags: at which it is known; () is lag 0 alone.
+        alike: M(τ)/M(0) at the lags.
+        gaussian: whether values of any pixels are jointly Gaussian.
+        centred: whether their mean is 0 in every channel.
+        bordered: whether padding has changed them near borders.
+        roots: nodes on whose weights they depend, and inputs, since the last random layer.
+    """
+
+    level: float
+    far: float
+    lags: Lags = ()
+    alike: Floats = field(default_factory=partial(np.ones, ()))
+    gaussian: bool = True
+    centred: bool = True
+    bordered: bool = False
+    roots: frozenset[str] = frozenset()
+
+    @property
+    def square(self) -> float:
+        """M(0), within what a double can hold the square of."""
+        return math.exp(min(max(self.level, -_MOST), _MOST))
+
+    def times(self, factor: float) -> Signal:
+        return replace(self, level=self.level + math.log(factor) if factor else _NONE)
+
+    def shaped(self, alike: Floats, far: float) -> Signal:
+        """With other shares of the same M(0), of values that are not Gaussian."""
+        return replace(self, alike=alike, far=far, gaussian=False)
+
+
+def noise(lags: Lags = (), name: str = "input") -> Signal:
+    """Independent pixels of variance 1."""
+    alike = np.zeros(tuple(map(len, lags)))
+    alike[tuple(sorted(axis).index(0) for axis in lags)] = 1.0
+    return Signal(0.0, 0.0, lags, alike, roots=frozenset((name,)))
+
+
+def curves_of(layer: Activation, signal: Signal) -> Curves | Bent:
+    """What an activation of a known function makes of a signal."""
+    return curves(layer.function, signal.square, layer.slope)
+
+
+def activated(layer: Activation, signal: Signal) -> Signal:
+    """Behind an activation; one that is not known counts as a multiplication by its gain."""
+    if layer.known is None or layer.function == "identity":
+        return signal.times(layer.pointwise_gain)
+    q = signal.square
+    own = layer.moments(q)
+    far = covariance(layer.function, q, signal.far * q, layer.slope) / max(own.square, 1e-300)
+    alike = np.ones_like(signal.alike)
+    if signal.lags:
+        alike = np.asarray(curves_of(layer, signal).values(signal.alike)) / own.square
+    # What lies beyond the range of `square` is beyond that of the activation's bends, too.
+    level = signal.level + math.log(max(own.square, 1e-300)) - math.log(q)
+    found = replace(signal.shaped(alike, far), level=level, centred=False)
+    return found.times(layer.pointwise_gain / own.gain)
+
+
+def divisor(layer: Norm, signal: Signal) -> float:
+    """The share of M(0) that a norm divides by."""
+    positions = layer.statistics in ("batch", "batch_train", "instance")
+    return max(1 - signal.far, 1e-200) if positions else 1.0
+
+
+def normalised(layer: Norm, signal: Signal) -> Signal:
+    """Each channel's mean over pixels is taken away, or what all channels of a pixel share stays.
+
+    A layer that divides by what reaches it has the gain that `settling` has found for it.
+    """
+    if layer.statistics == "lrn":
+        return signal.times(layer.gain)
+    share = divisor(layer, signal)
+    level = (signal.level + math.log(share) if layer.mean_field else 0.0) + math.log(layer.gain)
+    if layer.statistics not in ("batch", "batch_train", "instance"):
+        return replace(signal, level=level)
+    alike = (signal.alike - signal.far) / share
+    return replace(signal, level=level, alike=alike, far=0.0, centred=True)
+
+
+def dropped(signal: Signal, p: float) -> Signal:
+    """Masks drawn at every pixel, that keep 1 − p of them and divide by it."""
+    if p == 0:
+        return signal
+    alike = np.array(signal.alike * (1 - p))
+    alike[tuple(sorted(axis).index(0) for axis in signal.lags)] = 1.0
+    return signal.shaped(alike, signal.far * (1 - p)).times(1 / (1 - p))
+
+
+def added(parts: Sequence[Signal], weights: Sequence[float] | None = None) -> Signal:
+    """The sum of what has nothing in common; with weights, the mean over channels."""
+    levels = [part.level for part in parts]
+    if weights is not None:
+        levels = [level + math.log(w) for level, w in zip(levels, weights, strict=True)]
+    top = max(levels)
+    shares = [math.exp(level - top) for level in levels]
+    total = math.fsum(shares)
+    return Signal(
+        top + math.log(total),
+        math.fsum(s * part.far for s, part in zip(shares, parts, strict=True)) / total,
+        parts[0].lags,
+        np.asarray(sum(s / total * part.alike for s, part in zip(shares, parts, strict=True))),
+        all(part.gaussian for part in parts),
+        all(part.centred for part in parts),
+        any(part.bordered for part in parts),
+        frozenset().union(*(part.roots for part in parts)),
+    )
