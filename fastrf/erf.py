@@ -28,16 +28,12 @@ from fastrf.errors import InputError
 from fastrf.faults import explained, usual_arithmetic
 from fastrf.images import Image, image_of
 from fastrf.lowering import PlaneGraph, lower
+from fastrf.metrics.luo import FILLS
+from fastrf.metrics.squares import SHARES
 from fastrf.network import Network, as_network
 
 if TYPE_CHECKING:
     from fastrf.empirical.measuring import Measurement
-
-SHARES = (0.2, 0.3, 0.5, 0.99)
-"""Shares t of the mass for which RepLKNet (Ding et al. 2022) reports the area ratio r(t)."""
-
-FILLS = "the ERF fills the image: its sizes are cut off by the border, not by the network"
-"""The warning of a field whose sizes say more about the image than about the unit."""
 
 _FORMAT = "fastrf-erf-1"
 

@@ -139,7 +139,7 @@ def counted(function, tasks):
 
 
 def computed(tasks):
-    return sum(len(task) for task in tasks if isinstance(task, work.Task))
+    return sum(len(task) for task in tasks if isinstance(task, work.Graphs | work.Chains))
 
 
 def test_layers_of_all_networks(tmp_path):
@@ -353,7 +353,7 @@ def test_a_point_has_its_first_place_whatever_comes_first(tmp_path):
     for order in (again, again[::-1]):
         with store.Writer(tmp_path / "s.db") as writer:
             for p, number, k, n in [*order, *((p, 10 - i, k, n) for p, i, k, n in points[1:])]:
-                writer.write([store.PointRow(p, number, k, {"n": n})])
+                writer.write([store.PointRows(("n",), [(p, number, k, n)], [])])
         with rf.Store(tmp_path / "s.db") as found:
             assert [row["n"] for row in found.query()] == [3, 2, 1]
 

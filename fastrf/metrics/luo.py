@@ -18,6 +18,9 @@ from fastrf.metrics.regions import interpolation
 LUO_THRESHOLD = 1 - 0.9545
 """Luo et al. 2016, §3.1: pixels above (1 − 95.45%) of the centre belong to the ERF."""
 
+FILLS = "the ERF fills the image: its sizes are cut off by the border, not by the network"
+"""The warning of a field whose sizes say more about the image than about the unit."""
+
 
 def luo_size(
     image: Array | Image,

@@ -13,6 +13,9 @@ from fastrf.images import Image, image_of
 from fastrf.metrics.given import ROUNDING, Center, area_of, core_at, fraction_of, position_of
 from fastrf.metrics.regions import covering_side, inside, overlap, sides
 
+SHARES = (0.2, 0.3, 0.5, 0.99)
+"""Shares t of the mass for which RepLKNet (Ding et al. 2022) reports the area ratio r(t)."""
+
 # square_side searches on a grid of 2⁻⁴⁰ (9e-13) pixels: finer than the masses it compares.
 _SUBPIXEL_BITS = 40
 

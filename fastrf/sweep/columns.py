@@ -3,7 +3,7 @@ values per axis (``std_0``, ``std_1`` …)."""
 
 from __future__ import annotations
 
-from fastrf.erf import SHARES
+from fastrf.metrics.squares import SHARES
 
 AXES = (0, 1, 2)
 

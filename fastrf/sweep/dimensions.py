@@ -122,10 +122,15 @@ def sampled(method: Method, count: int, axes: int, seed: int) -> NDArray[np.floa
     generator = np.random.default_rng(seed)
     if method == "random":
         return generator.random((count, axes))
-    from scipy.stats import qmc
-
-    points: NDArray[np.float64] = qmc.LatinHypercube(axes, seed=generator).random(count)
-    return points
+    # The points of `scipy.stats.qmc.LatinHypercube`, without its import, which every worker would
+    # pay for: 0.5 s.
+    (generator,) = generator.spawn(1)
+    shares = generator.random((count, axes))
+    strata = np.tile(np.arange(1, count + 1), (axes, 1))
+    for line in strata:
+        generator.shuffle(line)
+    found: NDArray[np.float64] = (strata.T - shares) / count
+    return found
 
 
 # --- reading --------------------------------------------------------------------------------

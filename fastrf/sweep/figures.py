@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from fastrf.arrays import Array, namespace, on_host
 from fastrf.device import Device
-from fastrf.erf import FILLS
 from fastrf.kernels import load
-from fastrf.metrics import LUO_THRESHOLD
+from fastrf.metrics.luo import FILLS, LUO_THRESHOLD
 from fastrf.sweep.columns import COVARIANCES, FIGURES, SHARE_NAMES
 from fastrf.sweep.content import text_of
 from fastrf.sweep.packing import (

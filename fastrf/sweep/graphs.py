@@ -1,18 +1,64 @@
-"""The figures of one network that is no packed chain, from `fastrf.erf`."""
+"""The figures of one network that is no packed chain, from `fastrf.erf`.
+
+It is imported where there is such a network: a sweep of chains does without the engines.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastrf.erf import ERF
+from numpy.typing import NDArray
+
+from fastrf.erf import ERF, erf
 from fastrf.errors import InputError
-from fastrf.sweep.columns import COVARIANCES, FIGURES, SHARE_NAMES
+from fastrf.sweep.columns import COVARIANCES, FIGURES, LAYERS, RESULTS, SHARE_NAMES
 from fastrf.sweep.content import text_of
+from fastrf.sweep.points import options_of
+from fastrf.sweep.store import packed_image
+from fastrf.sweep.work import Item, Row, Wanted, error_row, packed_profiles, said
 
 COMPARED = 1 << 26
 """Most pixels of an image that is compared with its Gaussian: it takes 2 s and half a GB."""
+
+
+def row(item: Item, wanted: Wanted, common: Mapping[str, Any], layers: list[Row]) -> Row:
+    """The row of a network, whatever becomes of it; those of its layers, where they are asked for,
+    are added to `layers`."""
+    start = time.perf_counter()
+    try:
+        ((_, point),) = item.point
+        network = point.network()
+        own = options_of(point, common, network.bound.ndim or 0)
+        options = {"dtype": wanted.dtype, "device": wanted.device, **own, "workers": 1}
+        found = []
+        if wanted.layers:
+            every = erf(network, layers="all", **options)
+            for position, field in enumerate(every.values()):
+                figures = figures_of(field) | {"key": item.key, "position": position}
+                found.append(tuple(figures[name] for name in LAYERS))
+        result = erf(network, **options)
+        figures = figures_of(result) | {
+            "key": item.key,
+            "fingerprint": item.fingerprint,
+            "device": getattr(result.plan, "device", None),
+            "error": None,
+            "profiles": packed_profiles(_profiles(result)) if wanted.profiles else None,
+            "image": packed_image(result.to_numpy()) if wanted.images else None,
+            "seconds": time.perf_counter() - start,
+        }
+    except Exception as error:  # a row of the table, whatever it is
+        return error_row(item.key, item.fingerprint, said(error), time.perf_counter() - start)
+    layers.extend(found)
+    return tuple(figures[name] for name in RESULTS)
+
+
+def _profiles(result: ERF) -> list[NDArray[Any]]:
+    """The profiles in the image's own precision."""
+    dtype = result.values.dtype
+    return [result.profile(axis).astype(dtype, copy=False) for axis in range(len(result.shape))]
 
 
 def figures_of(erf: ERF) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
 from fastrf.errors import InputError
@@ -17,9 +19,9 @@ from fastrf.sweep.content import (
     point_of,
     spelled_out,
 )
-from fastrf.sweep.packing import Packed, pack
+from fastrf.sweep.packing import pack
 from fastrf.sweep.space import Point, Space
-from fastrf.sweep.store import PointRow
+from fastrf.sweep.store import PointRows
 
 _FOR_CHAINS = {"unit", "input_size", "dtype"}
 _DTYPES = ("float64", "float32")
@@ -45,22 +47,72 @@ class Given:
 AnyPoint: TypeAlias = Point | Given
 
 
-def points_of(space: Any) -> tuple[Iterator[AnyPoint], int | None]:
-    """The points of what `sweep` takes one by one, and how many there are where that is known.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some points of what a sweep goes through, with their numbers, one behind the other.
+
+    Attributes:
+        first: the number of the first one.
+        items: points that were given; or, of a space, their places: whoever gets them expands them.
+        space: the space, where there is one.
+    """
+
+    first: int
+    items: Sequence[Any]
+    space: Space | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[tuple[int, AnyPoint]]:
+        points = self.items if self.space is None else self.space.at(self.items)
+        return enumerate(points, self.first)
+
+    def part(self, start: int, stop: int) -> Part:
+        """Some of them."""
+        return Part(self.first + start, self.items[start:stop], self.space)
+
+
+class Source:
+    """What a sweep goes through, taken part by part.
+
+    Args:
+        space: what `sweep` takes.
+
+    Attributes:
+        total: how many points there are, where that is known.
 
     Raises:
         InputError: it is nothing that has points.
     """
-    if isinstance(space, str | os.PathLike):
-        space = Space.load(space)
-    if isinstance(space, Space):
-        return iter(space), len(space)
-    if isinstance(space, Network) or not isinstance(space, Iterable):
-        raise InputError(
-            f"{type(space).__name__} is no space; give a Space, the path of a space file, or a "
-            "list of networks"
-        )
-    return map(_given, space), len(space) if isinstance(space, Sized) else None
+
+    def __init__(self, space: Any) -> None:
+        if isinstance(space, str | os.PathLike):
+            space = Space.load(space)
+        self.total: int | None = None
+        self._space = space if isinstance(space, Space) else None
+        self._taken = 0
+        if isinstance(space, Space):
+            self._items: Any = space.places()
+            self.total = len(space)
+        elif isinstance(space, Network) or not isinstance(space, Iterable):
+            raise InputError(
+                f"{type(space).__name__} is no space; give a Space, the path of a space file, or "
+                "a list of networks"
+            )
+        else:
+            self._items = map(_given, space)
+            self.total = len(space) if isinstance(space, Sized) else None
+
+    def take(self, count: int) -> Part:
+        """The next points, at most so many."""
+        if isinstance(self._items, range):
+            items: Sequence[Any] = self._items[self._taken : self._taken + count]
+        else:
+            items = tuple(islice(self._items, count))
+        found = Part(self._taken, items, self._space)
+        self._taken += len(items)
+        return found
 
 
 def _given(item: Any) -> AnyPoint:
@@ -72,21 +124,22 @@ def _given(item: Any) -> AnyPoint:
     return Given({} if name is None else {"network": name}, item)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a point asks for.
+class Sealed:
+    """A value that travels as bytes: who only passes it on does not unpack it."""
 
-    Attributes:
-        row: what the table says of it.
-        fingerprint: of its network; None where it is invalid.
-        options: of `fastrf.erf`, spelled out.
-        error: why there is nothing to compute.
-    """
+    __slots__ = ("_bytes", "_value")
 
-    row: PointRow
-    fingerprint: str | None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    def __init__(self, value: Any, pickled: bytes | None = None) -> None:
+        self._value, self._bytes = value, pickled
+
+    def open(self) -> Any:
+        """The value."""
+        if self._bytes is not None:
+            self._value, self._bytes = pickle.loads(self._bytes), None
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sealed, (None, self._bytes or pickle.dumps(self._value, pickle.HIGHEST_PROTOCOL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,69 +149,107 @@ class Pack:
     Attributes:
         places: which of the points.
         dtype: of their images.
-        packed: the chains.
+        content: the chains, `Packed`, and the list of their fingerprints.
     """
 
     places: list[int]
     dtype: str
-    packed: Packed
+    content: Sealed
 
 
-def prepare(
-    points: Sequence[tuple[int, AnyPoint]], common: Mapping[str, Any]
-) -> tuple[list[Asked], list[Pack]]:
-    """What numbered points ask for, with `common` options unless they say otherwise. Chains for
-    the batched kernels are packed, each fingerprint once."""
-    asked: list[Asked] = []
-    kinds: dict[tuple[int, str], dict[str, tuple[int, Any]]] = {}
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What some points ask for, point by point.
+
+    Attributes:
+        rows: what the table says of them.
+        keys: of their results.
+        packs: those that are chains for the batched kernels, each key once.
+        graphs: place → fingerprint of those that are other networks.
+        errors: place → why there is nothing to compute.
+    """
+
+    rows: list[PointRows]
+    keys: list[str]
+    packs: list[Pack]
+    graphs: dict[int, str]
+    errors: dict[int, str]
+
+
+def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -> Asked:
+    """What numbered points ask for, with `common` options unless they say otherwise."""
+    tables: dict[tuple[str, ...], PointRows] = {}
+    kinds: dict[tuple[int, str], dict[str, tuple[int, str, Any]]] = {}
+    found = Asked([], [], [], {}, {})
     for place, (number, point) in enumerate(points):
-        found, chain = _ask(number, point, common)
-        asked.append(found)
-        if chain is not None:
-            options = found.options
+        parameters: Mapping[str, Any] = {}
+        try:
+            options, fingerprint, chain = _ask(point, common)
+            parameters = point.parameters
+            key = key_of(fingerprint, options)
+            point_id, invalid = _identities(parameters, options, fingerprint)
+        except InputError as error:
+            add_refused(found, place, number, point, f"{type(error).__name__}: {error}")
+            continue
+        names = tuple(parameters)
+        table = tables.get(names)
+        if table is None:
+            table = tables[names] = PointRows(names, [], [])
+            found.rows.append(table)
+        table.add(point_id, number, key, parameters.values())
+        if invalid is not None:
+            table.gone.append((invalid,))
+        found.keys.append(key)
+        if chain is None:
+            found.graphs[place] = fingerprint
+        else:
             kind = kinds.setdefault((chain.ndim, options.get("dtype", "float64")), {})
-            what = (chain, options.get("input_size"), options.get("unit"))
-            kind.setdefault(found.row.key, (place, what))
-    packs = []
+            if key not in kind:
+                what = (chain, options.get("input_size"), options.get("unit"))
+                kind[key] = (place, fingerprint, what)
     for (ndim, dtype), chains in kinds.items():
-        places, whats = zip(*chains.values(), strict=True)
-        packs.append(Pack(list(places), dtype, pack(whats, ndim)))
-    return asked, packs
+        places, fingerprints, whats = zip(*chains.values(), strict=True)
+        content = Sealed((pack(whats, ndim), list(fingerprints)))
+        found.packs.append(Pack(list(places), dtype, content))
+    return found
 
 
-def refused(number: int, point: AnyPoint, error: str) -> Asked:
-    """What a point asks for that is invalid: its row, by its parameters and what is wrong."""
+def add_refused(asked: Asked, place: int, number: int, point: AnyPoint, error: str) -> None:
+    """Adds a point that is invalid: its row, by its parameters and what is wrong."""
     parameters = dict(point.parameters)
     # What has no parameters is told apart by its error.
     point_id = point_of(parameters, {}, "" if parameters else error)
-    row = PointRow(point_id, number, key_of(f"invalid {point_id}", {}), parameters)
-    return Asked(row, None, error=error)
+    key = key_of(f"invalid {point_id}", {})
+    table = PointRows(tuple(parameters), [], [])
+    table.add(point_id, number, key, parameters.values())
+    asked.rows.append(table)
+    asked.keys.append(key)
+    asked.errors[place] = error
 
 
-def _ask(number: int, point: AnyPoint, common: Mapping[str, Any]) -> tuple[Asked, Chain | None]:
-    options: dict[str, Any] = dict(common)
-    network, chain = None, None
-    try:
-        options |= point.options
-        chain = point.chain() if _is_for_chains(options, point) else None
-        if chain is not None:
-            options = spelled_out(options, chain.ndim)
-            if not _is_plain(options, chain.ndim):
-                chain = None
-        if chain is not None:
-            fingerprint = chain_fingerprint(chain)
-        else:
-            network = point.network()
-            options = spelled_out(options, network.bound.ndim or 0)
-            fingerprint = network.fingerprint
-        parameters = dict(point.parameters)
-        point_id = point_of(parameters, options, fingerprint)
-        key = key_of(fingerprint, options)
-    except InputError as error:
-        return refused(number, point, f"{type(error).__name__}: {error}"), None
+def options_of(point: AnyPoint, common: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+    """The options of `fastrf.erf` for a point, spelled out."""
+    return spelled_out({**common, **point.options}, ndim)
+
+
+def _identities(
+    parameters: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str
+) -> tuple[str, str | None]:
+    """The identity of a point's row, and the one that it would have if it were invalid."""
     invalid = point_of(parameters, {}, "") if parameters else None
-    row = PointRow(point_id, number, key, parameters, invalid)
-    return Asked(row, fingerprint, options), chain
+    return point_of(parameters, options, fingerprint), invalid
+
+
+def _ask(point: AnyPoint, common: Mapping[str, Any]) -> tuple[dict[str, Any], str, Chain | None]:
+    """The options, spelled out, the fingerprint, and the chain of what the kernels can do."""
+    options = {**common, **point.options}
+    chain = point.chain() if _is_for_chains(options, point) else None
+    if chain is not None:
+        plain = spelled_out(options, chain.ndim)
+        if _is_plain(plain, chain.ndim):
+            return plain, chain_fingerprint(chain), chain
+    network = point.network()
+    return spelled_out(options, network.bound.ndim or 0), network.fingerprint, None
 
 
 def _is_for_chains(options: Mapping[str, Any], point: AnyPoint) -> bool:

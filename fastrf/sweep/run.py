@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, replace
-from itertools import islice
 from multiprocessing import current_process
 from typing import Any
-
-import numpy as np
 
 from fastrf.errors import InputError, WorkerError
 from fastrf.sweep import work
 from fastrf.sweep.columns import RESULTS
-from fastrf.sweep.points import AnyPoint, points_of, refused
+from fastrf.sweep.points import Asked, Part, Source, add_refused
 from fastrf.sweep.pool import Workers, is_lost
 from fastrf.sweep.progress import Progress
 from fastrf.sweep.space import OPTIONS, Space
-from fastrf.sweep.store import Known, PointRow, Store, Writer
+from fastrf.sweep.store import Known, PointRows, Store, Writer
 
 TASK_SECONDS = 0.4
 """How long a task is meant to take: long against sending it, short against what is lost with it."""
@@ -104,17 +101,17 @@ def sweep(
         )
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"workers={workers!r}; give a whole number, 0 for no process beside this")
-    points, total = points_of(space)
+    source = Source(space)
     wanted = work.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
     if executor is None and count and getattr(current_process(), "_inheriting", False):
         raise WorkerError("sweep was called while a process of another sweep imports the script")
     team = Workers(executor, count)
-    with Writer(store) as writer, Progress(total, progress) as bar:
+    with Writer(store) as writer, Progress(source.total, progress) as bar:
         run = _Run(writer, team, bar, wanted, options, retry_errors)
         finished = False
         try:
-            run.through(points)
+            run.through(source)
             finished = True
         finally:
             team.close(now=not finished)
@@ -134,16 +131,30 @@ def _cores() -> int:
 class _Chunk:
     """A task and who learns how long it takes; `losses` counts the workers that died of it."""
 
-    task: work.Questions | work.Task
+    task: work.Task
     bin: _Bin
     losses: int = 0
+    origin: _Origin | None = None
 
     def halves(self) -> list[_Chunk]:
         middle = len(self.task) // 2
         return [
-            _Chunk(self.task.part(a, b), self.bin, self.losses)
+            _Chunk(self.task.part(a, b), self.bin, self.losses, self.origin)
             for a, b in ((0, middle), (middle, len(self.task)))
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where the chains of a pack are from: some points, and which of them each is."""
+
+    points: Part
+    places: list[int]
+
+    def of(self, chain: int) -> Part:
+        """The point of a chain."""
+        place = self.places[chain]
+        return self.points.part(place, place + 1)
 
 
 class _Bin:
@@ -174,7 +185,8 @@ class _Run:
         self._writer, self._workers, self._progress = writer, workers, progress
         self._wanted, self._options, self._retry = wanted, options, retry_errors
         self._points, self._graphs = _Bin(FIRST_POINTS, MOST_POINTS), _Bin(1, MOST_GRAPHS)
-        self._rows: list[PointRow] = []  # points that are not written yet
+        self._rows: list[PointRows] = []  # points that are not written yet
+        self._unwritten = 0  # how many
         self._errors: list[work.Row] = []  # results known without a worker
         self._waiting: list[work.Item] = []  # graphs that are in no task yet
         self._ready: deque[_Chunk] = deque()
@@ -182,15 +194,13 @@ class _Run:
         self._out: dict[Future[work.Answers | work.Done], _Chunk] = {}
         self._was_alone = False  # whether one task alone was out
         self._pending: set[str] = set()  # keys of what waits or is out
-        self._sources: dict[str, AnyPoint] = {}  # where the networks of chains that are out are
 
-    def through(self, points: Iterable[AnyPoint]) -> None:
+    def through(self, source: Source) -> None:
         """Goes through all points."""
-        numbered = enumerate(points)
         try:
             while True:
                 while len(self._out) < self._workers.ahead and not self._alone:
-                    chunk = self._next(numbered)
+                    chunk = self._next(source)
                     if chunk is None:
                         break
                     self._send(chunk)
@@ -204,55 +214,50 @@ class _Run:
 
     # --- what is to be done -----------------------------------------------------------------
 
-    def _next(self, numbered: Iterator[tuple[int, AnyPoint]]) -> _Chunk | None:
+    def _next(self, source: Source) -> _Chunk | None:
         """The next task: what is ready, graphs where there are enough, points, what is left."""
         if self._ready:
             return self._ready.popleft()
         if len(self._waiting) >= self._graphs.size:
             return self._graph_chunk()
-        points = tuple(islice(numbered, self._points.size))
-        if points:
+        points = source.take(self._points.size)
+        if len(points):
             return _Chunk(work.Questions(points, self._options), self._points)
         return self._graph_chunk() if self._waiting else None
 
     def _graph_chunk(self) -> _Chunk:
         size = self._graphs.size
         part, self._waiting = self._waiting[:size], self._waiting[size:]
-        return _Chunk(work.Task(tuple(part), self._wanted), self._graphs)
+        return _Chunk(work.Graphs(tuple(part), self._wanted, self._options), self._graphs)
 
-    def _answered(self, task: work.Questions, answers: work.Answers) -> None:
+    def _answered(self, points: Part, asked: Asked) -> None:
         """Puts into tasks what some points ask for and is not there."""
-        known = self._writer.known([asked.row.key for asked in answers.asked])
+        known = self._writer.known(asked.keys)
+        self._rows.extend(asked.rows)
+        self._unwritten += len(asked.keys)
         new = set()
-        for place, asked in enumerate(answers.asked):
-            self._rows.append(asked.row)
-            key = asked.row.key
-            there = self._is_there(known.get(key))
-            if there or key in self._pending:
+        for place, key in enumerate(asked.keys):
+            if key in self._pending or (key in known and self._is_there(known[key])):
                 self._progress.add(1, there=1)
-            elif asked.error is not None:
-                self._errors.append(work.error_row(key, None, asked.error))
+            elif place in asked.errors:
+                self._errors.append(work.error_row(key, None, asked.errors[place]))
                 self._progress.add(1, failed=1)
             else:
                 self._pending.add(key)
                 new.add(place)
-        for pack in answers.packs:
+        for pack in asked.packs:
             chosen = [i for i, place in enumerate(pack.places) if place in new]
             if not chosen:
                 continue
-            places = [pack.places[i] for i in chosen]
-            items = []
-            for asked, (_, point) in ((answers.asked[p], task.points[p]) for p in places):
-                items.append(work.Item(asked.row.key, asked.fingerprint, None, asked.options))
-                self._sources[asked.row.key] = point
-            new.difference_update(places)
+            keys = [asked.keys[pack.places[i]] for i in chosen]
             wanted = replace(self._wanted, dtype=pack.dtype)
-            packed = pack.packed.chosen(np.array(chosen))
-            self._ready.append(_Chunk(work.Task(tuple(items), wanted, packed), self._points))
-        for place in sorted(new):
-            asked, (_, point) = answers.asked[place], task.points[place]
-            self._waiting.append(work.Item(asked.row.key, asked.fingerprint, point, asked.options))
-        if len(self._rows) >= WRITTEN:
+            task = work.Chains(keys, chosen, pack.content, wanted)
+            self._ready.append(_Chunk(task, self._points, origin=_Origin(points, pack.places)))
+        for place, fingerprint in asked.graphs.items():
+            if place in new:
+                point = points.part(place, place + 1)
+                self._waiting.append(work.Item(asked.keys[place], fingerprint, point))
+        if self._unwritten >= WRITTEN:
             self._write()
 
     def _is_there(self, known: Known | None) -> bool:
@@ -312,24 +317,24 @@ class _Run:
             return self._failed(chunk, error)
         if isinstance(result, work.Answers):
             assert isinstance(chunk.task, work.Questions)
-            self._answered(chunk.task, result)
+            self._answered(chunk.task.points, result.asked)
         else:
             self._done(chunk, result)
         return False
 
     def _done(self, chunk: _Chunk, done: work.Done) -> None:
-        assert isinstance(chunk.task, work.Task)
-        for index in done.left:
+        task = chunk.task
+        for index, fingerprint in done.left:
             # A chain that is no matter of a batch is a network like others.
-            item = chunk.task.items[index]
-            self._waiting.append(replace(item, point=self._sources[item.key]))
+            assert isinstance(task, work.Chains)
+            assert chunk.origin is not None
+            point = chunk.origin.of(task.chosen[index])
+            self._waiting.append(work.Item(task.keys[index], fingerprint, point))
         self._write(done)
         for row in done.rows:
             self._pending.discard(row[_KEY])
-        for item in chunk.task.items:
-            self._sources.pop(item.key, None)
         self._progress.add(len(done.rows), failed=sum(row[_ERROR] is not None for row in done.rows))
-        chunk.bin.learn(len(chunk.task), done.seconds)
+        chunk.bin.learn(len(task), done.seconds)
 
     def _failed(self, chunk: _Chunk, error: BaseException) -> bool:
         """Deals with a task that has no result; whether the workers have to be made anew."""
@@ -361,13 +366,14 @@ class _Run:
             queue.extend(chunk.halves())
             return
         if isinstance(chunk.task, work.Questions):
-            asked = refused(*chunk.task.points[0], why)
-            self._rows.append(asked.row)
-            key, fingerprint = asked.row.key, None
+            asked = Asked([], [], [], {}, {})
+            ((number, point),) = chunk.task.points
+            add_refused(asked, 0, number, point, why)
+            self._rows.extend(asked.rows)
+            (key,), fingerprint = asked.keys, None
         else:
-            key, fingerprint = chunk.task.items[0].key, chunk.task.items[0].fingerprint
+            key, fingerprint = chunk.task.names(0)
             self._pending.discard(key)
-            self._sources.pop(key, None)
         self._errors.append(work.error_row(key, fingerprint, why))
         self._progress.add(1, failed=1)
 
@@ -379,7 +385,7 @@ class _Run:
         if done is not None:
             results = [*self._errors, *results]
         self._writer.write(self._rows, results, layers)
-        self._rows, self._errors = [], []
+        self._rows, self._errors, self._unwritten = [], [], 0
 
     def _keep_what_is_done(self) -> None:
         """After Ctrl-C: writes the tasks that are finished and waits for none."""

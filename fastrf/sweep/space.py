@@ -39,10 +39,13 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import re
+import threading
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -191,12 +194,13 @@ class _Constraint:
 
     def _try(self, tried: _Tried, names: Names) -> None:
         assert self.layered is not None
+        layer = tried.layers  # by itself: a thread that tries the same one changes nothing
         try:
-            if not self.expression(within(names, self.layered, tried.layers, 0)):
-                tried.end = tried.layers
+            if not self.expression(within(names, self.layered, layer, 0)):
+                tried.end = layer
         except InputError as error:
-            tried.end, tried.error = tried.layers, error
-        tried.layers += 1
+            tried.error, tried.end = error, layer
+        tried.layers = layer + 1
 
 
 @dataclass(slots=True)
@@ -261,6 +265,7 @@ class Space:
         self._check_use()
         self._count: int | None = None
         self._latest: tuple[Names | None, Network | None] = (None, None)
+        self._pickled: bytes | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Space:
@@ -293,11 +298,35 @@ class Space:
 
     def __iter__(self) -> Iterator[Point]:
         """The points one by one, in the order of the file: the last parameter varies fastest."""
-        for names in self._walk(dict(self._constants), self._levels, 0):
+        return self.at(self.places())
+
+    def places(self) -> Iterable[int]:
+        """The places of the points in the grid of all combinations, in order; `at` has the points.
+
+        Without constraints it is a `range`, and nothing is computed.
+        """
+        if not self._constraints:
+            return range(len(self))
+        return (place for place, _ in self._walk(dict(self._constants), self._levels, 0, 0))
+
+    def at(self, places: Iterable[int]) -> Iterator[Point]:
+        """The points at some places of the grid. What neighbours have in common is kept."""
+        lengths = [len(level.axis) for level in self._levels]
+        names, before = dict(self._constants), [-1] * len(lengths)
+        for place in places:
+            digits, rest = before.copy(), place
+            for n in range(len(lengths) - 1, -1, -1):
+                rest, digits[n] = divmod(rest, lengths[n])
+            changed = next((n for n, d in enumerate(digits) if d != before[n]), len(digits))
+            for n in range(changed, len(digits)):
+                self._settle(names, self._levels[n], digits[n])
+            before = digits
             yield Point(self, names.copy())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self._content, self._source)
+        if self._pickled is None:
+            self._pickled = pickle.dumps((self._content, self._source))
+        return _rebuilt, (self._pickled,)
 
     def __repr__(self) -> str:
         axes = " × ".join(str(len(level.axis)) for level in self._levels) or "1"
@@ -305,30 +334,34 @@ class Space:
         return f"Space({title}{axes} points, columns {', '.join(self.columns)})"
 
     def _walk(
-        self, names: dict[str, Any], levels: Sequence[_Level], at: int
-    ) -> Iterator[dict[str, Any]]:
-        """`names` with every combination of values from level `at` on, changed in place."""
+        self, names: dict[str, Any], levels: Sequence[_Level], at: int, place: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every combination of values from level `at` on, for which the constraints hold: its place
+        and the `names`, changed in place."""
         if at == len(levels):
-            yield names
+            yield place, names
             return
-        level = levels[at]
-        axis, dependents, constraints = level.axis, level.dependents, level.constraints
-        single = axis.names[0] if len(axis.names) == 1 and axis.shares is None else None
-        values = axis.columns[0]
-        last = at + 1 == len(levels)
-        for index in range(len(axis)):
-            if single is not None:
-                names[single] = values[index]  # type: ignore[index]
-            else:
-                names.update(zip(axis.names, axis[index], strict=True))
-            for name, expression in dependents:
-                names[name] = settled(expression, names)
-            if constraints and not all(self._holds(c, names) for c in constraints):
+        level, last = levels[at], at + 1 == len(levels)
+        place *= len(level.axis)
+        for index in range(len(level.axis)):
+            if not self._settle(names, level, index):
                 continue
             if last:
-                yield names
+                yield place + index, names
             else:
-                yield from self._walk(names, levels, at + 1)
+                yield from self._walk(names, levels, at + 1, place + index)
+
+    def _settle(self, names: dict[str, Any], level: _Level, index: int) -> bool:
+        """Gives a level its value of that index, and what depends on it; whether the constraints
+        hold."""
+        axis = level.axis
+        if len(axis.names) == 1 and axis.shares is None:
+            names[axis.names[0]] = axis.columns[0][index]  # type: ignore[index]
+        else:
+            names.update(zip(axis.names, axis[index], strict=True))
+        for name, expression in level.dependents:
+            names[name] = settled(expression, names)
+        return all(self._holds(c, names) for c in level.constraints)
 
     def _holds(self, constraint: _Constraint, names: dict[str, Any]) -> bool:
         """Whether a constraint holds; where that cannot be said the point stays, as invalid."""
@@ -370,7 +403,7 @@ class Space:
             )
             for level in levels
         ]
-        return sum(1 for _ in self._walk(dict(self._constants), own, 0))
+        return sum(1 for _ in self._walk(dict(self._constants), own, 0, 0))
 
     # --- what a point means
 
@@ -782,5 +815,21 @@ class Space:
         raise InputError(" ".join(f"{self._place(place)}: {message}".split())) from None
 
 
-def _rebuilt(content: Mapping[str, Any], source: str) -> Space:
+class _Spaces(threading.local):
+    """The latest spaces that were unpickled in a thread: a worker gets a space with every task, and
+    what it knows of it stays. Not shared by threads, as a space changes what it keeps."""
+
+    def __init__(self) -> None:
+        self.get = lru_cache(4)(_read)
+
+
+def _read(pickled: bytes) -> Space:
+    content, source = pickle.loads(pickled)
     return Space(content, source=source)
+
+
+_SPACES = _Spaces()
+
+
+def _rebuilt(pickled: bytes) -> Space:
+    return _SPACES.get(pickled)

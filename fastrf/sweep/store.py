@@ -41,21 +41,24 @@ _POINT, _NUMBER, _KEY, _RUN = "_point", "_number", "_key", "_run"
 _QUERIED = 500  # keys of one question
 
 
-class PointRow(NamedTuple):
-    """A point of a space.
+class PointRows(NamedTuple):
+    """Points of a space with the same parameters, as rows of the table.
 
     Attributes:
-        point, number: its identity, and its place in the space.
-        key: of its result.
-        parameters: its columns.
-        invalid: the identity that it would have, or had, if it were invalid: that row goes.
+        names: of the parameters.
+        rows: of each point its identity, its place in the space, the key of its result, and the
+            values of the parameters as SQLite stores them.
+        gone: rows to remove before: the identities, each in a tuple, that points would have, or
+            had, if they were invalid.
     """
 
-    point: str
-    number: int
-    key: str
-    parameters: Mapping[str, Any]
-    invalid: str | None = None
+    names: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    gone: list[tuple[str]]
+
+    def add(self, point: str, number: int, key: str, values: Iterable[Any]) -> None:
+        """Adds the row of a point."""
+        self.rows.append((point, number, key, *map(_storable, values)))
 
 
 class Known(NamedTuple):
@@ -427,7 +430,7 @@ class Writer(Store):
 
     def write(
         self,
-        points: Sequence[PointRow] = (),
+        points: Iterable[PointRows] = (),
         results: Iterable[Sequence[Any]] = (),
         layers: Iterable[Sequence[Any]] = (),
     ) -> None:
@@ -438,18 +441,16 @@ class Writer(Store):
         """
         try:
             with self._transaction():
-                self._write_points(points)
+                for block in points:
+                    self._write_points(block)
                 self._connection.executemany(_UPSERT_RESULT, results)
                 self._connection.executemany(_UPSERT_LAYER, layers)
         except sqlite3.Error as error:
             raise _failure(self.path, error) from None
 
-    def _write_points(self, points: Sequence[PointRow]) -> None:
-        if not points:
-            return
-        names = list({name: None for row in points for name in row.parameters})
+    def _write_points(self, block: PointRows) -> None:
         known = {name.lower() for name in self._parameters}
-        new = [name for name in names if name.lower() not in known]
+        new = [name for name in block.names if name.lower() not in known]
         for name in new:
             if name.startswith("_") or not name:
                 raise InputError(
@@ -459,29 +460,21 @@ class Writer(Store):
             self._parameters.append(name)
         if new:
             self._make_view()
+        # Not those of this run: parameters may be given twice, once with what is invalid.
         self._connection.executemany(
-            f"DELETE FROM points WHERE {_POINT} = ?",
-            ((row.invalid,) for row in points if row.invalid is not None),
+            f"DELETE FROM points WHERE {_POINT} = ? AND {_RUN} <> {self._number_of_run}", block.gone
         )
-        places = ", ".join("?" * (4 + len(names)))
-        columns = ", ".join([_POINT, _NUMBER, _KEY, _RUN, *map(_quoted, names)])
+        places = ", ".join("?" * (3 + len(block.names)))
+        columns = ", ".join([_RUN, _POINT, _NUMBER, _KEY, *map(_quoted, block.names)])
         # A point has its place in the space of the latest run: the first, where it is there more
         # than once, in whatever order the answers come.
         self._connection.executemany(
-            f"INSERT INTO points ({columns}) VALUES ({places}) ON CONFLICT ({_POINT}) DO UPDATE "
+            f"INSERT INTO points ({columns}) VALUES ({self._number_of_run}, {places}) "
+            f"ON CONFLICT ({_POINT}) DO UPDATE "
             f"SET {_NUMBER} = excluded.{_NUMBER}, {_KEY} = excluded.{_KEY}, "
             f"{_RUN} = excluded.{_RUN} WHERE {_RUN} <> excluded.{_RUN} "
             f"OR {_NUMBER} > excluded.{_NUMBER} OR {_KEY} <> excluded.{_KEY}",
-            (
-                (
-                    row.point,
-                    row.number,
-                    row.key,
-                    self._number_of_run,
-                    *(_storable(row.parameters.get(name)) for name in names),
-                )
-                for row in points
-            ),
+            block.rows,
         )
 
 

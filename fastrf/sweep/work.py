@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.device import resolve
-from fastrf.erf import ERF, erf
 from fastrf.sweep.columns import LAYERS, RESULTS
 from fastrf.sweep.figures import Measured, measured
-from fastrf.sweep.graphs import figures_of
 from fastrf.sweep.packing import Packed
-from fastrf.sweep.points import AnyPoint, Asked, Pack, prepare
+from fastrf.sweep.points import Asked, Part, Sealed, prepare
 from fastrf.sweep.store import packed_image
 
 Row: TypeAlias = tuple[Any, ...]
@@ -41,21 +39,10 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One result to come: its key, its network's fingerprint, and, of a graph, where its network
-    comes from and the options of `fastrf.erf`."""
-
-    key: str
-    fingerprint: str | None
-    point: AnyPoint | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Questions:
-    """Numbered points of which is to be found out what they ask for."""
+    """Points of which is to be found out what they ask for."""
 
-    points: tuple[tuple[int, AnyPoint], ...]
+    points: Part
     options: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -63,33 +50,67 @@ class Questions:
 
     def part(self, first: int, stop: int) -> Questions:
         """Some of the points."""
-        return Questions(self.points[first:stop], self.options)
+        return Questions(self.points.part(first, stop), self.options)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the points of some `Questions` ask for, see `points.prepare`."""
+    """What the points of some `Questions` ask for."""
 
-    asked: list[Asked]
-    packs: list[Pack]
+    asked: Asked
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """Fields to compute: graphs one by one, or, where they are `packed`, chains in one call."""
+class Item:
+    """A graph whose field is to come: its key, its network's fingerprint, where it comes from."""
+
+    key: str
+    fingerprint: str
+    point: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """Fields to compute one by one, with `options` where the points say nothing else."""
 
     items: tuple[Item, ...]
     wanted: Wanted
-    packed: Packed | None = None
+    options: Mapping[str, Any]
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def part(self, first: int, stop: int) -> Task:
+    def part(self, first: int, stop: int) -> Graphs:
         """Some of the items."""
-        packed = None if self.packed is None else self.packed.chosen(np.arange(first, stop))
-        return Task(self.items[first:stop], self.wanted, packed)
+        return Graphs(self.items[first:stop], self.wanted, self.options)
+
+    def names(self, index: int) -> tuple[str, str]:
+        """The key of a network, and its fingerprint."""
+        return self.items[index].key, self.items[index].fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """Fields of some chains of a `Pack` to compute in one call: their keys, and which they are."""
+
+    keys: list[str]
+    chosen: list[int]
+    content: Sealed
+    wanted: Wanted
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def part(self, first: int, stop: int) -> Chains:
+        """Some of the chains."""
+        keys, chosen = self.keys[first:stop], self.chosen[first:stop]
+        return Chains(keys, chosen, self.content, self.wanted)
+
+    def names(self, index: int) -> tuple[str, str]:
+        """The key of a network, and its fingerprint."""
+        _, fingerprints = self.content.open()
+        return self.keys[index], fingerprints[self.chosen[index]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +119,33 @@ class Done:
 
     Attributes:
         rows, layers: rows of the tables `results` and `layers`.
-        left: indices of the chains that are no matter of a batch.
+        left: indices and fingerprints of the chains that are no matter of a batch.
         seconds: how long it took.
     """
 
     rows: list[Row]
     layers: list[Row]
-    left: list[int]
+    left: list[tuple[int, str]]
     seconds: float
 
 
-def run(task: Questions | Task) -> Answers | Done:
+Task: TypeAlias = Questions | Graphs | Chains
+
+
+def run(task: Task) -> Answers | Done:
     """Does what a task says."""
     start = time.perf_counter()
     if isinstance(task, Questions):
-        asked, packs = prepare(task.points, task.options)
-        return Answers(asked, packs, time.perf_counter() - start)
+        asked = prepare(task.points, task.options)
+        return Answers(asked, time.perf_counter() - start)
     rows: list[Row] = []
     layers: list[Row] = []
-    left: list[int] = []
-    if task.packed is None:
+    left: list[tuple[int, str]] = []
+    if isinstance(task, Graphs):
+        from fastrf.sweep import graphs  # the engines, which chains do without
+
         for item in task.items:
-            rows.append(_graph(item, task.wanted, layers))
+            rows.append(graphs.row(item, task.wanted, task.options, layers))
     else:
         left = _chains(task, rows, layers)
     return Done(rows, layers, left, time.perf_counter() - start)
@@ -139,9 +165,9 @@ def said(error: BaseException) -> str:
 # --- chains ---------------------------------------------------------------------------------
 
 
-def _chains(task: Task, rows: list[Row], layers: list[Row]) -> list[int]:
-    packed, wanted = task.packed, task.wanted
-    assert packed is not None
+def _chains(task: Chains, rows: list[Row], layers: list[Row]) -> list[tuple[int, str]]:
+    whole, fingerprints = task.content.open()
+    packed, wanted = whole.chosen(np.array(task.chosen, np.int64)), task.wanted
     device, dtype = resolve(wanted.device), np.dtype(wanted.dtype)
     keep = wanted.profiles or wanted.images
     left = set(range(len(task)))
@@ -152,23 +178,23 @@ def _chains(task: Task, rows: list[Row], layers: list[Row]) -> list[int]:
         left.difference_update(chains)
         each = (now - last) / max(1, len(chains))
         own = {
-            "key": [task.items[c].key for c in chains],
-            "fingerprint": [task.items[c].fingerprint for c in chains],
+            "key": [task.keys[c] for c in chains],
+            "fingerprint": [fingerprints[task.chosen[c]] for c in chains],
             "device": [device.name] * len(chains),
             "seconds": [each] * len(chains),
             "error": [None] * len(chains),
-            "profiles": _kept(batch, _packed_profiles, wanted.profiles),
+            "profiles": _kept(batch, packed_profiles, wanted.profiles),
             "image": _kept(batch, _product, wanted.images),
         }
         columns = batch.figures | own
         rows.extend(zip(*(columns[name] for name in RESULTS), strict=True))
         last = now
     if wanted.layers:
-        layers.extend(_layers_of_chains(task, packed, set(left)))
-    return sorted(left)
+        layers.extend(_layers_of_chains(task, packed, left))
+    return [(c, fingerprints[task.chosen[c]]) for c in sorted(left)]
 
 
-def _layers_of_chains(task: Task, packed: Packed, left: set[int]) -> list[Row]:
+def _layers_of_chains(task: Chains, packed: Packed, left: set[int]) -> list[Row]:
     """The fields of all layers of the chains that are not left: those of chains of all depths."""
     device, dtype = resolve(task.wanted.device), np.dtype(task.wanted.dtype)
     whole = np.repeat(np.arange(len(task)), packed.depths)
@@ -178,7 +204,7 @@ def _layers_of_chains(task: Task, packed: Packed, left: set[int]) -> list[Row]:
     for batch in measured(packed.prefixes(), device, dtype):
         owners = whole[batch.chains].tolist()
         columns = batch.figures | {
-            "key": [task.items[c].key for c in owners],
+            "key": [task.keys[c] for c in owners],
             "position": position[batch.chains].tolist(),
         }
         rows = zip(*(columns[name] for name in LAYERS), strict=True)
@@ -192,7 +218,8 @@ def _kept(batch: Measured, pack: Any, wanted: bool) -> list[bytes | None]:
     return [pack(profiles) for profiles in batch.profiles]
 
 
-def _packed_profiles(profiles: Sequence[NDArray[Any]]) -> bytes:
+def packed_profiles(profiles: Sequence[NDArray[Any]]) -> bytes:
+    """The profiles along all axes, as the table keeps them."""
     whole = np.concatenate(profiles)
     return whole.astype(whole.dtype.newbyteorder("<"), copy=False).tobytes()
 
@@ -202,40 +229,3 @@ def _product(profiles: Sequence[NDArray[Any]]) -> bytes:
     for line in profiles[1:]:
         image = np.multiply.outer(image, line)
     return packed_image(image)
-
-
-# --- graphs ---------------------------------------------------------------------------------
-
-
-def _graph(item: Item, wanted: Wanted, layers: list[Row]) -> Row:
-    start = time.perf_counter()
-    try:
-        assert item.point is not None
-        network = item.point.network()
-        options = {"dtype": wanted.dtype, "device": wanted.device, **item.options, "workers": 1}
-        own = []
-        if wanted.layers:
-            every = erf(network, layers="all", **options)
-            for position, found in enumerate(every.values()):
-                figures = figures_of(found) | {"key": item.key, "position": position}
-                own.append(tuple(figures[name] for name in LAYERS))
-        result = erf(network, **options)
-        figures = figures_of(result) | {
-            "key": item.key,
-            "fingerprint": item.fingerprint,
-            "device": getattr(result.plan, "device", None),
-            "error": None,
-            "profiles": _packed_profiles(_profiles(result)) if wanted.profiles else None,
-            "image": packed_image(result.to_numpy()) if wanted.images else None,
-            "seconds": time.perf_counter() - start,
-        }
-    except Exception as error:  # a row of the table, whatever it is
-        return error_row(item.key, item.fingerprint, said(error), time.perf_counter() - start)
-    layers.extend(own)
-    return tuple(figures[name] for name in RESULTS)
-
-
-def _profiles(result: ERF) -> list[NDArray[Any]]:
-    """The profiles in the image's own precision."""
-    dtype = result.values.dtype
-    return [result.profile(axis).astype(dtype, copy=False) for axis in range(len(result.shape))]
