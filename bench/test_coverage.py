@@ -1,0 +1,156 @@
+"""Line and branch coverage of fastrf and its kernels by the tests; recorded.
+
+    python -m bench.test_coverage             # the whole suite, half an hour of two cores
+    python -m bench.test_coverage tests/test_zoo.py …     # adds only these to what is there
+    python -m bench.test_coverage --report    # of what is there
+
+Compiled code leaves no trace, so the tests of kernels run a second time with the kernels as Python
+(see ``tests/interpreted.py``). Which tests execute which lines, and how long they take, is left in
+``.coverage/`` for `bench.mutate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.record import table, write
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / ".coverage"
+DATA = FOLDER / "data"
+
+INTERPRETED = (
+    "tests/test_kernels.py",
+    "tests/test_run_kernels.py",
+    "tests/test_chain_profiles.py",
+    "tests/test_grown_profiles.py",
+    "tests/test_chain_figures.py",
+    "tests/test_program.py",
+)
+"""Tests that call kernels directly, and the interpreter of programs."""
+
+CHOICE = (
+    "not far_below_the_smallest and not writable and not tails_are_right"
+    " and not (tiles_have_the_bits and conv_run and float64)"
+    " and not (agrees_with_fractions and float32)"
+)
+"""Of these, the ones that take less than half a minute as Python and are no statement about
+compiled code: numbers of float32 and Python's own make a float32 in NumPy, a float64 in Numba."""
+
+
+def measure(name: str, tests: list[str], options: list[str], **environment: str) -> int:
+    """Runs tests under coverage; the data goes beside that of other runs."""
+    FOLDER.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-q"]
+    command += [f"--junitxml={FOLDER / name}.xml", *options, *tests]
+    there = {**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": str(DATA), **environment}
+    return subprocess.run(command, cwd=ROOT, env=there, check=False).returncode
+
+
+def combine() -> None:
+    """Adds what runs have left to the data."""
+    command = [sys.executable, "-m", "coverage", "combine", "--append", "-q"]
+    there = {**os.environ, "COVERAGE_FILE": str(DATA)}
+    subprocess.run(command, cwd=ROOT, env=there, check=True)
+
+
+def figures() -> dict[str, Any]:
+    """What coverage.py says of every file."""
+    from coverage import Coverage
+
+    measured = Coverage(data_file=str(DATA), config_file=str(ROOT / "pyproject.toml"))
+    measured.load()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "coverage.json"
+        measured.json_report(outfile=str(path))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """The totals, and the files that are not covered whole."""
+    files = {
+        name: {
+            "lines": lines(values["missing_lines"]),
+            "branches": [list(b) for b in values["missing_branches"]],
+        }
+        for name, values in sorted(found["files"].items())
+        if values["missing_lines"] or values["missing_branches"]
+    }
+    total = found["totals"]
+    return {
+        "statements": total["num_statements"],
+        "branches": total["num_branches"],
+        "lines covered": round(total["covered_lines"] / total["num_statements"], 4),
+        "branches covered": round(total["covered_branches"] / total["num_branches"], 4),
+        "lines and branches covered": round(total["percent_covered"] / 100, 4),
+        "missing": files,
+    }
+
+
+def lines(numbers: list[int]) -> str:
+    """3, 4, 5, 9 as "3-5, 9"."""
+    parts: list[list[int]] = []
+    for n in numbers:
+        if parts and n == parts[-1][1] + 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tests", nargs="*", help="add only these; the default is all, anew")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    code = 0
+    if not given.report:
+        if not given.tests:
+            for old in FOLDER.glob("*"):
+                old.unlink()
+        code = measure("added" if given.tests else "suite", given.tests, [])
+        if not given.tests:
+            options = ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
+            path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+            code |= measure(
+                "interpreted", [*INTERPRETED], options, NUMBA_DISABLE_JIT="1", PYTHONPATH=path
+            )
+        combine()
+    found = figures()
+    result = summary(found)
+    rows = sorted(
+        ([name, v["summary"]] for name, v in found["files"].items()),
+        key=lambda row: -row[1]["missing_lines"],
+    )
+    print(
+        table(
+            ["file", "lines", "missing", "branches", "missing"],
+            [
+                [
+                    name,
+                    str(s["num_statements"]),
+                    str(s["missing_lines"]),
+                    str(s["num_branches"]),
+                    str(s["missing_branches"]),
+                ]
+                for name, s in rows[:40]
+            ],
+        )
+    )
+    for key, value in result.items():
+        if key != "missing":
+            print(f"{key}: {value}")
+    write("test-coverage", result)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
