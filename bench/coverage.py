@@ -29,7 +29,7 @@ from typing import Any
 from bench import record
 
 TIMEOUT = 120
-"""Seconds that one model may take."""
+"""Seconds that one model may take, unless more are asked for: a machine may be busy."""
 
 LIFE = 40
 """Models that a worker takes before another one follows it: PyTorch keeps some of each."""
@@ -344,6 +344,9 @@ def main() -> None:
     parser.add_argument("--only", help="models whose name contains this text")
     parser.add_argument("--every", action="store_true", help="all models of attention families")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--seconds", type=float, default=TIMEOUT, help="that one model may take (%(default)s)"
+    )
     parser.add_argument("--no-record", action="store_true", help="print, and write no record")
     arguments = parser.parse_args()
     chosen: list[Model] = []
@@ -359,7 +362,8 @@ def main() -> None:
     start = time.perf_counter()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (arguments.workers + 1)
     outcomes: list[Outcome] = []
-    for outcome in outcomes_of(chosen, arguments.workers, memory=max(memory, 8 << 30)):
+    memory = max(memory, 8 << 30)
+    for outcome in outcomes_of(chosen, arguments.workers, seconds=arguments.seconds, memory=memory):
         outcomes.append(outcome)
         if outcome.result != "imported":
             print(_line(outcome), file=sys.stderr, flush=True)
