@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.arrays import Array, marginal_sum
-from fastrf.device import Device, resolve
+from fastrf.device import HOST, Device, resolve
 from fastrf.errors import InputError
-from fastrf.exchange import in_kind
+from fastrf.exchange import in_kind, taken
 from fastrf.functional import doors
 from fastrf.kernels import load
 from fastrf.layers.checks import MAXIMUM, short
@@ -490,16 +490,13 @@ def _one_each(name: str, given: Any, default: int, count: int) -> Whole:
 
 
 def _dtype(given: Any) -> np.dtype[Any]:
-    try:
-        dtype = np.dtype(given)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype not in doors.DTYPES:
-        raise InputError(f"dtype={short(given)} is unknown; give 'float32' or 'float64'")
-    return dtype
+    for dtype in doors.DTYPES:
+        if isinstance(given, str | type | np.dtype) and given in (dtype, dtype.name):
+            return dtype
+    raise InputError(f"dtype={short(given)} is unknown; give 'float32' or 'float64'")
 
 
 def _place(device: str | None, layers: Any) -> Device:
     if device is not None:
         return resolve(device)
-    return doors.place_of(doors.taken("layers", layers)) if doors.on_gpu(layers) else doors.HOST
+    return doors.place_of(taken("layers", layers)) if doors.on_gpu(layers) else HOST
