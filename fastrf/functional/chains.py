@@ -397,7 +397,7 @@ def profiles(
             f"last map and see some of the input, and no map or window may exceed {WIDEST} pixels; "
             f"give another unit or size, or a chain of smaller reach"
         )
-    width = int(found.counts.max(initial=0))
+    width = int(found.counts.max(initial=1))
     shape = (chains, width)
     if out is not None and len(wider := np.shape(out)) == 2:
         shape = (chains, max(width, wider[1]))
