@@ -565,6 +565,16 @@ def test_ten_thousand_layers_that_lose_nearly_all(pixels: int) -> None:
     assert one.log_gain[0] == pytest.approx(n * math.log(pixels / 3), rel=1e-13)
 
 
+def test_a_unit_in_the_padding_does_not_drown_the_others() -> None:
+    """Beside it, what arrives of the other is 3^−5000 of what was put in."""
+    layers = np.concatenate([chain(5000, 3, padding=1), [[1], [1], [1], [1], [0], [-1]]], axis=1)
+    found = F.propagate(np.array([[4.0, 1.0], [1.0, 0.0]]), layers, input_size=1)
+    assert found.image.tolist() == [[1], [0]]
+    assert found.log_gain[0] == pytest.approx(-math.log(5) - 5000 * math.log(3), rel=1e-13)
+    assert found.log_gain[1] == -math.inf
+    np.testing.assert_allclose(found.lost, 1, rtol=1e-12)
+
+
 def test_ten_thousand_layers_on_a_map_against_their_eigenvalues() -> None:
     """On n pixels a layer of 3 equal taps is diagonal in sines: what arrives, in closed form."""
     depth, n, unit = 10_000, 32, 11
