@@ -565,6 +565,33 @@ def test_ten_thousand_layers_that_lose_nearly_all(pixels: int) -> None:
     assert one.log_gain[0] == pytest.approx(n * math.log(pixels / 3), rel=1e-13)
 
 
+def test_a_unit_in_the_padding_does_not_drown_the_others() -> None:
+    """Beside it, what arrives of the other is 3^−5000 of what was put in."""
+    layers = np.concatenate([chain(5000, 3, padding=1), [[1], [1], [1], [1], [0], [-1]]], axis=1)
+    found = F.propagate(np.array([[4.0, 1.0], [1.0, 0.0]]), layers, input_size=1)
+    assert found.image.tolist() == [[1], [0]]
+    assert found.log_gain[0] == pytest.approx(-math.log(5) - 5000 * math.log(3), rel=1e-13)
+    assert found.log_gain[1] == -math.inf
+    np.testing.assert_allclose(found.lost, 1, rtol=1e-12)
+
+
+def test_ten_thousand_layers_on_a_map_against_their_eigenvalues() -> None:
+    """On n pixels a layer of 3 equal taps is diagonal in sines: what arrives, in closed form."""
+    depth, n, unit = 10_000, 32, 11
+    found = F.propagate(np.ones(1), chain(depth, 3, padding=1), origin=unit, input_size=n)
+    j = np.arange(1, n + 1)[:, None]
+    angle = np.pi * j / (n + 1)
+    kept = depth * np.log1p(-(2 - 2 * np.cos(angle)) / 3, where=j < 20, out=np.full((n, 1), -1e9))
+    modes = (
+        np.exp(kept - kept[0]) * np.sin(angle * (unit + 1)) * np.sin(angle * np.arange(1, n + 1))
+    )
+    image = 2 / (n + 1) * modes.sum(axis=0)
+    # The largest eigenvalue's rounding, 10,000 times over; the image has it no more.
+    wanted = float(kept[0, 0]) + math.log(image.sum())
+    assert float(found.log_gain) == pytest.approx(wanted, abs=depth * 4e-16)
+    np.testing.assert_allclose(found.image, image / image.sum(), rtol=gamma(7 * depth, np.float64))
+
+
 def test_images_of_nothing_and_of_no_layers() -> None:
     found = F.propagate(np.zeros((2, 3)), MIXED, TAPS)
     assert not found.image.any()
@@ -575,6 +602,8 @@ def test_images_of_nothing_and_of_no_layers() -> None:
     assert found.origin == (7, -1)
     np.testing.assert_allclose(found.image, y / y.sum(dtype=float), rtol=2e-7)
     assert F.propagate(np.ones((0, 3)), MIXED, TAPS).image.shape[0] == 0
+    none = F.profiles(MIXED, [0], TAPS)
+    assert (none.profiles.shape, none.log_gain.shape) == ((0, 1), (0,))
     # Each of the taps that reach the map is zero.
     blind = np.array([[3, 1, 1, 2, 0, 0]]).T
     found = F.propagate(np.ones(1), blind, [1, 1, 0], input_size=5)

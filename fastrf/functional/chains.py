@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.arrays import Array, marginal_sum
-from fastrf.device import Device, resolve
+from fastrf.device import HOST, Device, resolve
 from fastrf.errors import InputError
-from fastrf.exchange import in_kind
+from fastrf.exchange import in_kind, taken
 from fastrf.functional import doors
 from fastrf.kernels import load
 from fastrf.layers.checks import MAXIMUM, short
@@ -28,6 +28,9 @@ cut off below the smallest lies 2^1502 below the largest pixel."""
 
 _COLUMNS = 1 << 20
 """Layers that one call of the kernel is given at most, but for a single longer chain (48 MB)."""
+
+_NOTHING = -(1 << 30)
+"""The exponent of a profile that is 0: far below any other, and far from overflow."""
 
 _LN2 = math.log(2)
 
@@ -105,10 +108,10 @@ def propagate(
         number times the image's largest pixel as `y` has pixels.
 
     The map of a chain is a product of maps along its axes. One that meets no border is a single
-    transposed convolution with the chain's profile: Σ width over the layers additions for the
-    profile, and image × profile per axis to apply it. Of one that does, there is a profile for
-    each index of y along that axis, applied as a matrix. Neither depends on the batch. Workspace:
-    the result in float64 twice, and the profiles.
+    transposed convolution with the chain's profile, which takes as many additions as its images
+    have pixels over all layers; to apply it takes image × profile per axis. Of a map that borders
+    cut, there is a profile for each index of y along that axis, applied as a matrix. Profiles are
+    shared by the batch. Workspace: twice the result in float64, and the profiles.
 
     Raises:
         InputError: an argument breaks a rule; the message says which.
@@ -238,6 +241,8 @@ class _Carried:
             total = along.sum(axis=1)
             share = (along * lost).sum(axis=1) / xp.where(total > 0, total, 1)
             self.lost = self.lost + (1 - self.lost) * share
+            # A unit that sees padding alone must not set the scale of the others.
+            exponents = xp.where(rows.max(axis=1) > 0, exponents, _NOTHING)
         self._raise(exponents, axis)
         planes, after = math.prod(shape[: 1 + axis]), math.prod(shape[2 + axis :])
         held = self.array.reshape((planes, pixels, after))
@@ -279,7 +284,8 @@ class _Carried:
         log_gain = xp.log(quotient) + _LN2 * (self.exponents - self.seen)
         log_gain = xp.where(there, log_gain, -np.inf)
         divisor = xp.where(there, arrived, 1).reshape((-1,) + (1,) * (self.array.ndim - 1))
-        image = (self.array / divisor).astype(dtype)
+        self.array /= divisor
+        image = self.array.astype(dtype, copy=False)
         image[image < np.finfo(dtype).smallest_normal] = 0
         return image, log_gain, self.lost
 
@@ -347,9 +353,10 @@ def profiles(
         `Profiles`, in the library of `layers`; on a GPU, profiles, gains and losses stay there.
         Each row is right to 2k + 1 roundings a layer.
 
-    Cost: Σ width additions over the layers of each chain for equal taps (times k for others);
-    layers are read on the host. Chains up to a width of 2^20 pixels. Workspace: two images of the
-    widest chain on the CPU, a structure of arrays of the layers.
+    Cost: as many additions as a chain's images have pixels over all layers, times k for layers
+    with taps of their own; layers are read on the host. Chains are up to 2^20 pixels wide.
+    Workspace: a few copies of `layers`, and two images of the widest chain, on a GPU two of each
+    chain that runs.
 
     Raises:
         InputError: an argument breaks a rule; the message names the first chain that does.
@@ -397,7 +404,7 @@ def profiles(
             f"last map and see some of the input, and no map or window may exceed {WIDEST} pixels; "
             f"give another unit or size, or a chain of smaller reach"
         )
-    width = int(found.counts.max(initial=0))
+    width = int(found.counts.max(initial=1))
     shape = (chains, width)
     if out is not None and len(wider := np.shape(out)) == 2:
         shape = (chains, max(width, wider[1]))
@@ -490,16 +497,13 @@ def _one_each(name: str, given: Any, default: int, count: int) -> Whole:
 
 
 def _dtype(given: Any) -> np.dtype[Any]:
-    try:
-        dtype = np.dtype(given)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype not in doors.DTYPES:
-        raise InputError(f"dtype={short(given)} is unknown; give 'float32' or 'float64'")
-    return dtype
+    for dtype in doors.DTYPES:
+        if isinstance(given, str | type | np.dtype) and given in (dtype, dtype.name):
+            return dtype
+    raise InputError(f"dtype={short(given)} is unknown; give 'float32' or 'float64'")
 
 
 def _place(device: str | None, layers: Any) -> Device:
     if device is not None:
         return resolve(device)
-    return doors.place_of(doors.taken("layers", layers)) if doors.on_gpu(layers) else doors.HOST
+    return doors.place_of(taken("layers", layers)) if doors.on_gpu(layers) else HOST

@@ -50,23 +50,29 @@ def image(name: str, given: Any, ndim: int) -> Array:
             f"squares of gradients"
         )
     # Compiled code is there for arrays that can be written to.
-    return array if array.flags.writeable else array.copy()
+    return array.copy() if _fixed(array) else array
 
 
-def weights(given: Any, beside: Array) -> Array:
-    """The variances of taps in the dtype of an image, on its device."""
-    place = place_of(beside)
+def taps(given: Any) -> Array:
+    """The variances of taps, where they lie; on the host in double precision."""
     if on_gpu(given):
-        array = taken("taps", given)
-        if place_of(array).name != place.name:
-            raise InputError(
-                f"taps lie on {place_of(array).name} and y on {place.name}: both lie on one "
-                f"device, or taps on the host; copy them"
-            )
-        if array.dtype.kind != "f":
-            raise InputError(f"taps have dtype {array.dtype}: give real floating-point numbers")
-        return array.astype(beside.dtype)
-    return place.xp.asarray(variances("taps", given, beside.dtype).astype(beside.dtype))
+        return taken("taps", given)
+    return variances("taps", given, DTYPES[1])
+
+
+def weights(array: Array, beside: Array) -> Array:
+    """Taps in the dtype of an image, on its device."""
+    place, own = place_of(beside), place_of(array)
+    if own.is_host:
+        return place.xp.asarray(variances("taps", array, beside.dtype).astype(beside.dtype))
+    if own.name != place.name:
+        raise InputError(
+            f"taps lie on {own.name} and y on {place.name}: both lie on one device, or taps on the "
+            f"host; copy them"
+        )
+    if array.dtype.kind != "f":
+        raise InputError(f"taps have dtype {array.dtype}: give real floating-point numbers")
+    return array.astype(beside.dtype)
 
 
 def variances(name: str, given: Any, dtype: np.dtype[Any]) -> NDArray[np.float64]:
@@ -164,7 +170,7 @@ class Result:
                     f"out has shape {found[0]}, dtype {found[1]} and lies on {at}; the result has "
                     f"shape {shape}, dtype {dtype} and lies on {place.name}: give an array like it"
                 )
-            if isinstance(out, np.ndarray) and not out.flags.writeable:
+            if isinstance(out, np.ndarray) and _fixed(out):
                 raise InputError("out is read-only: give an array that can be written to")
         self.array: Array
         if self._given is not None and self._fits(beside):
@@ -175,22 +181,26 @@ class Result:
 
     def _fits(self, beside: Array) -> bool:
         given = self._given
-        if isinstance(given, np.ndarray) and not given.flags.writeable:
-            return False
-        if namespace(given).may_share_memory(given, beside):
-            return False
-        return bool(given.flags.c_contiguous)
+        shares = namespace(given).may_share_memory(given, beside)
+        return bool(given.flags.c_contiguous) and not (shares or _fixed(given))
 
     def handed_back(self) -> Any:
         """The result in kind; `out` itself where one was given."""
         if self._out is None:
             return in_kind(self.array, self._like)
         if self.array is not self._given:
-            if isinstance(self._given, np.ndarray) and not self._given.flags.writeable:
+            if _fixed(self._given):
                 self._out[...] = in_kind(self.array, self._out)
-            else:
-                self._given[...] = self.array
+                return self._out
+            self._given[...] = self.array
+        # Through DLPack once more: the stream of out's library waits for the one that wrote to it.
+        in_kind(self._given, self._out)
         return self._out
+
+
+def _fixed(array: Array) -> bool:
+    """Whether an array can only be read."""
+    return isinstance(array, np.ndarray) and not array.flags.writeable
 
 
 def allowed(size: int, shape: tuple[int, ...], place: Device) -> None:

@@ -112,8 +112,7 @@ class _Layer:
             raise InputError("taps and kernel: give one of the two; kernel stands for equal taps")
         shape: tuple[int, ...] = tuple(kernel) if isinstance(kernel, tuple | list) else ()
         if kernel is None:
-            if not doors.on_gpu(taps):
-                taps = doors.variances("taps", taps, doors.DTYPES[1])
+            taps = doors.taps(taps)
             shape = tuple(taps.shape)
         axes = len(shape) if ndim is None else ndim
         if axes not in (1, 2, 3) or (kernel is None and len(shape) < axes):
@@ -156,7 +155,7 @@ class _Layer:
                 self._equal(result.array, threads)
             else:
                 self._each(result.array, batch, threads)
-        return result.handed_back()
+            return result.handed_back()
 
     def _size(self) -> Axes:
         """The default for `size`."""

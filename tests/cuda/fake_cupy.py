@@ -63,11 +63,11 @@ FUNCTIONS = frozenset(
     """
     abs absolute all any arange argmax argmin argsort around asarray ascontiguousarray
     bincount broadcast_to ceil clip concatenate copy cos count_nonzero cumsum diff divide
-    dot einsum empty empty_like exp exp2 expand_dims expm1 flatnonzero flip floor full
+    dot einsum empty empty_like exp exp2 expand_dims expm1 flatnonzero flip floor frexp full
     full_like imag ldexp log log1p log2 logical_and logical_not logical_or matmul max
-    maximum mean meshgrid min minimum moveaxis multiply nonzero ones ones_like outer pad
-    prod ravel real repeat reshape searchsorted sin sort sqrt square stack sum swapaxes take
-    tensordot tile transpose unique where zeros zeros_like
+    maximum may_share_memory mean meshgrid min minimum moveaxis multiply nonzero ones
+    ones_like outer pad prod ravel real repeat reshape searchsorted sin sort sqrt square
+    stack sum swapaxes take tensordot tile transpose unique where zeros zeros_like
     """.split()  # noqa: SIM905
 )
 """Functions of NumPy that CuPy has by the same name and arguments."""
@@ -104,6 +104,10 @@ class ndarray:
 
     def __init__(self, held: np.ndarray) -> None:
         self.held = held
+
+    @property
+    def device(self) -> _Device:
+        return cuda.Device(0)
 
     # --- the way out ------------------------------------------------------------------------
 
@@ -304,6 +308,13 @@ def asarray(values: Any, dtype: Any = None, *, blocking: bool = False) -> ndarra
 array = asarray
 
 
+def from_dlpack(values: Any) -> ndarray:
+    """A view of what another library holds on the device."""
+    if values.__dlpack_device__()[0] != 2:
+        raise TypeError("CPU arrays cannot be directly imported to CuPy")
+    return ndarray(np.from_dlpack(values.__dlpack__(stream=1)))
+
+
 def ascontiguousarray(values: ndarray) -> ndarray:
     """Unlike NumPy's, of an array of the device alone."""
     if not isinstance(values, ndarray):
@@ -337,7 +348,7 @@ class _Device:
     """``with cupy.cuda.Device(n):``"""
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.id = number
 
     def __enter__(self) -> _Device:
         return self
