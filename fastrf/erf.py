@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 from zipfile import BadZipFile
@@ -89,8 +89,11 @@ class ERF:
         it (`to_numpy` fetches it); its values are variances (Luo et al. 2016 plot their roots).
         Where the engine left factors, they are multiplied out here, once; moments and profiles do
         not need it."""
-        pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
-        return pixels
+        form = partial(self._measured.pixels, workers=getattr(self.plan, "workers", 1))
+        if isinstance(self.plan, Plan) and getattr(self.values, "xp", np) is not np:
+            with resolve(self.plan.device).current():
+                return form()  # type: ignore[no-any-return]
+        return form()  # type: ignore[no-any-return]
 
     @cached_property
     def _measured(self) -> Image:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrf.arrays import Array
 from fastrf.errors import InputError
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import Center, fraction_of, per_axis, position_of
 from fastrf.metrics.levels import volume_above
 from fastrf.metrics.moments import profiles_of
@@ -19,6 +19,7 @@ LUO_THRESHOLD = 1 - 0.9545
 """Luo et al. 2016, §3.1: pixels above (1 − 95.45%) of the centre belong to the ERF."""
 
 
+@where_the_image_lives
 def luo_size(
     image: Array | Image,
     kind: str = "amplitude",
@@ -115,6 +116,7 @@ def trf_ratio(size: float, trf_size: float | Sequence[float]) -> float:
     return float(size) / math.prod(sides) ** (1 / len(sides))
 
 
+@where_the_image_lives
 def fills(
     image: Array | Image,
     origin: Sequence[int],
