@@ -373,8 +373,23 @@ class _Device:
 
 cuda = SimpleNamespace(
     Device=_Device,
-    runtime=SimpleNamespace(getDevice=lambda: _Device.current, getDeviceCount=lambda: 2),
+    get_current_stream=lambda: SimpleNamespace(synchronize=_wait),
+    runtime=SimpleNamespace(
+        getDevice=lambda: _Device.current,
+        getDeviceCount=lambda: 2,
+        getDeviceProperties=lambda number: {"name": b"stand-in", "major": 9, "minor": 0},
+        driverGetVersion=lambda: 12090,
+        runtimeGetVersion=lambda: 12090,
+    ),
 )
+
+
+def get_default_memory_pool() -> Any:
+    """Holds nothing back."""
+    return SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+
+
+__version__ = "14.0.0"
 
 
 # --- the device below -------------------------------------------------------------------------

@@ -314,6 +314,9 @@ def free(monkeypatch: pytest.MonkeyPatch, amount: int) -> None:
         def free_bytes(self) -> int:
             return amount // 2
 
+        def free_all_blocks(self) -> None:
+            pass
+
     xp = device.resolve("cuda").xp
     monkeypatch.setattr(xp, "get_default_memory_pool", Pool, raising=False)
     told = (amount - amount // 2, 2 * amount)
