@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,18 @@ def namespace(array: Array) -> ModuleType:
     """The functions for an array: those of NumPy, or of CuPy, which is loaded where one of its
     arrays is here."""
     return np if isinstance(array, np.ndarray) else sys.modules[library(array)]
+
+
+def on_its_device(array: Array) -> AbstractContextManager[Any]:
+    """While it is entered, CuPy computes on the device of `array`; for what is not CuPy's it
+    does nothing.
+
+    CuPy makes what it computes on the current device, and may refuse arrays of another one.
+    """
+    device: AbstractContextManager[Any] = nullcontext()
+    if library(array) == "cupy":
+        device = array.device
+    return device
 
 
 def on_host(array: Array) -> np.ndarray:

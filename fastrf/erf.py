@@ -86,7 +86,9 @@ class ERF:
         it (`to_numpy` fetches it); its values are variances (Luo et al. 2016 plot their roots).
         Where the engine left factors, they are multiplied out here, once; moments and profiles do
         not need it."""
-        with explained(getattr(self.plan, "device", "cpu")):
+        on_gpu = getattr(self.values, "xp", np) is not np
+        place = resolve(self.plan.device if isinstance(self.plan, Plan) and on_gpu else "cpu")
+        with explained(place.name), place.current():
             pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
         return pixels
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from fastrf.arrays import (
     marginal_sum,
     namespace,
     on_host,
+    on_its_device,
     running_sums,
     sum_of,
 )
@@ -227,6 +229,23 @@ def image_of(image: Array | Image) -> Image:
     return Pixels(array)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def where_the_image_lives(measure: Callable[P, R]) -> Callable[P, R]:
+    """A measure, whose first argument is `image`, that computes on the image's device, whichever
+    is the current one."""
+
+    @wraps(measure)
+    def measured(*args: P.args, **options: P.kwargs) -> R:
+        image = args[0] if args else options.get("image")
+        with on_its_device(image.array if isinstance(image, Pixels) else image):
+            return measure(*args, **options)
+
+    return measured
+
+
 def _examine(image: Array) -> None:
     """InputError where `image` is no ERF image."""
     if not 1 <= image.ndim <= 3 or image.size == 0 or image.dtype.kind not in "fiub":
@@ -234,7 +253,8 @@ def _examine(image: Array) -> None:
             f"image has shape {image.shape} and dtype {image.dtype}: an ERF image has 1 to 3 "
             "dimensions, at least one pixel and real numbers; sum over batch and channels first"
         )
-    low, high = float(image.min()), float(image.max())
+    with on_its_device(image):
+        low, high = float(image.min()), float(image.max())
     # A maximum times the number of pixels bounds every sum that is taken here.
     if not (low >= 0 and math.isfinite(high * image.size)):
         raise InputError(

@@ -158,8 +158,8 @@ class Chains(Case):
         threads = (workers or os.cpu_count() or 1) if device.is_host else 1
 
         def profiles() -> Profiles:
+            taps = np.empty(0, dtype)
             with device.current():
-                taps = xp.empty(0, dtype)
                 lost, exponents = xp.empty(chains, dtype), xp.empty(chains, np.int64)
                 out = xp.empty((chains, self.columns), dtype)
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from fastrf.arrays import Array, namespace, outer_sum, running_sums, spelled_out
 from fastrf.exchange import in_kind
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import ROUNDING, Center, core_at, fraction_of, position_of
 
 # Squared distances of pixels that differ by no more than this share of themselves are the same.
 _SAME = 1e-12
 
 
+@where_the_image_lives
 def radial_mass(image: Array | Image, center: Center = None) -> tuple[Array, Array]:
     """Share of the mass within each radius about `center`: (radii, mass), an exact step function.
 
@@ -44,6 +45,7 @@ def radial_mass(image: Array | Image, center: Center = None) -> tuple[Array, Arr
     return in_kind(steps[0], image), in_kind(steps[1], image)
 
 
+@where_the_image_lives
 def radius_of_mass(
     image: Array | Image, share: float, center: Center = None, *, subpixel: bool = False
 ) -> float:

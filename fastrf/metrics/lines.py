@@ -7,11 +7,12 @@ import numpy as np
 from fastrf.arrays import Array, on_host
 from fastrf.errors import InputError
 from fastrf.exchange import in_kind
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import Center, axis_of, fraction_of, position_of
 from fastrf.metrics.regions import interpolation
 
 
+@where_the_image_lives
 def profile(image: Array | Image, axis: int) -> Array:
     """Marginal along `axis`: the sum over all other axes, normalised to sum 1.
 
@@ -28,6 +29,7 @@ def profile(image: Array | Image, axis: int) -> Array:
     return in_kind(seen.profile(axis_of(seen, axis)).copy(), image)
 
 
+@where_the_image_lives
 def cut(image: Array | Image, axis: int, center: Center = None) -> Array:
     """Values along `axis` on the line through `center`, on the image's own scale.
 
@@ -43,6 +45,7 @@ def cut(image: Array | Image, axis: int, center: Center = None) -> Array:
     return in_kind(seen.contracted(weights), image)
 
 
+@where_the_image_lives
 def width_at(image: Array | Image, level: float, center: Center = None) -> tuple[float, ...]:
     """Full width per axis, in pixels, at `level` times the maximum of the cut through `center`.
 
@@ -57,6 +60,7 @@ def width_at(image: Array | Image, level: float, center: Center = None) -> tuple
     return tuple(_width(on_host(cut(image, a, center)), fraction, a) for a in range(image.ndim))
 
 
+@where_the_image_lives
 def fwhm(image: Array | Image, center: Center = None) -> tuple[float, ...]:
     """Full width at half maximum per axis, in pixels, of the cut through `center`: `width_at` ½.
 

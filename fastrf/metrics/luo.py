@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrf.arrays import Array
 from fastrf.errors import InputError
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import Center, fraction_of, per_axis, position_of
 from fastrf.metrics.levels import volume_above
 from fastrf.metrics.moments import profiles_of
@@ -22,6 +22,7 @@ FILLS = "the ERF fills the image: its sizes are cut off by the border, not by th
 """The warning of a field whose sizes say more about the image than about the unit."""
 
 
+@where_the_image_lives
 def luo_size(
     image: Array | Image,
     kind: str = "amplitude",
@@ -118,6 +119,7 @@ def trf_ratio(size: float, trf_size: float | Sequence[float]) -> float:
     return float(size) / math.prod(sides) ** (1 / len(sides))
 
 
+@where_the_image_lives
 def fills(
     image: Array | Image,
     origin: Sequence[int],

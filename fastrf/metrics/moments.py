@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrf.arrays import Array, along, namespace, on_host, sum_of
 from fastrf.errors import InputError
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import per_axis
 
 # Ends of an axis that hold this share of the mass and less are left out of the comparison with a
@@ -20,6 +20,7 @@ _NEGLIGIBLE = 2.0**-52
 _FAR = 9.0
 
 
+@where_the_image_lives
 def mean(image: Array | Image, origin: Sequence[float] | None = None) -> tuple[float, ...]:
     """Centre of mass per axis, Σ x·p(x), in input pixel indices.
 
@@ -32,6 +33,7 @@ def mean(image: Array | Image, origin: Sequence[float] | None = None) -> tuple[f
     return tuple(o + middle(p) + lean(p) for o, p in zip(start, profiles, strict=True))
 
 
+@where_the_image_lives
 def covariance(image: Array | Image) -> np.ndarray:
     """Covariance matrix of the mass in pixels², Σ (x_a − μ_a)(x_b − μ_b)·p(x), shape (ndim, ndim).
 
@@ -50,6 +52,7 @@ def covariance(image: Array | Image) -> np.ndarray:
     return result
 
 
+@where_the_image_lives
 def std(image: Array | Image) -> tuple[float, ...]:
     """Standard deviation per axis in pixels: the root of the diagonal of `covariance`."""
     profiles = profiles_of(image_of(image))
@@ -58,6 +61,7 @@ def std(image: Array | Image) -> tuple[float, ...]:
     )
 
 
+@where_the_image_lives
 def kurtosis(image: Array | Image) -> tuple[float, ...]:
     """Excess kurtosis per axis, μ₄/μ₂² − 3 of the profile: 0 for a Gaussian, negative for a box.
 
@@ -77,6 +81,7 @@ def kurtosis(image: Array | Image) -> tuple[float, ...]:
     return tuple(result)
 
 
+@where_the_image_lives
 def gaussian_distance(image: Array | Image) -> float:
     """Total-variation distance to the Gaussian of the same mean and covariance, in [0, 1).
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fastrf.arrays import Array
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import ROUNDING, fraction_of
 
 
+@where_the_image_lives
 def smallest_set(image: Array | Image, share: float) -> int:
     """Number of pixels in the smallest set that holds `share` of the mass.
 
@@ -19,6 +20,7 @@ def smallest_set(image: Array | Image, share: float) -> int:
     return whole + 1
 
 
+@where_the_image_lives
 def smallest_set_area(image: Array | Image, share: float) -> float:
     """Area of the smallest set that holds exactly `share`: `smallest_set`, continuous.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastrf.arrays import Array, along, namespace, on_host
-from fastrf.images import Image, image_of
+from fastrf.images import Image, image_of, where_the_image_lives
 from fastrf.metrics.given import ROUNDING, Center, area_of, core_at, fraction_of, position_of
 from fastrf.metrics.regions import covering_side, inside, overlap, sides
 
@@ -20,6 +20,7 @@ SHARES = (0.2, 0.3, 0.5, 0.99)
 _SUBPIXEL_BITS = 40
 
 
+@where_the_image_lives
 def area_square(image: Array | Image, share: float, center: Center = None) -> tuple[int, ...]:
     """Sides, in whole pixels per axis, of the smallest centred square that holds `share`.
 
@@ -40,6 +41,7 @@ def area_square(image: Array | Image, share: float, center: Center = None) -> tu
     return sides(bisect_left(range(covering_side(image, position)), goal, key=mass), position)
 
 
+@where_the_image_lives
 def square_side(image: Array | Image, share: float, center: Center = None) -> float:
     """Side in pixels of the centred square that holds exactly `share`: `area_square`, continuous.
 
@@ -60,6 +62,7 @@ def square_side(image: Array | Image, share: float, center: Center = None) -> fl
     return math.ldexp(bisect_left(range(steps), goal, key=mass), -_SUBPIXEL_BITS)
 
 
+@where_the_image_lives
 def area_ratio(
     image: Array | Image,
     share: float,
@@ -85,6 +88,7 @@ def area_ratio(
     return math.prod(area_square(image, share, center)) / whole
 
 
+@where_the_image_lives
 def area_ratio_log(
     image: Array | Image, share: float, center: Center, extent: Sequence[float]
 ) -> float:

@@ -7,12 +7,16 @@ run on a `shim.standin.StandIn`. Its arrays refuse what CuPy's refuse, and a lit
   not mix (CuPy takes NumPy's arrays as indices; that copies, and hides it);
 - implicit conversion to a NumPy array, `numpy.asarray(array)`;
 - functions and methods that are not in `FUNCTIONS`, which CuPy has;
-- kernels on NumPy arrays.
+- kernels on NumPy arrays;
+- arrays of another device than the current one (CuPy takes those of a device that can reach them,
+  and makes the result on the current one).
 
 As CuPy's, its reductions are arrays without axes and no scalars. What makes the host wait for the
 device (``float(array)``, ``if array:``, ``array.get()``, sizes that depend on values) is let
 through and counted in `waits`: a test can tell whether it happens once or in every layer. `brought`
 tells whether small things are copied to the device, or large ones that should have been made there.
+
+There are as many devices as are entered, and `Device.current` is the number of the one that is.
 
 Not stood in for: streams, speed, CuPy's own rounding, and its limits on dtypes.
 """
@@ -78,6 +82,7 @@ _METHODS = frozenset(
     nonzero prod ravel repeat reshape sort squeeze sum swapaxes take transpose view
     """.split()  # noqa: SIM905
 )
+_VIEWS = frozenset(["squeeze", "swapaxes", "transpose", "view"])
 _PROPERTIES = frozenset(
     """
     T dtype flags imag itemsize nbytes ndim real shape size strides
@@ -102,12 +107,18 @@ class ndarray:
 
     __module__ = "cupy"
 
-    def __init__(self, held: np.ndarray) -> None:
+    def __init__(self, held: np.ndarray, number: int | None = None) -> None:
         self.held = held
+        self.device = _Device(_Device.current if number is None else number)
 
-    @property
-    def device(self) -> _Device:
-        return cuda.Device(0)
+    def _here(self) -> ndarray:
+        """The array, if it is one of the current device."""
+        if self.device.id != _Device.current:
+            raise ValueError(
+                f"The device where the array resides ({self.device.id}) is different from the "
+                f"current device ({_Device.current})."
+            )
+        return self
 
     # --- the way out ------------------------------------------------------------------------
 
@@ -168,20 +179,25 @@ class ndarray:
     def __getitem__(self, index: Any) -> ndarray:
         if _has_mask(index):
             _wait()
-        return _wrapped(self.held[_index(index)])
+        part = self.held[_index(index)]
+        if not isinstance(part, np.ndarray) or not np.shares_memory(part, self.held):
+            self._here()
+        return ndarray(np.asarray(part), self.device.id)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.held[_index(index)] = _opened(value)
+        self._here().held[_index(index)] = _opened(value)
 
     def __getattr__(self, name: str) -> Any:
         if name in _PROPERTIES:
             value = getattr(self.held, name)
-            return _wrapped(value) if isinstance(value, np.ndarray) else value
+            return ndarray(value, self.device.id) if isinstance(value, np.ndarray) else value
         if name not in _METHODS:
             raise AttributeError(f"CuPy's arrays have no {name}")
         if name in _SIZES_BY_VALUE:
             _wait()
-        return _lifted(getattr(self.held, name))
+        if name in _VIEWS:
+            return lambda *given: ndarray(getattr(self.held, name)(*given), self.device.id)
+        return _lifted(getattr(self._here().held, name))
 
 
 # --- operators --------------------------------------------------------------------------------
@@ -225,7 +241,7 @@ def _in_place(name: str) -> Callable[..., ndarray]:
     function = getattr(np, name)
 
     def apply(self: ndarray, other: Any) -> ndarray:
-        function(self.held, _opened(other), out=self.held)
+        function(self._here().held, _opened(other), out=self.held)
         return self
 
     return apply
@@ -233,7 +249,7 @@ def _in_place(name: str) -> Callable[..., ndarray]:
 
 def _single(name: str) -> Callable[..., ndarray]:
     function = getattr(np, name)
-    return lambda self: _wrapped(function(self.held))
+    return lambda self: _wrapped(function(self._here().held))
 
 
 for _short, _long in _BINARY.items():
@@ -253,7 +269,7 @@ ndarray.__hash__ = None  # type: ignore[assignment]
 def _opened(value: Any) -> Any:
     """What is given to a function of the device, as NumPy's: scalars and the device's arrays."""
     if isinstance(value, ndarray):
-        return value.held
+        return value._here().held
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
     if isinstance(value, list | tuple):
@@ -347,20 +363,40 @@ fft = SimpleNamespace(
 class _Device:
     """``with cupy.cuda.Device(n):``"""
 
-    def __init__(self, number: int) -> None:
-        self.id = number
+    current = 0
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = _Device.current if number is None else number
+        self._before: list[int] = []
 
     def __enter__(self) -> _Device:
+        self._before.append(_Device.current)
+        _Device.current = self.id
         return self
 
     def __exit__(self, *_: Any) -> None:
-        pass
+        _Device.current = self._before.pop()
 
 
 cuda = SimpleNamespace(
     Device=_Device,
-    runtime=SimpleNamespace(getDevice=lambda: 0, getDeviceCount=lambda: 1),
+    get_current_stream=lambda: SimpleNamespace(synchronize=_wait),
+    runtime=SimpleNamespace(
+        getDevice=lambda: _Device.current,
+        getDeviceCount=lambda: 2,
+        getDeviceProperties=lambda number: {"name": b"stand-in", "major": 9, "minor": 0},
+        driverGetVersion=lambda: 12090,
+        runtimeGetVersion=lambda: 12090,
+    ),
 )
+
+
+def get_default_memory_pool() -> Any:
+    """Holds nothing back."""
+    return SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+
+
+__version__ = "14.0.0"
 
 
 # --- the device below -------------------------------------------------------------------------

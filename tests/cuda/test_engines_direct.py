@@ -314,6 +314,9 @@ def free(monkeypatch: pytest.MonkeyPatch, amount: int) -> None:
         def free_bytes(self) -> int:
             return amount // 2
 
+        def free_all_blocks(self) -> None:
+            pass
+
     xp = device.resolve("cuda").xp
     monkeypatch.setattr(xp, "get_default_memory_pool", Pool, raising=False)
     told = (amount - amount // 2, 2 * amount)
@@ -350,6 +353,29 @@ def test_saved(gpu: ModuleType, tmp_path: Path) -> None:
     result = rf.erf(RESIDUAL, device="cuda", method="direct")
     result.save(tmp_path / "field.npz")
     np.testing.assert_array_equal(rf.ERF.load(tmp_path / "field.npz").image, result.to_numpy())
+
+
+@pytest.mark.parametrize("method", ["direct", "factored", "spectral"])
+def test_a_second_gpu(
+    gpu: ModuleType, method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was computed there stays there, is measured there, and saved, from wherever it is
+    asked; the first GPU stays the current one."""
+    if gpu is not fake_cupy:
+        pytest.skip("only the stand-in has two for certain")
+    monkeypatch.setattr(device, "_look", lambda: device._Found(xp=gpu, count=2))
+    net = rf.Sequential(rf.Residual(rf.Conv(3, padding=1)), rf.Conv(5), ndim=2)
+    found, expected = (rf.erf(net, method=method, device=d) for d in ("cuda:1", "cpu"))
+    for name in ("mean", "std", "covariance", "kurtosis", "fwhm", "gaussian_distance"):
+        own, other = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-9)
+    assert found.warnings == expected.warnings
+    assert found.image.device.id == 1
+    found.save(tmp_path / "erf.npz")
+    np.testing.assert_allclose(rf.ERF.load(tmp_path / "erf.npz").image, expected.image, atol=1e-12)
+    assert gpu.cuda.runtime.getDevice() == 0
+    every = rf.erf(net, device="cuda:1", layers="all")
+    assert {field.image.device.id for field in every.values()} == {1}
 
 
 def test_taps_of_a_device(xp: ModuleType) -> None:

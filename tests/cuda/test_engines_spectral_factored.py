@@ -320,6 +320,25 @@ def test_measures_of_pixels(gpu: Device, name: str, dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", test_metrics.MEASURES)
+def test_measures_on_a_second_gpu(gpu: Device, name: str) -> None:
+    """An image is measured where it lives, whatever device is current."""
+    if gpu.backend is None:
+        pytest.skip("only the stand-in has two for certain")
+    image, measure = test_metrics.smooth(), test_metrics.MEASURES[name]
+    with gpu.xp.cuda.Device(1):
+        there = gpu.xp.asarray(image)
+    with pytest.raises(ValueError, match="different from the current device"):
+        there.sum()
+    found = measure(there)
+    if gpu.holds(found):
+        assert found.device.id == 1
+    np.testing.assert_allclose(
+        on_host(found) if gpu.holds(found) else found, measure(image), rtol=1e-12
+    )
+    assert gpu.xp.cuda.runtime.getDevice() == 0
+
+
 MEASURES: dict[str, Callable[[Any], Any]] = {
     **{name: measure for name, measure in test_metrics.MEASURES.items() if name != "fills"},
     "cut": lambda image: metrics.cut(image, 1),
