@@ -57,6 +57,7 @@ COMMANDS = (
     "design",
     "sweep",
     "bench",
+    "warmup",
     "info",
 )
 """Each is the function of its name in the module of its name."""
