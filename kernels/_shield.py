@@ -1,9 +1,10 @@
-"""Work that Ctrl-C must not break off halfway."""
+"""Where kernels can be loaded, and what Ctrl-C must not break off halfway."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -61,3 +62,15 @@ def out_of_reach(call: Callable[[], T], *, leave: bool) -> T:
 def is_busy() -> bool:
     """Whether a call goes on that was left by an interrupt: the process ends when it has ended."""
     return any(thread.is_alive() for thread in _left)
+
+
+def in_subinterpreter() -> bool:
+    """Whether this is not the interpreter that the process began with: there, Numba waits for ever
+    for a lock (its compiler, LLVM, is called as if there were one interpreter)."""
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            interpreters = import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() != interpreters.get_main())
+    return False
