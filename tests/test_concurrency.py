@@ -105,7 +105,8 @@ def test_many_threads_at_once_give_the_bits_of_serial_calls(serial, shared):
 
 @pytest.mark.usefixtures("hurried")
 def test_sweeps_from_many_threads_give_the_same_tables(tmp_path):
-    space = {"name": "s", "ndim": 2, "parameters": {"depth": [2, 3, 9], "kernel": [3, 5]}}
+    parameters = {"depth": [2, 3, 9], "kernel": [3, 5]}
+    space = rf.Space({"name": "s", "ndim": 2, "parameters": parameters})
 
     def swept(i: int) -> Any:
         with rf.sweep(space, tmp_path / f"{i}.db", workers=0, progress=False) as store:
@@ -279,7 +280,8 @@ def test_no_global_state_changes(tmp_path):
         answer(fresh()[call[0]], call)
         assert state() == before, call
     net = rf.zoo.resnet18()
-    space = {"name": "s", "ndim": 2, "parameters": {"depth": [2, 3], "kernel": [3, "1 + 2"]}}
+    parameters = {"depth": [2, 3], "kernel": [3, 5], "dilation": "kernel // 2"}
+    space = rf.Space({"name": "s", "ndim": 2, "parameters": parameters})
     with rf.sweep(space, tmp_path / "s.db", workers=0, progress=False):
         pass
     rf.advice(net)

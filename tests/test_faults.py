@@ -1,16 +1,16 @@
 """The machine fails on the way: a clear error, what is finished is kept, and the next call works.
 
-A killed worker is in test_sweep (`test_own_processes_of_which_one_is_killed_and_some_networks_kill`,
-`test_kill_and_go_on`), a GPU that fails in tests/cuda/test_faults_cuda.py.
+A killed worker and a killed coordinator are in test_sweep (the tests named "kill"), a GPU that
+fails in tests/cuda/test_faults_cuda.py.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -21,6 +21,7 @@ from fastrf.kernels.cpu._compile import kernel
 from sweeping import table
 
 import fastrf as rf
+from fastrf.engine import threads
 from fastrf.engine.memory import Pool
 from fastrf.errors import FastrfError, KernelError, OutOfMemoryError
 
@@ -32,14 +33,14 @@ def deep() -> rf.Network:
 
 @pytest.fixture
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets so many buffers be had, and no more."""
+    """Lets so many buffers be had, and the next not."""
 
     def install(buffers: int) -> list[weakref.ref[Any]]:
         left, taken = [buffers], []
 
         def take(self: Pool, shape: tuple[int, ...]) -> Any:
             left[0] -= 1
-            if left[0] < 0:
+            if left[0] == -1:
                 raise MemoryError("Unable to allocate 7.0 GiB")
             array, lease = plain(self, shape)
             taken.append(weakref.ref(lease.buffer))
@@ -72,8 +73,9 @@ def test_out_of_memory_says_so_and_frees_what_it_had(short_of_memory, monkeypatc
 def test_out_of_memory_keeps_the_finished_fields_of_all_layers(short_of_memory, monkeypatch):
     net = rf.Sequential(*[rf.Conv(65, padding=32)] * 6)
     size = 700
+    taken = short_of_memory(1 << 30)
     every = rf.erf(net, layers="all", input_size=size, method="direct")
-    short_of_memory(20)
+    short_of_memory(len(taken) // 2)
     with pytest.raises(OutOfMemoryError) as at:
         rf.erf(net, layers="all", input_size=size, method="direct")
     monkeypatch.undo()
@@ -172,10 +174,6 @@ def test_errors_travel_between_processes():
 
 def test_a_process_without_threads_computes_alone(monkeypatch):
     """Where the system gives no more of them."""
-    import threading
-
-    from fastrf.engine import threads
-
     monkeypatch.setattr(threads, "TILE_CELLS", 64)
     net = rf.zoo.plain(12)
     expected = rf.erf(net, method="direct", workers=3, tail=1e-300).to_numpy()
@@ -186,4 +184,3 @@ def test_a_process_without_threads_computes_alone(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refused)
     found = rf.erf(net, method="direct", workers=3, tail=1e-300).to_numpy()
     np.testing.assert_array_equal(found, expected)
-    assert os.getpid()

@@ -64,8 +64,8 @@ def check():
 
 @job
 def sweep():
-    space = {"name": "s", "ndim": 2, "parameters": {"depth": {"from": 1, "to": 60},
-             "kernel": [3, 4, 5], "stride": "1", "rate": [1, 2], "dilation": "rate"}}
+    space = rf.Space({"name": "s", "ndim": 2, "parameters": {"depth": {"from": 1, "to": 60},
+                      "kernel": [3, 4, 5], "rate": [1, 2], "dilation": "rate"}})
     def run():
         with tempfile.TemporaryDirectory() as folder:
             rf.sweep(space, folder + "/s.db", workers=0, progress=False).close()

@@ -9,6 +9,7 @@ from typing import Any
 import fake_cupy
 import numpy as np
 import pytest
+from fastrf.kernels import KERNELS
 from fastrf.kernels.cuda import _module
 from shim.standin import StandIn
 
@@ -65,7 +66,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, at: int, error: Exception) -> list[
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", [1, 2])
 def test_a_device_lost_in_mid_run(monkeypatch, at):
     expected = field().to_numpy()
     lost = CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
@@ -109,17 +110,11 @@ def test_warmup_of_a_gpu(monkeypatch, tmp_path):
     """Every kernel of the GPU is called in every dtype, on arrays of the device."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done = rf.warmup("cuda")
-    kernels = {k.name for k in _kernels()}
-    assert {(k.device, k.kernel) for k in done.kernels} == {("cuda:0", name) for name in kernels}
+    expected = {
+        ("cuda:0", k.name, dtype.name)
+        for k in KERNELS.values()
+        for dtype in k.dtypes
+        if k.devices is None or "cuda" in k.devices
+    }
+    assert {(k.device, k.kernel, k.dtype) for k in done.kernels} == expected
     assert done.folders == {"cuda:0": str(tmp_path / "fastrf" / "cuda")}
-    assert {name for name, _ in _pairs(done)} == kernels
-
-
-def _kernels() -> list[Any]:
-    from fastrf.kernels import KERNELS
-
-    return [k for k in KERNELS.values() if k.devices is None or "cuda" in k.devices]
-
-
-def _pairs(done: Any) -> set[tuple[str, str]]:
-    return {(k.kernel, k.dtype) for k in done.kernels}
