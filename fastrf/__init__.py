@@ -61,6 +61,7 @@ _PUBLIC = {
     "fastrf.advice": ("advice",),
     "fastrf.design": ("design",),
     "fastrf.sweep.space": ("Space",),
+    "fastrf.warmup": ("warmup",),
 }
 _MODULES = (
     "activations",
@@ -162,3 +163,4 @@ if TYPE_CHECKING:
     from fastrf.sweep.run import sweep
     from fastrf.sweep.space import Space
     from fastrf.sweep.store import Store
+    from fastrf.warmup import warmup

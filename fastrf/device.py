@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from fastrf.errors import DeviceError, InputError
+from fastrf.kernels import IN_SUBINTERPRETER
+from fastrf.kernels._shield import in_subinterpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def resolve(device: str = "auto") -> Device:
         InputError: the name is none of these.
         DeviceError: a GPU was asked for that cannot be used; the message says what is in the way.
     """
+    if in_subinterpreter():
+        raise DeviceError(IN_SUBINTERPRETER)
     if device == "auto":
         missing = gpu_at_hand()
         if missing is not None:

@@ -9,12 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from types import SimpleNamespace
 
-from ._shield import out_of_reach
+from ._shield import in_subinterpreter, out_of_reach
 from .spec import KERNELS, Kernel
 
 __all__ = ["KERNELS", "Kernel", "load"]
 
 DEVICES = ("cpu", "cuda")
+
+IN_SUBINTERPRETER = (
+    "this is a sub-interpreter, in which neither NumPy nor Numba can be relied on; call fastrf "
+    "from the main interpreter: in one of its threads, or in another process"
+)
 
 
 def load(device: str = "cpu") -> SimpleNamespace:
@@ -28,6 +33,7 @@ def load(device: str = "cpu") -> SimpleNamespace:
 
     Raises:
         ValueError: if ``device`` is not a device that fastrf has kernels for.
+        RuntimeError: in a sub-interpreter.
     """
     kind, _, number = device.partition(":")
     if kind not in DEVICES or (number and kind == "cpu"):
@@ -43,6 +49,8 @@ _LOADED: dict[str, SimpleNamespace] = {}
 
 def _load(device: str) -> SimpleNamespace:
     # One module a kernel, both by the kernel's name; a missing one is an error here and not later.
+    if in_subinterpreter():
+        raise RuntimeError(IN_SUBINTERPRETER)
     package = f"{__name__}.{device}"
     names = [k.name for k in KERNELS.values() if k.devices is None or device in k.devices]
     kernels = SimpleNamespace(

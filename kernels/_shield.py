@@ -1,14 +1,16 @@
-"""Work that Ctrl-C must not break off halfway."""
+"""Where kernels can be loaded, and what Ctrl-C must not break off halfway."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_left: set[threading.Thread] = set()
+_running: set[threading.Thread] = set()
 
 
 def out_of_reach(call: Callable[[], T], *, leave: bool) -> T:
@@ -23,31 +25,35 @@ def out_of_reach(call: Callable[[], T], *, leave: bool) -> T:
     """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    done = threading.Event()
+    done, unclaimed = threading.Event(), deque([call])
     found: list[T] = []
     raised: list[BaseException] = []
 
     def work() -> None:
         try:
-            found.append(call())
+            own = unclaimed.pop()
+        except IndexError:
+            return  # a second thread, as it was not known whether the first had started
+        me = threading.current_thread()
+        _running.add(me)
+        try:
+            found.append(own())
         except BaseException as error:
             raised.append(error)
         finally:
-            _left.discard(thread)
+            _running.discard(me)
             done.set()
 
-    thread = threading.Thread(target=work, name="fastrf-compiler")
-    _left.add(thread)
-    try:
-        thread.start()
-    except RuntimeError:  # the process has no more threads, or ends
-        _left.discard(thread)
-        return call()
-    interrupt: BaseException | None = None
+    started, interrupt = False, None
     while not done.is_set():
         try:
+            if not started:
+                threading.Thread(target=work, name="fastrf-compiler").start()
+                started = True
             done.wait()
         except BaseException as error:  # what a signal's handler raises
+            if isinstance(error, RuntimeError) and not started:
+                return call()  # the process has no more threads, or ends
             if leave:
                 raise
             interrupt = error
@@ -60,4 +66,16 @@ def out_of_reach(call: Callable[[], T], *, leave: bool) -> T:
 
 def is_busy() -> bool:
     """Whether a call goes on that was left by an interrupt: the process ends when it has ended."""
-    return any(thread.is_alive() for thread in _left)
+    return bool(_running)
+
+
+def in_subinterpreter() -> bool:
+    """Whether this is not the interpreter that the process began with: there, Numba waits for ever
+    for a lock (its compiler, LLVM, is called as if there were one interpreter)."""
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            interpreters = import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() != interpreters.get_main())
+    return False

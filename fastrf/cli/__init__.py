@@ -26,6 +26,7 @@ from fastrf.cli.exits import BAD_INPUT, INTERRUPTED, PIPE_CLOSED
 from fastrf.cli.options import FILES
 from fastrf.cli.printing import one_line
 from fastrf.errors import FastrfError
+from fastrf.kernels._shield import is_busy
 
 _EXAMPLES = f"""NET is
   a zoo network            resnet50, "plain(1000, 3)", "unet(4, 2)"
@@ -57,6 +58,7 @@ COMMANDS = (
     "design",
     "sweep",
     "bench",
+    "warmup",
     "info",
 )
 """Each is the function of its name in the module of its name."""
@@ -95,6 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(error)
     except KeyboardInterrupt:
         sys.stderr.write("fastrf: interrupted\n")
+        if arguments is None and is_busy():
+            # The process would wait for a compilation that the interrupt has left.
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has enough. Python would complain once more when it flushes at exit.

@@ -38,6 +38,9 @@ _DIGEST = hashlib.sha256().digest_size
 
 _said: set[str] = set()
 
+made = 0
+"""Compilations of this process."""
+
 
 def _say_once(what: str, message: str) -> None:
     if what not in _said:
@@ -137,6 +140,8 @@ class KernelCache(_Cache):
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keeps a compilation where that can be done."""
+        global made  # noqa: PLW0603 - a counter, under Numba's lock
+        made += 1
         name = self._file(signature, compiled.codegen)
         if name is None or compiled.library.has_dynamic_globals:
             return

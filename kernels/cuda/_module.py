@@ -155,6 +155,21 @@ def _cache_folder() -> Path:
     return user_folder("cuda")
 
 
+made = 0
+"""Compilations of this process."""
+
+
+def writable() -> Path | None:
+    """The folder in which compiled sources are kept; None where it cannot be written."""
+    try:
+        folder = _cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError):
+        return None
+    return folder
+
+
 def _cached(key: str) -> bytes | None:
     """What an earlier process has compiled; None where nothing can be read."""
     try:
@@ -231,6 +246,8 @@ class CupyBackend:
         if kept is not None:
             with suppress(self._driver.CUDADriverError):  # a damaged file is compiled anew
                 return self._module(kept)
+        global made  # noqa: PLW0603 - a counter, under the lock
+        made += 1
         image = self._compile(source.name, text, headers, options)
         _keep(key, image)
         return self._module(image)

@@ -1,0 +1,267 @@
+"""What a process does before its first result: what it imports, what it compiles, what it keeps."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastrf.kernels import KERNELS
+from fastrf.kernels.cpu import _cache, _compile
+from fastrf.kernels.spec import DTYPES
+from numba.core import config
+
+import fastrf as rf
+from fastrf.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_first_field_needs_few_imports_and_one_kernel():
+    """The rest is Numba's. Its time is in bench/startup.py."""
+    code = (
+        "import sys, fastrf as rf\n"
+        "rf.erf(rf.Sequential(*[rf.Conv(3)] * 5))\n"
+        "heavy = {'torch', 'onnx', 'matplotlib', 'cupy', 'pandas', 'rich', 'cyclopts', 'sqlite3',\n"
+        "         'scipy.fft', 'scipy.special', 'scipy.sparse', 'multiprocessing', 'asyncio'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "rooms = {'fastrf.sweep', 'fastrf.plot', 'fastrf.report', 'fastrf.empirical',\n"
+        "         'fastrf.cli', 'fastrf.benchmark', 'fastrf.importers'}\n"
+        "assert not rooms & set(sys.modules), rooms & set(sys.modules)\n"
+        "used = set()\n"
+        "for name, module in list(sys.modules.items()):\n"
+        "    for value in vars(module).values() if name.startswith('fastrf.kernels.cpu') else ():\n"
+        "        if getattr(value, '_cache', None) is not None and value.overloads:\n"
+        "            used.add(value.py_func.__name__)\n"
+        "print(*sorted(used))\n"
+    )
+    found = python(code)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == ["_measure", "_walk"]
+
+
+# --- the kernel cache -----------------------------------------------------------------------
+
+SOURCE = "def tripled(x):\n    return 3 * x\n"
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Decorates one small kernel anew, as another process would, with an empty cache folder."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(_cache, "_said", set())
+    path = tmp_path / "own.py"
+    path.write_text(SOURCE)
+
+    def make() -> Any:
+        names: dict[str, Any] = {"__name__": "own"}
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        return _compile.kernel(names["tripled"])
+
+    return make
+
+
+def compilations(kernel: Any) -> int:
+    """Calls a kernel; how many compilations that took."""
+    before = _cache.made
+    assert kernel(14) == 42
+    return _cache.made - before
+
+
+def kept() -> list[Path]:
+    return sorted(p for folder in _cache.folders() for p in folder.glob("*"))
+
+
+def test_a_compiled_kernel_is_found_again(made):
+    assert [compilations(made()) for _ in range(3)] == [1, 0, 0]
+    (path,) = kept()
+    assert path.name.startswith("own.tripled-")
+
+
+def test_other_sources_are_compiled_anew_and_the_old_ones_forgotten(made, tmp_path):
+    assert compilations(made()) == 1
+    (old,) = kept()
+    (tmp_path / "own.py").write_text(f"{SOURCE}# another line\n")
+    assert compilations(made()) == 1
+    (new,) = kept()
+    assert new != old
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "one bit", "another pickle"])
+def test_a_damaged_cache_is_compiled_anew_and_warns_once(made, damage):
+    assert compilations(made()) == 1
+    (path,) = kept()
+    held = path.read_bytes()
+    middle = len(held) // 2
+    spoilt = {
+        "truncated": held[:middle],
+        "empty": b"",
+        "garbage": b"garbage" * 100,
+        "one bit": held[:middle] + bytes([held[middle] ^ 1]) + held[middle + 1 :],
+        "another pickle": _with_digest(b"cos\nsystem\n."),
+    }[damage]
+    path.write_bytes(spoilt)
+    with pytest.warns(RuntimeWarning, match=r"is damaged .*; .* set NUMBA_CACHE_DIR") as warned:
+        assert compilations(made()) == 1
+    assert len(warned) == 1
+    assert path.read_bytes() != spoilt  # and kept again
+    path.write_bytes(spoilt)
+    assert compilations(made()) == 1  # silently: pytest makes an error of a warning
+    assert compilations(made()) == 0
+
+
+def _with_digest(data: bytes) -> bytes:
+    return _cache.hashlib.sha256(data).digest() + data
+
+
+@pytest.mark.parametrize("where", ["/dev/null/folder", "/proc/1/folder"])
+def test_an_unwritable_cache_warns_once_and_says_what_helps(made, monkeypatch, where):
+    monkeypatch.setattr(config, "CACHE_DIR", where)
+    assert _cache.writable() is None
+    with pytest.warns(RuntimeWarning, match=r"cannot be kept .*NUMBA_CACHE_DIR.*warmup") as warned:
+        assert compilations(made()) == 1
+    assert len(warned) == 1
+    assert compilations(made()) == 1
+
+
+def test_a_full_disk_leaves_nothing_behind(made, monkeypatch):
+    def full(self, data):
+        open(self, "wb").close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        assert compilations(made()) == 1
+    assert kept() == []
+
+
+def test_a_filled_cache_is_read_where_nothing_can_be_written(made, monkeypatch):
+    """A container image that was filled by `fastrf warmup` and runs read-only."""
+    assert compilations(made()) == 1
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("write_bytes", "mkdir", "touch", "unlink"):
+        monkeypatch.setattr(Path, name, refused)
+    monkeypatch.setattr(os, "replace", refused)
+    assert _cache.writable() is None
+    assert compilations(made()) == 0
+
+
+def test_works_with_a_read_only_home_and_site_packages(tmp_path):
+    """Files in the place of folders can be written by nobody, root included."""
+    shutil.copytree(ROOT / "fastrf", tmp_path / "fastrf", ignore=_caches)
+    shutil.copytree(ROOT / "kernels", tmp_path / "fastrf" / "kernels", ignore=_caches)
+    (tmp_path / "fastrf/kernels/cpu/__pycache__").touch()
+    code = (
+        "import warnings, numpy as np, fastrf.kernels\n"
+        f"assert fastrf.__file__.startswith({str(tmp_path)!r}), fastrf.__file__\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        "    for _ in range(2):\n"
+        "        out = np.ones((1, 2, 2))\n"
+        "        fastrf.kernels.load().accumulate(out.copy(), 2.0, out)\n"
+        "        assert (out == 3).all()\n"
+        "(one,) = said\n"
+        "assert 'cannot be kept' in str(one.message), one\n"
+    )
+    nowhere = "/dev/null/nowhere"
+    places = {"HOME": nowhere, "XDG_CACHE_HOME": nowhere, "NUMBA_CACHE_DIR": ""}
+    found = python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1", **places)
+    assert found.returncode == 0, found.stderr
+
+
+def _caches(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "__pycache__"]
+
+
+def test_processes_that_fill_one_cache_at_once(tmp_path):
+    code = (
+        "import sys, numpy as np\n"
+        "from fastrf.kernels import load\n"
+        "from fastrf.kernels.cpu import _cache\n"
+        "accumulate = load().accumulate\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "out = np.ones((1, 2, 2)); accumulate(out.copy(), 2.0, out)\n"
+        "assert (out == 3).all(); print(_cache.made)\n"
+    )
+
+    def begun() -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        place = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code], env=place, text=True, **pipes
+        )
+
+    together = [begun(), begun()]
+    for process in together:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in together:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in together:
+        out, _ = process.communicate(timeout=120)
+        assert (process.returncode, out) == (0, "1\n")
+    files = [path.name for path in tmp_path.glob("*/*")]
+    assert files
+    assert all(name.endswith(".kernel") for name in files), files
+    third, _ = begun().communicate("\n", timeout=120)
+    assert third == "ready\n0\n"
+
+
+# --- warmup ---------------------------------------------------------------------------------
+
+
+def test_warmup_compiles_everything(capsys):
+    """What it does not reach would be compiled by another test first, or never: so every kernel is
+    called in every dtype, and afterwards nothing is left to compile."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = rf.warmup("cpu")
+    expected = {
+        ("cpu", k.name, dtype.name)
+        for k in KERNELS.values()
+        if k.devices is None or "cpu" in k.devices
+        for dtype in DTYPES
+    }
+    assert {(k.device, k.kernel, k.dtype) for k in first.kernels} == expected
+    assert all(k.seconds > 0 for k in first.kernels)
+    assert main(["warmup", "--device", "cpu", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert not any(k["compiled"] for k in again["kernels"])
+    assert again["folders"] == {"cpu": str(_cache.writable())}
+    assert main(["warmup", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert f"0 of {len(expected)} kernels compiled in" in shown
+    before = _cache.made
+    net = rf.Sequential(rf.Conv(3, padding=1), rf.AvgPool(3, stride=1, padding=1), rf.Conv(64))
+    residual = rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1), rf.Conv(3, padding=1))] * 3)
+    for dtype in DTYPES:
+        for method in ("direct", "factored", "spectral"):
+            assert np.isfinite(rf.erf(residual, method=method, dtype=dtype).image).all()
+        rf.erf(net, dtype=dtype, layers="all")
+        rf.erf(rf.zoo.plain(300), dtype=dtype, method="direct")
+    assert _cache.made == before
