@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrf.errors import DeviceError, InputError
+from fastrf.errors import DeviceError, InputError, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +91,18 @@ def resolve(device: str = "auto") -> Device:
         return HOST
     kind, colon, number = str(device).partition(":")
     if kind != "cuda" or (colon and not (number.isascii() and number.isdigit())):
-        raise InputError(f"device={device!r} is unknown; give 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise InputError(
+            f"device={short(device)} is unknown; give 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        )
     found = _look()
-    if found.xp is not None and number and int(number) >= found.count:
+    if found.xp is not None and number and int(number[:9]) >= found.count:
         found = _Found(
             f"CUDA numbers its GPUs here from 0 to {found.count - 1}",
             "take one of these (CUDA_VISIBLE_DEVICES hides others)",
         )
     if found.xp is None:
         raise DeviceError(
-            f"device={device!r} cannot be used: it takes CuPy, NVIDIA's driver and a GPU, and "
+            f"device={short(device)} cannot be used: it takes CuPy, NVIDIA's driver and a GPU, and "
             f"{found.problem}; {found.remedy}, or use device='cpu' or 'auto'"
         )
     index = int(number) if number else found.xp.cuda.runtime.getDevice()

@@ -6,9 +6,35 @@ the command line prints it as it stands and exits with 2.
 
 from __future__ import annotations
 
+from typing import Any
+
+LONGEST = 2000
+"""Characters of a message; what comes from a file may have any number of them."""
+
+
+def short(value: Any) -> str:
+    """`value` for a message: on one line, and not longer than a line."""
+    try:
+        line = " ".join(repr(value).split())
+    except ValueError:  # an int of more digits than Python prints
+        line = "a number of thousands of digits"
+    return line if len(line) <= 80 else f"{line[:60]} … {line[-15:]}"
+
+
+def _line(message: str) -> str:
+    """A message on one line, without characters that steer a terminal, and not too long."""
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST * 3 // 4]} … {message[-LONGEST // 4 :]}"
+    line = " ".join(message.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+
 
 class FastrfError(Exception):
-    """Base of every error that fastrf raises on purpose."""
+    """Base of every error that fastrf raises on purpose. Names in its message come from files of
+    strangers: whatever they hold, it is one line that can be printed."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_line(message))
 
 
 class InputError(FastrfError, ValueError):
