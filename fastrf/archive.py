@@ -39,7 +39,7 @@ def read_arrays(
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise InputError(f"{str(path)!r} is no regular file; give a .npz file")
-        file = Path(path).open("rb")
+        file = Path(path).open("rb")  # noqa: SIM115  (closed below)
     except (OSError, ValueError, TypeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise InputError(f"cannot read {str(path)!r}: {reason}; check the path") from None
