@@ -21,12 +21,16 @@ def short(value: Any) -> str:
     return line if len(line) <= 80 else f"{line[:60]} … {line[-15:]}"
 
 
+def printable(text: str) -> str:
+    """`text` without characters that steer a terminal or have no glyph."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
 def _line(message: str) -> str:
     """A message on one line, without characters that steer a terminal, and not too long."""
     if len(message) > LONGEST:
         message = f"{message[: LONGEST * 3 // 4]} … {message[-LONGEST // 4 :]}"
-    line = " ".join(message.split())
-    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+    return printable(" ".join(message.split()))
 
 
 class FastrfError(Exception):

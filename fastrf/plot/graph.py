@@ -369,7 +369,7 @@ def _draw(
 
 def _fitting(figure: Figure, texts: Sequence[Sequence[str]], layout: Layout) -> tuple[float, float]:
     """The largest font, and width of a box in points, with which the graph fits the figure."""
-    probe = figure.text(0, 0, "", fontsize=style.SMALL, fontweight="bold")
+    probe = figure.text(0, 0, "", fontsize=style.SMALL, fontweight="bold", parse_math=False)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     longest = 0.0
     for text in {line for lines in texts for line in lines}:

@@ -172,17 +172,17 @@ class Store:
 
     # --- rows -------------------------------------------------------------------------------
 
-    def _run(self, sql: str) -> sqlite3.Cursor:
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """A query under way: one that has columns."""
         try:
-            cursor = self._connection.execute(sql)
+            cursor = self._connection.execute(sql, values)
             if cursor.description is None:
                 raise sqlite3.ProgrammingError("it finds nothing")
             return cursor
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
                 raise InputError(
-                    f"query {sql!r}: {error}; give one SELECT on sweep, results, points or layers"
+                    f"query {short(sql)}: {error}; give one SELECT on sweep, results, points or layers"
                 ) from None
             raise _failure(self.path, error) from None
 
@@ -197,7 +197,7 @@ class Store:
         and images, are left out."""
         ((most,),) = self.rows("SELECT MAX(ndim) FROM results")
         left = {*BLOBS}
-        if most is not None:
+        if isinstance(most, int):
             beyond = [str(axis) for axis in AXES if axis >= most]
             left |= {n for n in RESULTS if n.rpartition("_")[2] in beyond and n[-2:-1] == "_"}
             left |= {name for name, (_, b) in COVARIANCES.items() if b >= most}
@@ -288,9 +288,9 @@ class Store:
 
     def _blob(self, name: str, key: str) -> tuple[bytes, np.dtype[Any], tuple[int, ...]]:
         columns = ", ".join(["dtype", *(f"shape_{axis}" for axis in AXES)])
-        found = self._connection.execute(
-            f"SELECT {name}, {columns} FROM results WHERE key = ?", (key,)
-        ).fetchone()
+        sql = f"SELECT {name}, {columns} FROM results WHERE key = ?"
+        with closing(self._run(sql, (key,))) as cursor:
+            found = cursor.fetchone()
         if found is None or found[0] is None:
             raise InputError(
                 f"the store has no {name} of {key!r}; run the sweep with {_ASKED_BY[name]}=True"
@@ -373,6 +373,8 @@ class Writer(Store):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():
+            raise StoreError(f"store {str(path)!r} is no regular file; give another name")
         self._lease = Lease(self.path)
         try:
             if self.path.exists() and self.path.stat().st_size:
