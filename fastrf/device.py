@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastrf.errors import DeviceError, InputError, short
+from fastrf.hostmemory import free_on_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ class Device:
 
     def free_memory(self) -> int:
         """Bytes that can be taken: of a GPU's memory, what CuPy's pool holds unused among them; of
-        the host's, what needs no swapping (4 GiB where the system does not say)."""
+        the host's, what needs no swapping and its control group leaves (`hostmemory`)."""
         if self.is_host:
-            return _free_on_host()
+            return free_on_host()
         with self.current():
             free, _ = self.xp.cuda.runtime.memGetInfo()
             return int(free + self.xp.get_default_memory_pool().free_bytes())
@@ -122,17 +123,6 @@ def devices() -> tuple[str, ...]:
 
 HOST = Device("cpu", np, "asked for")
 """The CPU."""
-
-
-def _free_on_host() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 4 << 30
 
 
 # --- looking for a GPU ------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from matplotlib.path import Path
 
 from fastrf.analytic.geometry import LayerField, ReceptiveField
 from fastrf.erf import ERF
-from fastrf.errors import InputError
+from fastrf.errors import InputError, printable
 from fastrf.layers import Layer
 from fastrf.network import Network
 from fastrf.plot import style
@@ -373,7 +373,7 @@ def _fitting(figure: Figure, texts: Sequence[Sequence[str]], layout: Layout) -> 
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     longest = 0.0
     for text in {line for lines in texts for line in lines}:
-        probe.set_text(text)
+        probe.set_text(printable(text))
         longest = max(longest, probe.get_window_extent(renderer).width * 72 / figure.dpi)
     probe.remove()
     # Long names are shortened; numbers are not.

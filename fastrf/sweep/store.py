@@ -182,7 +182,8 @@ class Store:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
                 raise InputError(
-                    f"query {short(sql)}: {error}; give one SELECT on sweep, results, points or layers"
+                    f"query {short(sql)}: {error}; give one SELECT on sweep, results, points or "
+                    f"layers"
                 ) from None
             raise _failure(self.path, error) from None
 
