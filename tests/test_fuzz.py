@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from fuzz.targets import CORPUS, TARGETS, check  # noqa: E402 - only where onnx is installed
+from fuzz.targets import CORPUS, TARGETS, check
 
 ROOT = Path(__file__).parent.parent
 

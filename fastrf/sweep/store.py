@@ -180,7 +180,8 @@ class Store:
                 raise sqlite3.ProgrammingError("it finds nothing")
             return cursor
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
+            denied = "authoriz" in str(error)  # another file than the store's
+            if denied or isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
                 raise InputError(
                     f"query {short(sql)}: {error}; give one SELECT on sweep, results, points or "
                     f"layers"

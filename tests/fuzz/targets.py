@@ -258,4 +258,5 @@ def check(name: str, data: bytes) -> None:
         TARGETS[name].run(data)
     except FastrfError as error:
         text = str(error)
-        assert text.isprintable() and len(text) < 2100
+        assert text.isprintable()
+        assert len(text) < 2100
