@@ -92,7 +92,9 @@ def fields() -> dict[str, Field]:
     few, many = {1: 100, 2: 30, 3: 8}, {1: 2000, 2: 300, 3: 30}
     small, large = {1: 500, 2: 64, 3: 16}, {1: 100_000, 2: 700, 3: 90}
 
-    def add(kind: str, build: Callable[[int, int], rf.Network], ways: Any, scale: float = 1) -> None:
+    def add(
+        kind: str, build: Callable[[int, int], rf.Network], ways: Any, scale: float = 1
+    ) -> None:
         for ndim in (1, 2, 3):
             for size, counts, sizes in (("small", few, small), ("large", many, large)):
                 network = build(max(2, int(counts[ndim] * scale)), ndim)
@@ -105,7 +107,7 @@ def fields() -> dict[str, Field]:
     terms = {"terms": {"method": "factored", "accuracy": "absolute", "tol": 1e-9}}
     auto: dict[str, dict[str, Any]] = {"": {}}
     add("chain", lambda n, d: zoo.plain(n, 3, d), engines)
-    add("single", lambda n, d: residual(n, d), engines | terms, 0.4)
+    add("single", residual, engines | terms, 0.4)
     add("blocks", lambda n, d: zoo.residual(n, ndim=d), engines | terms, 0.2)
     add("mixed", lambda n, d: residual(n, d, (3, 5)), engines | terms, 0.2)
     add("dense", dense, engines, 0.05)

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrf.errors import DeviceError, InputError
+from fastrf.errors import DeviceError, InputError, short
+from fastrf.hostmemory import free_on_host
 from fastrf.kernels import IN_SUBINTERPRETER
 from fastrf.kernels._shield import in_subinterpreter
 
@@ -50,9 +51,9 @@ class Device:
 
     def free_memory(self) -> int:
         """Bytes that can be taken: of a GPU's memory, what CuPy's pool holds unused among them; of
-        the host's, what needs no swapping (4 GiB where the system does not say)."""
+        the host's, what needs no swapping and its control group leaves (`hostmemory`)."""
         if self.is_host:
-            return _free_on_host()
+            return free_on_host()
         with self.current():
             free, _ = self.xp.cuda.runtime.memGetInfo()
             return int(free + self.xp.get_default_memory_pool().free_bytes())
@@ -95,16 +96,18 @@ def resolve(device: str = "auto") -> Device:
         return HOST
     kind, colon, number = str(device).partition(":")
     if kind != "cuda" or (colon and not (number.isascii() and number.isdigit())):
-        raise InputError(f"device={device!r} is unknown; give 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise InputError(
+            f"device={short(device)} is unknown; give 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        )
     found = _look()
-    if found.xp is not None and number and int(number) >= found.count:
+    if found.xp is not None and number and int(number[:9]) >= found.count:
         found = _Found(
             f"CUDA numbers its GPUs here from 0 to {found.count - 1}",
             "take one of these (CUDA_VISIBLE_DEVICES hides others)",
         )
     if found.xp is None:
         raise DeviceError(
-            f"device={device!r} cannot be used: it takes CuPy, NVIDIA's driver and a GPU, and "
+            f"device={short(device)} cannot be used: it takes CuPy, NVIDIA's driver and a GPU, and "
             f"{found.problem}; {found.remedy}, or use device='cpu' or 'auto'"
         )
     index = int(number) if number else found.xp.cuda.runtime.getDevice()
@@ -124,17 +127,6 @@ def devices() -> tuple[str, ...]:
 
 HOST = Device("cpu", np, "asked for")
 """The CPU."""
-
-
-def _free_on_host() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 4 << 30
 
 
 # --- looking for a GPU ------------------------------------------------------------------------

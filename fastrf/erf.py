@@ -9,24 +9,25 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
+from fastrf.archive import read_arrays
 from fastrf.arrays import on_host
-from fastrf.device import resolve
+from fastrf.device import HOST, resolve
 from fastrf.engine.covariance import assumptions, inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
-from fastrf.engine.plan import Plan, make_plan
+from fastrf.engine.plan import Plan, limit_of, make_plan
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.faults import explained, usual_arithmetic
 from fastrf.images import Image, image_of
+from fastrf.layers.checks import is_whole
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.metrics.luo import FILLS
 from fastrf.metrics.squares import SHARES
@@ -329,36 +330,84 @@ class ERF:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
     @staticmethod
-    def load(path: str | Path) -> ERF:
-        """Reads what `save` wrote.
+    def load(path: str | Path, memory_limit: int | None = None) -> ERF:
+        """Reads what `save` wrote. Nothing in a file is ever executed, and all of it is checked.
+
+        Args:
+            memory_limit: bytes that its arrays may take; default: half of what is free.
 
         Raises:
-            InputError: the file is not there or is not one of these.
+            InputError: the file is not there, or is not one of these.
+            PlanError: its arrays would not fit into `memory_limit`.
         """
+        limit = limit_of(memory_limit, HOST)
+        arrays = read_arrays(path, ("image", "meta", "standard_error", "groups"), limit)
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-                image, meta = data["image"], json.loads(str(data["meta"]))
-                for name in ("standard_error", "groups"):
-                    meta[name] = data.get(name)
+            meta = json.loads(str(arrays.pop("meta")))
             if meta.pop("format") != _FORMAT:
                 raise KeyError("format")
-            for name in ("origin", "unit", "inexact", "assumptions"):
-                meta[name] = tuple(meta[name])
-            if meta["input_sizes"] is not None:
-                meta["input_sizes"] = {n: tuple(size) for n, size in meta["input_sizes"].items()}
-            meta["network"] = netfile.from_dict(meta["network"])
-            return ERF(values=image, **meta)
-        except OSError as error:
-            raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-        except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+            return _read_back(arrays.pop("image"), meta, arrays)
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
-                f"{str(path)!r} is not a field that ERF.save wrote ({error})"
+                f"{str(path)!r} is not a field that ERF.save wrote ({error}); save it again"
             ) from None
 
     def __repr__(self) -> str:
         spread = ", ".join(f"{s:.4g}" for s in self.std)
         shape = "×".join(map(str, self.shape))
         return f"ERF({self.node!r}, unit {self.unit}, {shape} pixels, σ = ({spread}))"
+
+
+def _read_back(image: NDArray[Any], meta: dict[str, Any], more: dict[str, NDArray[Any]]) -> ERF:
+    """The field that a file describes.
+
+    Raises:
+        InputError, KeyError, ValueError, TypeError: something is missing, or fits nothing else.
+    """
+    network = netfile.from_dict(meta.pop("network"))
+    ndim = network.bound.ndim
+    sizes, ignore_global = meta.pop("input_sizes"), meta.pop("ignore_global")
+    node, source, plan, draws = (meta.pop(n) for n in ("node", "input", "plan", "draws"))
+    if not isinstance(plan, str) or not isinstance(ignore_global, bool):
+        raise ValueError("plan and ignore_global are a text and a truth value")
+    if sizes is not None:
+        sizes = {name: tuple(size) for name, size in sizes.items()}
+    graph = lower(network, sizes, ignore_global=ignore_global)
+    if node not in network.nodes or source not in network.inputs:
+        raise ValueError("node and input are of its network")
+    unit, origin = graph.unit_index(node, meta.pop("unit")), tuple(meta.pop("origin"))
+    if len(origin) != ndim or not all(is_whole(n) and abs(n) < 2**62 for n in origin):
+        raise ValueError("its origin is a pixel")
+    known = (np.dtype(np.float32), np.dtype(np.float64))
+    if image.dtype not in known or image.ndim != ndim or not image.size:
+        raise ValueError("its image is of float32 or float64, with the axes of its network")
+    # A sum of float32 may be a little off.
+    if not (np.isfinite(image).all() and image.min() >= 0 and abs(image.sum() - 1) < 1e-3):
+        raise ValueError("its image has nonnegative pixels that sum to 1")
+    if draws is not None and not is_whole(draws):
+        raise ValueError("draws is a number")
+    for name, array in more.items():
+        if array.dtype.kind != "f" or array.shape[array.ndim - image.ndim :] != image.shape:
+            raise ValueError(f"{name} has the shape of its image")
+    numbers = {name: float(meta.pop(name)) for name in ("log_gain", "lost_mass", "dropped_mass")}
+    texts = {name: tuple(map(str, meta.pop(name))) for name in ("inexact", "assumptions")}
+    if meta:
+        raise ValueError(f"{next(iter(meta))!r} is unknown")
+    return ERF(
+        values=image,
+        origin=origin,
+        network=network,
+        node=node,
+        unit=unit,
+        input=source,
+        input_sizes=sizes,
+        ignore_global=ignore_global,
+        plan=plan,
+        draws=draws,
+        **numbers,
+        **texts,
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -572,9 +621,9 @@ def erf(
     if layers == "last":
         return question.answer(last, unit, progress, channel)
     if channel is not None:
-        raise InputError(f"channel={channel!r} is one map's; leave it out of layers='all'")
+        raise InputError(f"channel={short(channel)} is one map's; leave it out of layers='all'")
     if layers != "all":
-        raise InputError(f"layers={layers!r} is unknown; give 'last' or 'all'")
+        raise InputError(f"layers={short(layers)} is unknown; give 'last' or 'all'")
     return question.answer_all(last, unit, progress)
 
 

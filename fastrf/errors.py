@@ -8,14 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastrf.erf import ERF
 
+LONGEST = 2000
+"""Characters of a message; what comes from a file may have any number of them."""
+
+
+def short(value: Any) -> str:
+    """`value` for a message: on one line, and not longer than a line."""
+    try:
+        line = " ".join(repr(value).split())
+    except ValueError:  # an int of more digits than Python prints
+        line = "a number of thousands of digits"
+    return line if len(line) <= 80 else f"{line[:60]} … {line[-15:]}"
+
+
+def printable(text: str) -> str:
+    """`text` without characters that steer a terminal or have no glyph."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _line(message: str) -> str:
+    """A message on one line, without characters that steer a terminal, and not too long."""
+    if len(message) > LONGEST:
+        message = f"{message[: LONGEST * 3 // 4]} … {message[-LONGEST // 4 :]}"
+    return printable(" ".join(message.split()))
+
 
 class FastrfError(Exception):
-    """Base of every error that fastrf raises on purpose."""
+    """Base of every error that fastrf raises on purpose. Names in its message come from files of
+    strangers: whatever they hold, it is one line that can be printed."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_line(message))
 
 
 class InputError(FastrfError, ValueError):

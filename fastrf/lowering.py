@@ -193,7 +193,9 @@ class PlaneGraph:
         it lost its spatial extent."""
         if output is not None:
             if not isinstance(output, str):
-                raise InputError(f"output={output!r} must be the name of a node or an end point")
+                raise InputError(
+                    f"output={short(output)} must be the name of a node or an end point"
+                )
             return self.network.resolve(output)
         node = self.network.outputs[0]
         if len(self.network.outputs) > 1:
@@ -222,7 +224,7 @@ class PlaneGraph:
             return inputs[0]
         if name not in inputs:
             raise InputError(
-                f"input={name!r} is not an input of the network; give input= one of "
+                f"input={short(name)} is not an input of the network; give input= one of "
                 f"{', '.join(inputs)}"
             )
         return name
@@ -323,8 +325,8 @@ def _input_sizes(network: Network, given: Any, ndim: int) -> dict[str, Size | No
     if isinstance(given, Mapping):
         if set(given) != set(network.inputs) or len({v is None for v in given.values()}) > 1:
             raise InputError(
-                f"input_size={dict(given)!r} must give a size for each of the network's inputs "
-                f"{', '.join(network.inputs)}, or be None as a whole"
+                f"input_size={short(dict(given))} must give a size for each of the network's "
+                f"inputs {', '.join(network.inputs)}, or be None as a whole"
             )
         return {name: _size(given[name], ndim) for name in network.inputs}
     return {name: _size(given, ndim) for name in network.inputs}
@@ -352,16 +354,18 @@ def index_of_unit(node: str, size: Sequence[int | None], unit: Any) -> tuple[int
     """
     if isinstance(unit, str):
         if unit != "center":
-            raise InputError(f"unit={unit!r} is unknown; give 'center' or one index per axis")
+            raise InputError(f"unit={short(unit)} is unknown; give 'center' or one index per axis")
         return tuple(0 if n is None else n // 2 for n in size)
     values = _spelled_out(unit, len(size))
     if len(values) != len(size) or not all(map(is_whole, values)):
         raise InputError(
             f"unit={short(unit)} must be 'center' or {len(size)} whole numbers, one per axis"
         )
+    if not all(abs(v) <= MAXIMUM for v in values):
+        raise InputError(f"unit={short(unit)} is too far out; give indices up to {MAXIMUM}")
     if not all(n is None or 0 <= v < n for v, n in zip(values, size, strict=True)):
         raise InputError(
-            f"unit={unit!r} is outside the map of {node!r}, whose size is {tuple(size)}; "
+            f"unit={short(unit)} is outside the map of {node!r}, whose size is {tuple(size)}; "
             f"indices start at 0"
         )
     return tuple(int(v) for v in values)

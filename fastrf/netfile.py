@@ -43,7 +43,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastrf.errors import InputError, NetworkFileError
+from fastrf.errors import InputError, NetworkFileError, short
 from fastrf.layers import LAYERS, Input, Layer
 from fastrf.layers.weights import Weights
 from fastrf.network import DEFAULT_NDIM, Network, Node, Parallel, Residual, Sequential
@@ -330,9 +330,9 @@ class _Reader:
             self.fail("", f"holds {both} of layers and nodes; give exactly one of them")
         ndim, name = top.get("ndim"), top.get("name")
         if ndim is not None and (type(ndim) is not int or ndim not in (1, 2, 3)):
-            self.fail("ndim", f"{ndim!r} is not possible; a grid has 1, 2 or 3 axes")
+            self.fail("ndim", f"{short(ndim)} is not possible; a grid has 1, 2 or 3 axes")
         if name is not None and not isinstance(name, str):
-            self.fail("name", f"{name!r} must be a string")
+            self.fail("name", f"{short(name)} must be a string")
         outputs = self._names(top["outputs"], "outputs") if "outputs" in top else None
         ends = self._table(top.get("endpoints", {}), "endpoints")
         for end, node in ends.items():
@@ -364,18 +364,18 @@ class _Reader:
 
     def _table(self, value: Any, place: str) -> Mapping[str, Any]:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            self.fail(place, f"{_short(value)} must be a table of named values")
+            self.fail(place, f"{short(value)} must be a table of named values")
         return value
 
     def _list(self, value: Any, place: str) -> Sequence[Any]:
         if not isinstance(value, list | tuple):
-            self.fail(place, f"{_short(value)} must be a list")
+            self.fail(place, f"{short(value)} must be a list")
         return value
 
     def _names(self, value: Any, place: str) -> tuple[str, ...]:
         names = (value,) if isinstance(value, str) else value
         if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
-            self.fail(place, f"{_short(value)} must be the name of a node, or a list of names")
+            self.fail(place, f"{short(value)} must be the name of a node, or a list of names")
         return tuple(names)
 
     def _known(
@@ -383,7 +383,7 @@ class _Reader:
     ) -> None:
         for key in table:
             if key not in known:
-                self.fail(place, f"{what} has no key {key!r}; {_guess(key, known)}")
+                self.fail(place, f"{what} has no key {short(key)}; {_guess(key[:80], known)}")
 
     # --- layers and blocks
 
@@ -392,7 +392,7 @@ class _Reader:
             self.fail(place, 'type is missing; name a layer, such as type = "Conv"')
         kind = table["type"]
         if not isinstance(kind, str) or kind not in types:
-            self.fail(place, f"the type {kind!r} is unknown; {_guess(str(kind), types)}")
+            self.fail(place, f"the type {short(kind)} is unknown; {_guess(short(kind), types)}")
         return kind
 
     def _layer(
@@ -421,7 +421,7 @@ class _Reader:
         """A value checked for what `Layer.bind` takes on trust, its lists as tuples."""
         rule = _CHECKED.get(str(f.type))
         if rule is not None and not rule[0](value):
-            self.fail(place, f"{f.name}={_short(value)} must be {rule[1]}")
+            self.fail(place, f"{f.name}={short(value)} must be {rule[1]}")
         return _frozen(value)
 
     def _block(self, value: Any, place: str, ndim: int | None, times: int) -> Any:
@@ -430,23 +430,26 @@ class _Reader:
         kind = self._type(table, place, (*LAYERS, *BLOCKS))
         repeat = table.get("repeat", 1)
         if type(repeat) is not int or repeat < 1:
-            self.fail(place, f"repeat={_short(repeat)} must be a whole number of at least 1")
+            self.fail(place, f"repeat={short(repeat)} must be a whole number of at least 1")
         name = table.get("name")
         if name is not None and (not isinstance(name, str) or not name):
-            self.fail(place, f"name={_short(name)} must be a string that is not empty")
+            self.fail(place, f"name={short(name)} must be a string that is not empty")
         times *= repeat
         if times > MAX_NODES:
             self._too_many(place)
         if kind in LAYERS:
             if name is not None and times > 1:
-                self.fail(place, f"name={name!r} would name {times} nodes; leave out name here")
+                self.fail(
+                    place, f"name={short(name)} would name {times} nodes; leave out name here"
+                )
             self._tally(times, place)
             layer = self._layer(table, place, ndim, ("name", "repeat"))
             one: Any = layer if name is None else (name, layer)
             return [layer] * repeat if repeat > 1 else one
         self._known(table, (*BLOCKS[kind], "type", "name", "repeat"), place, kind)
         network = self._network_of(kind, table, place, ndim, times)
-        return [network] * repeat if repeat > 1 else network
+        # Nothing is nothing, however often.
+        return [network] * repeat if repeat > 1 and len(network) else network
 
     def _network_of(
         self, kind: str, table: Mapping[str, Any], place: str, ndim: int | None, times: int
@@ -471,7 +474,7 @@ class _Reader:
         ]
         merge = table.get("merge", "add")
         if not isinstance(merge, str):
-            self.fail(place, f"merge={_short(merge)} must be a string")
+            self.fail(place, f"merge={short(merge)} must be a string")
         try:
             return Parallel(*branches, merge=merge, ndim=ndim, **label)  # type: ignore[arg-type]
         except InputError as error:
@@ -505,11 +508,13 @@ class _Reader:
             table = self._table(entry, place)
             name = table.get("name")
             if not isinstance(name, str) or not name:
-                self.fail(place, f"name={_short(name)} must be a string that is not empty")
+                self.fail(place, f"name={short(name)} must be a string that is not empty")
             if name in seen:
-                self.fail(place, f"the name {name!r} is {seen[name]}'s; give every node its own")
+                self.fail(
+                    place, f"the name {short(name)} is {seen[name]}'s; give every node its own"
+                )
             seen[name] = place
-            place = f"{place} ({name!r})"
+            place = f"{place} ({short(name)})"
             self._type(table, place, LAYERS)
             self._tally(1, place)
             layer = self._layer(table, place, ndim, ("name", "inputs"))
@@ -533,11 +538,6 @@ _CHECKED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _guess(name: str, known: Collection[str]) -> str:

@@ -11,9 +11,10 @@ from copy import copy
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.initialisation import SCHEMES
 from fastrf.layers import Add, Concat, Identity, Input, Layer, Multiply
 from fastrf.layers.checks import TRAINED
@@ -22,7 +23,7 @@ from fastrf.layers.weights import Weights
 
 DEFAULT_NDIM = 2
 
-MOST_NODES = 2_000_000
+MOST_NODES = 1_250_000
 """Most nodes that blocks may build: blocks that hold each other twice over grow exponentially."""
 
 
@@ -69,7 +70,7 @@ class Network:
         if "input" not in given and any("input" in node.inputs for node in given.values()):
             given = {"input": Node("input", Input()), **given}
         if ndim is not None and (type(ndim) is not int or ndim not in (1, 2, 3)):
-            raise InputError(f"ndim={ndim!r} is not possible; a grid has 1, 2 or 3 axes")
+            raise InputError(f"ndim={short(ndim)} is not possible; a grid has 1, 2 or 3 axes")
         if not given:
             raise InputError("a network needs at least one node; give layers")
         self.lowered: dict[Any, Any] = {}  # graphs that fastrf.lowering keeps
@@ -85,7 +86,9 @@ class Network:
             raise InputError("outputs=() names no node; give at least one, or leave it out")
         for what in (*self.outputs, *self.endpoints.values()):
             if what not in self.nodes:
-                raise InputError(f"output {what!r} is not a node; {_nearest(what, self.nodes)}")
+                raise InputError(
+                    f"output {short(what)} is not a node; {_nearest(what, self.nodes)}"
+                )
         if len(set(self.outputs)) < len(self.outputs):
             raise InputError(f"outputs={self.outputs} names a node twice; name each output once")
         for endpoint, node_name in self.endpoints.items():
@@ -149,7 +152,9 @@ class Network:
         node = self.endpoints.get(name, name)
         if node not in self.nodes:
             known = [*self.nodes, *self.endpoints]
-            raise InputError(f"no node or end point is called {name!r}; {_nearest(name, known)}")
+            raise InputError(
+                f"no node or end point is called {short(name)}; {_nearest(name, known)}"
+            )
         return node
 
     def initialised(self, scheme: str) -> Network:
@@ -168,7 +173,7 @@ class Network:
         """
         if scheme == TRAINED:
             raise InputError(
-                f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, or read "
+                f"scheme={short(scheme)} is unknown; choose one of {', '.join(SCHEMES)}, or read "
                 f"trained weights with from_torch or from_onnx"
             )
         checked = scheme_of("Network.initialised", "scheme", scheme, 0)
@@ -249,7 +254,8 @@ class Builder:
             return self._embed(block, inputs, prefix, name)
         if not isinstance(block, Layer):
             raise InputError(
-                f"{block!r} is not a layer; give layers (Conv(3)), blocks (Residual(…)) or lists"
+                f"{short(block)} is not a layer; give layers (Conv(3)), blocks (Residual(…)) "
+                f"or lists"
             )
         self._check_room(1)
         full = prefix + name if name else self._fresh(prefix, block.kind)
@@ -405,7 +411,7 @@ def Parallel(
     """Branches that read the same map and merge; ``None`` is the identity branch."""
     merges: dict[str, Layer] = {"add": Add(), "concat": Concat(), "multiply": Multiply()}
     if merge not in merges:
-        raise InputError(f"merge={merge!r} is unknown; choose one of {', '.join(merges)}")
+        raise InputError(f"merge={short(merge)} is unknown; choose one of {', '.join(merges)}")
     if not branches:
         raise InputError("Parallel needs at least one branch; give layers, blocks or None")
     b = Builder()
@@ -441,15 +447,19 @@ def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, 
     for node in nodes:
         if not isinstance(node, Node):
             raise InputError(
-                f"{node!r} is not a Node; give Node(name, layer, inputs), or a mapping "
+                f"{short(node)} is not a Node; give Node(name, layer, inputs), or a mapping "
                 f"name → (layer, *inputs)"
             )
         if not isinstance(node.name, str) or not node.name:
-            raise InputError(f"a node is called {node.name!r}; a name is a text with characters")
+            raise InputError(
+                f"a node is called {short(node.name)}; a name is a text with characters"
+            )
         if not isinstance(node.layer, Layer):
-            raise InputError(f"{node.name}: {node.layer!r} is not a layer; give one, as Conv(3)")
+            raise InputError(
+                f"{node.name}: {short(node.layer)} is not a layer; give one, as Conv(3)"
+            )
         if node.name in result:
-            raise InputError(f"two nodes are called {node.name!r}; names must differ")
+            raise InputError(f"two nodes are called {short(node.name)}; names must differ")
         least, most = node.layer.inputs
         count = len(node.inputs)
         if count < least or (most is not None and count > most):
@@ -466,7 +476,7 @@ def _as_node(name: str, entry: Any) -> Node:
     if isinstance(entry, Layer):
         return Node(name, entry)
     if not isinstance(entry, list | tuple) or not entry:
-        raise InputError(f"{name}: {entry!r} is not (layer, *names of the nodes read)")
+        raise InputError(f"{name}: {short(entry)} is not (layer, *names of the nodes read)")
     return Node(name, entry[0], tuple(entry[1:]))
 
 
@@ -485,7 +495,8 @@ def _topological(nodes: dict[str, Node]) -> dict[str, Node]:
         for source in node.inputs:
             if source not in nodes:
                 raise InputError(
-                    f"{node.name} reads {source!r}, which is no node; {_nearest(source, nodes)}"
+                    f"{node.name} reads {short(source)}, which is no node; "
+                    f"{_nearest(source, nodes)}"
                 )
             readers[source].append(node.name)
         waiting[node.name] = len(node.inputs)
@@ -519,9 +530,13 @@ def _cycle(nodes: dict[str, Node], done: Mapping[str, Node]) -> list[str]:
     return [names[-1], *names]
 
 
+_COMPARED = 2000
+"""Names that an unknown one is compared with."""
+
+
 def _nearest(name: object, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
+    names = list(islice(known, _COMPARED))
+    close = difflib.get_close_matches(short(name)[1:-1], names, n=3, cutoff=0.4)
     if close:
         return f"did you mean {', '.join(map(repr, close))}?"
     return f"there are {', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''}"

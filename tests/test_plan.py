@@ -334,7 +334,7 @@ def test_whole_windows_are_foretold_for_a_gpu() -> None:
 
 
 def test_a_host_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_free_on_host", lambda: 1 << 20)
+    monkeypatch.setattr(device, "free_on_host", lambda: 1 << 20)
     with pytest.raises(PlanError, match=r"limit of 0\.5 MiB"):
         plan_of(rf.zoo.plain(300, 3), method="direct")
     assert plan_of(rf.zoo.plain(3, 3), method="direct").device == "cpu"

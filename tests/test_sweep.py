@@ -185,7 +185,7 @@ def test_profiles_and_images_are_kept_where_asked_for(tmp_path):
 @pytest.mark.parametrize("shape", [(7,), (1, 1), (5, 6), (3, 4, 5)])
 def test_images_are_packed_without_loss(shape, dtype):
     image = np.random.default_rng(0).random(shape).astype(dtype)
-    back = store.unpacked_image(store.packed_image(image))
+    back = store.unpacked_image(store.packed_image(image), image.nbytes)
     np.testing.assert_array_equal(back, image)
     assert back.dtype == dtype
 

@@ -17,6 +17,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fastrf.errors import printable
+
 UNLIMITED = 10_000
 """Characters a line may have where no terminal limits it."""
 
@@ -59,7 +61,9 @@ def show(content: RenderableType) -> None:
         highlight=False,
         emoji=False,
     )
-    console.print(Text(content) if isinstance(content, str) else content)
+    if isinstance(content, str):
+        content = Text("\n".join(map(printable, content.split("\n"))))
+    console.print(content)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())
 
 
@@ -89,10 +93,12 @@ def print_table(
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for i in kept:
         words = i == 0 or all(row[i][:1].isalpha() for row in rows)
-        table.add_column(header[i], justify="left" if words else "right", no_wrap=True)
+        table.add_column(
+            Text(printable(header[i])), justify="left" if words else "right", no_wrap=True
+        )
     for row in rows:
         cells = [shortened(row[0], first), *(row[i] for i in kept[1:])]
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     show(table)
     if lost:
         note(f"left out to fit {width} characters: {', '.join(lost)} (--json has everything)")
@@ -111,7 +117,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(printable(name)), Text(printable(value)))
     show(table)
 
 
@@ -132,6 +138,8 @@ def _plain(value: Any) -> Any:
         return binary if Fraction(binary) == value else str(value)
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -143,8 +151,7 @@ def note(text: str) -> None:
 
 def one_line(text: object) -> str:
     """The text on one line, without characters that steer a terminal."""
-    line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else "�" for c in line)
+    return printable(" ".join(str(text).split()))
 
 
 def figure(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a plan refuses before it looks closer: fields wider than any image, kernels of too many taps.
+"""What a plan refuses before it looks closer: fields wider than any image, too many taps.
 
 A plan itself allocates in proportion to kernels and windows, and counts pixels in 64 bits; a bound
 on both keeps it from running out of either. The bound is rough and cheap: one walk over the

@@ -17,7 +17,7 @@ from fastrf.engine.extents import check_extent
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
 from fastrf.engine.windows import Span
-from fastrf.errors import InputError, PlanError
+from fastrf.errors import InputError, PlanError, short
 from fastrf.layers.checks import is_whole
 from fastrf.lowering import PlaneGraph
 
@@ -171,16 +171,16 @@ def _check_channel(channel: object, where: Where) -> None:
     count = graph.channels[node]
     if not channelwise.needed(graph, node, source):
         raise InputError(
-            f"channel={channel!r} needs weights to tell channels apart; read the model with "
+            f"channel={short(channel)} needs weights to tell channels apart; read the model with "
             f"weights='trained', channels='full', or leave it out"
         )
     if not is_whole(channel) or count is None or not 0 <= channel < count:
-        raise InputError(f"channel={channel!r} must be a number from 0 to {(count or 1) - 1}")
+        raise InputError(f"channel={short(channel)} must be a number from 0 to {(count or 1) - 1}")
 
 
 def check_memory(what: str, size: int, memory_limit: int | None, device: Device = HOST) -> None:
     """Raises PlanError where the bytes needed are more than the limit."""
-    limit = _limit(memory_limit, device)
+    limit = limit_of(memory_limit, device)
     if size > limit:
         raise PlanError(
             f"{what} about {size / 2**20:.3g} MiB, more than the limit of "
@@ -219,7 +219,7 @@ def make_plans(
         )
     costs = costs_of(device)
     if method == "auto":
-        limit = _limit(memory_limit, device)
+        limit = limit_of(memory_limit, device)
         method, reason, forecasts = _chosen_pass(outlook, accuracy, tol, limit, costs)
     else:
         reason, forecasts = _ASKED_FOR, _forecasts(method, outlook, tol, costs)
@@ -398,11 +398,11 @@ def preferred(
     host = replace(device, other=None)
     planned = on(host)
     here = load(planned)
-    fits = here.memory <= _limit(memory_limit, host)
+    fits = here.memory <= limit_of(memory_limit, host)
     if fits and here.seconds <= NOTICEABLE:
         return planned, _because(host, f"{here.seconds:.2g} s of the CPU is not worth {gpu.name}")
     elsewhere = on(gpu)
-    there, limit = load(elsewhere), _limit(memory_limit, gpu)
+    there, limit = load(elsewhere), limit_of(memory_limit, gpu)
     took = there.seconds + there.result * costs_of(gpu).result
     both = f"{gpu.name} {took:.2g} s with the transfer, the CPU {here.seconds:.2g} s"
     if there.memory > limit:
@@ -418,7 +418,7 @@ def _because(device: Device, reason: str) -> Device:
     return replace(device, reason=f"auto: {reason}")
 
 
-def _limit(memory_limit: int | None, device: Device) -> int:
+def limit_of(memory_limit: int | None, device: Device) -> int:
     """Bytes that a plan may take: what was asked for, by default half of what is free. Of a GPU's
     memory no more than is free, since it does not swap."""
     if memory_limit is not None and device.is_host:
@@ -510,7 +510,7 @@ def _of_method(method: str, accuracy: str, where: Where, tol: float) -> str:
             return name
         reasons.append(f"{name}: {why_not}")
     raise InputError(
-        f"method={method!r} does not serve this field: {'; '.join(reasons)}; "
+        f"method={short(method)} does not serve this field: {'; '.join(reasons)}; "
         f"use method='direct' or 'auto'"
     )
 
@@ -523,7 +523,7 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         found = np.dtype(object)
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise InputError(f"dtype={dtype!r} is not possible; give 'float64' or 'float32'")
+        raise InputError(f"dtype={short(dtype)} is not possible; give 'float64' or 'float32'")
     return found
 
 
@@ -537,20 +537,28 @@ def check_options(
 ) -> None:
     """Raises InputError for a value that does not exist."""
     if method not in ("auto", *METHODS):
-        raise InputError(f"method={method!r} is unknown; choose one of auto, {', '.join(METHODS)}")
+        raise InputError(
+            f"method={short(method)} is unknown; choose one of auto, {', '.join(METHODS)}"
+        )
     if accuracy not in ("auto", "relative", "absolute"):
         raise InputError(
-            f"accuracy={accuracy!r} is unknown; choose one of auto, relative, absolute"
+            f"accuracy={short(accuracy)} is unknown; choose one of auto, relative, absolute"
         )
     if not _is_number(tol) or not 0 < tol < 1:
-        raise InputError(f"tol={tol!r} must lie between 0 and 1")
+        raise InputError(f"tol={short(tol)} must lie between 0 and 1")
     if tail is not None and (not _is_number(tail) or not 0 < tail < 1):
-        raise InputError(f"tail={tail!r} must lie between 0 and 1, or be None")
+        raise InputError(f"tail={short(tail)} must lie between 0 and 1, or be None")
     for name, value in (("workers", workers), ("memory_limit", memory_limit)):
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 1
+            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _MOST[name]
         ):
-            raise InputError(f"{name}={value!r} must be a whole number of at least 1, or None")
+            raise InputError(
+                f"{name}={short(value)} must be a whole number of at least 1 and below "
+                f"{_MOST[name]}, or None"
+            )
+
+
+_MOST = {"workers": 2**16, "memory_limit": 2**63}
 
 
 def _is_number(value: object) -> bool:

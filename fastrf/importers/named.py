@@ -136,7 +136,7 @@ def _imported(name: str, place: str) -> Any:
             f"{name!r}: there is no module {error.name!r} here; install its package, or run in the "
             f"folder that holds it"
         ) from None
-    except Exception as error:  # Whatever the module's own code raises.
+    except (Exception, SystemExit) as error:  # Whatever the module's own code raises.
         raise InputError(f"{name!r}: importing {place} fails: {_said(error)}") from error
     finally:
         if added:
@@ -150,18 +150,21 @@ def _called(name: str, make: Any, *, hollow: bool) -> Any:
         try:
             with torch.device("meta"):
                 return make()
-        except Exception:  # Constructors that compute with numbers in tensors need real ones.
+        except (
+            Exception,
+            SystemExit,
+        ):  # Constructors that compute with numbers in tensors need real ones.
             pass
     try:
         return make()
-    except Exception as error:  # Whatever the callable's own code raises.
+    except (Exception, SystemExit) as error:  # Whatever the callable's own code raises.
         raise InputError(
             f"{name!r} cannot be called without arguments: {_said(error)}; write a function "
             f"without arguments that makes the network"
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return line(f"{type(error).__name__}: {error}")
 
 

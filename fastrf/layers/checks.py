@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.exchange import REFUSED, numbers
 from fastrf.initialisation import ALIASES, PATTERNS, SCHEMES, pattern
 
@@ -345,15 +345,6 @@ def check_room(owner: str, rows: int, taps: int, remedy: str) -> None:
             f"{owner}: would take a table of {rows} × {taps} numbers, more than {MAXIMUM_TABLE}; "
             f"{remedy}"
         )
-
-
-def short(value: Any) -> str:
-    """`value` for a message: on one line, and not longer than a line."""
-    try:
-        line = " ".join(repr(value).split())
-    except ValueError:  # an int of more digits than Python prints
-        line = "a number of thousands of digits"
-    return line if len(line) <= 80 else f"{line[:60]} … {line[-15:]}"
 
 
 # --- sizes ----------------------------------------------------------------------------------

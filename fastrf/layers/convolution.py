@@ -14,9 +14,9 @@ from fastrf.initialisation import DELTA, delta_taps, scheme_gain
 from fastrf.layers.base import Layer
 from fastrf.layers.borders import PADDING_MODES, PaddingMode, bordered
 from fastrf.layers.checks import (
-    check_room,
     TRAINED,
     channel_count,
+    check_room,
     checked,
     checked_size,
     choice,

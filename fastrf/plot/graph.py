@@ -17,7 +17,7 @@ from matplotlib.path import Path
 
 from fastrf.analytic.geometry import LayerField, ReceptiveField
 from fastrf.erf import ERF
-from fastrf.errors import InputError
+from fastrf.errors import InputError, printable
 from fastrf.layers import Layer
 from fastrf.network import Network
 from fastrf.plot import style
@@ -369,11 +369,11 @@ def _draw(
 
 def _fitting(figure: Figure, texts: Sequence[Sequence[str]], layout: Layout) -> tuple[float, float]:
     """The largest font, and width of a box in points, with which the graph fits the figure."""
-    probe = figure.text(0, 0, "", fontsize=style.SMALL, fontweight="bold")
+    probe = figure.text(0, 0, "", fontsize=style.SMALL, fontweight="bold", parse_math=False)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     longest = 0.0
     for text in {line for lines in texts for line in lines}:
-        probe.set_text(text)
+        probe.set_text(printable(text))
         longest = max(longest, probe.get_window_extent(renderer).width * 72 / figure.dpi)
     probe.remove()
     # Long names are shortened; numbers are not.

@@ -24,7 +24,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, printable
 
 COLUMN = 3.4
 """Inches across one column of a paper set in two."""
@@ -198,17 +198,24 @@ def title(figure: Figure, theme: Theme, *lines: str) -> None:
 
 
 def shortened(figure: Figure, line: str, room: float, size: float = TEXT) -> str:
-    """`line`, with … in its middle where it is longer than `room` dots at `size` points."""
-    probe = figure.text(0, 0, line, fontsize=size)
+    """`line`, with … in its middle where it is longer than `room` dots at `size` points; text for
+    Matplotlib, which does not take its dollars for mathematics."""
+    line = printable(line)
+    probe = figure.text(0, 0, line, fontsize=size, parse_math=False)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     kept = len(line)
     while kept > 4 and probe.get_window_extent(renderer).width > room:
         kept -= max(1, kept // 20)
         head = math.ceil(kept / 2)
         probe.set_text(f"{line[:head]}…{line[len(line) - (kept - head) :]}")
-    result: str = probe.get_text()
+    result: str = plain(probe.get_text())
     probe.remove()
     return result
+
+
+def plain(text: str) -> str:
+    """`text` as Matplotlib draws it unchanged, without mathematics."""
+    return text.replace("$", r"\$")
 
 
 def arrange(figure: Figure) -> None:

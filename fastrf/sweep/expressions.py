@@ -30,7 +30,7 @@ DEEPEST = 30
 """Nesting of an expression; far below Python's recursion limit."""
 
 LARGEST = 2**63
-"""Greatest magnitude of a whole number, intermediate results included."""
+"""Whole numbers stay below it in magnitude, intermediate results included."""
 
 MOST_TAPS = 10_000
 """Most taps that `binomial` and `gaussian` give."""
@@ -61,7 +61,7 @@ def _number(value: Any) -> int | float:
 def _checked(value: Any) -> Any:
     """The result of arithmetic, where it is a number within bounds."""
     if type(value) is int:
-        if -LARGEST <= value <= LARGEST:
+        if -LARGEST < value < LARGEST:
             return value
         raise _Refused("the result is beyond 2**63; whole numbers stay below that")
     if isinstance(value, complex) or not math.isfinite(value):
@@ -116,8 +116,11 @@ def _tap_count(value: Any) -> int:
 def _binomial(kernel: Any) -> tuple[float, ...]:
     last = _tap_count(kernel) - 1
     # Scaled to a peak of 1, so that no width overflows.
-    peak = math.comb(last, last // 2)
-    return tuple(math.comb(last, m) / peak for m in range(last + 1))
+    peak, own, half = math.comb(last, last // 2), 1, []
+    for m in range(last // 2 + 1):
+        half.append(own / peak)
+        own = own * (last - m) // (m + 1)
+    return (*half, *half[::-1][1 - last % 2 :])
 
 
 def _gaussian(kernel: Any, sigma: Any) -> tuple[float, ...]:

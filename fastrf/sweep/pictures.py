@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrf import metrics
-from fastrf.errors import InputError
+from fastrf.errors import InputError, printable
 from fastrf.plot import require
 from fastrf.sweep.expressions import nearest
 
@@ -61,7 +61,7 @@ def growth_curves(
     figure, axes = _figure(legend=len(curves))
     for style, (label, points) in zip(_STYLES, curves.items(), strict=False):
         axes.plot(*zip(*points, strict=True), **style, label=label)
-    axes.set(xlabel=x, ylabel=f"{', '.join(names)} (pixels)")
+    axes.set(xlabel=_text(x), ylabel=_text(f"{', '.join(names)} (pixels)"))
     axes.set_ylim(bottom=0)
     _finish(figure, axes, legend=len(curves) > 1)
     return figure
@@ -89,7 +89,7 @@ def ratio_curves(
             line = np.exp(level + slope * (np.log(where) - at))
             axes.plot(where, line, color=style["color"], linewidth=0.8)
         axes.plot(where, values, **{**style, "linestyle": "none"}, label=named)
-    axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
+    axes.set(xlabel=_text(x), ylabel=_text(y), xscale="log", yscale="log")
     _plain_ticks(axes)
     _finish(figure, axes, legend=True)
     return figure
@@ -130,7 +130,7 @@ def heat_map(table: Any, x: str, y: str, value: str, *, log: bool = False) -> Fi
     image = axes.imshow(grid, origin="lower", aspect="auto", cmap="cividis", norm=norm)
     _label_cells(axes, "x", columns)
     _label_cells(axes, "y", lines)
-    axes.set(xlabel=x, ylabel=y)
+    axes.set(xlabel=_text(x), ylabel=_text(y))
     if len(columns) <= 8 and len(lines) <= 12:
         for (line, column), number in np.ndenumerate(grid):
             if np.isfinite(number):
@@ -140,7 +140,7 @@ def heat_map(table: Any, x: str, y: str, value: str, *, log: bool = False) -> Fi
                     fontsize=6,
                 )  # fmt: skip
     bar = figure.colorbar(image, ax=axes)
-    bar.set_label(value, fontsize=_TEXT)
+    bar.set_label(_text(value), fontsize=_TEXT)
     bar.ax.tick_params(labelsize=_SMALL)
     _finish(figure, axes, legend=False, grid=False)
     return figure
@@ -185,7 +185,7 @@ def image_grid(
         )
         panel.set(xlim=(-reach, reach), ylim=(reach, -reach), facecolor="#00224e")
         if isinstance(images, Mapping):
-            panel.set_title(str(title), fontsize=_TEXT)
+            panel.set_title(_text(title), fontsize=_TEXT)
     for panel in panels.flat:
         panel.tick_params(labelsize=6)
         panel.label_outer()
@@ -249,7 +249,7 @@ def _curves(
     for row in rows:
         own = ", ".join(f"{name} {row[name]}" for name in groups)
         for name in names:
-            label = ", ".join(filter(None, (own, name if len(names) > 1 or not own else "")))
+            label = _text(", ".join(filter(None, (own, name if len(names) > 1 or not own else ""))))
             if row[name] is None or row[name] != row[name]:
                 continue
             points = curves.setdefault(label, {})
@@ -317,6 +317,11 @@ def _plain_ticks(axes: Axes) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
+def _text(value: Any) -> str:
+    """As Matplotlib draws it, which takes no dollars of it for mathematics."""
+    return printable(str(value)).replace("$", r"\$")
+
+
 def _key(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -331,7 +336,7 @@ def _ordered(values: Iterable[Any]) -> list[Any]:
 def _label_cells(axes: Axes, which: str, values: Sequence[Any]) -> None:
     every = math.ceil(len(values) / 12)
     places = range(0, len(values), every)
-    texts = [f"{values[n]:g}" if isinstance(values[n], float) else str(values[n]) for n in places]
+    texts = [f"{values[n]:g}" if isinstance(values[n], float) else _text(values[n]) for n in places]
     getattr(axes, f"set_{which}ticks")(list(places), texts)
 
 

@@ -13,6 +13,7 @@ them twice changes nothing.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import socket
 import sqlite3
@@ -27,7 +28,9 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError, MissingExtra, StoreError
+from fastrf.engine.plan import check_memory
+from fastrf.errors import InputError, MissingExtra, StoreError, short
+from fastrf.layers.checks import MAXIMUM
 from fastrf.sweep.columns import AXES, BLOBS, COVARIANCES, LAYERS, RESULTS
 from fastrf.sweep.content import text_of
 
@@ -172,17 +175,19 @@ class Store:
 
     # --- rows -------------------------------------------------------------------------------
 
-    def _run(self, sql: str) -> sqlite3.Cursor:
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """A query under way: one that has columns."""
         try:
-            cursor = self._connection.execute(sql)
+            cursor = self._connection.execute(sql, values)
             if cursor.description is None:
                 raise sqlite3.ProgrammingError("it finds nothing")
             return cursor
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
+            denied = "authoriz" in str(error)  # another file than the store's
+            if denied or isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
                 raise InputError(
-                    f"query {sql!r}: {error}; give one SELECT on sweep, results, points or layers"
+                    f"query {short(sql)}: {error}; give one SELECT on sweep, results, points or "
+                    f"layers"
                 ) from None
             raise _failure(self.path, error) from None
 
@@ -197,7 +202,7 @@ class Store:
         and images, are left out."""
         ((most,),) = self.rows("SELECT MAX(ndim) FROM results")
         left = {*BLOBS}
-        if most is not None:
+        if isinstance(most, int):
             beyond = [str(axis) for axis in AXES if axis >= most]
             left |= {n for n in RESULTS if n.rpartition("_")[2] in beyond and n[-2:-1] == "_"}
             left |= {name for name, (_, b) in COVARIANCES.items() if b >= most}
@@ -288,25 +293,48 @@ class Store:
 
     def _blob(self, name: str, key: str) -> tuple[bytes, np.dtype[Any], tuple[int, ...]]:
         columns = ", ".join(["dtype", *(f"shape_{axis}" for axis in AXES)])
-        found = self._connection.execute(
-            f"SELECT {name}, {columns} FROM results WHERE key = ?", (key,)
-        ).fetchone()
+        sql = f"SELECT {name}, {columns} FROM results WHERE key = ?"
+        with closing(self._run(sql, (key,))) as cursor:
+            found = cursor.fetchone()
         if found is None or found[0] is None:
             raise InputError(
                 f"the store has no {name} of {key!r}; run the sweep with {_ASKED_BY[name]}=True"
             )
         blob, dtype, *shape = found
-        return blob, np.dtype(dtype).newbyteorder("<"), tuple(n for n in shape if n is not None)
+        sizes = tuple(n for n in shape if n is not None)
+        if (
+            dtype not in ("float32", "float64")
+            or not isinstance(blob, bytes)
+            or not all(isinstance(n, int) and 0 < n <= MAXIMUM for n in sizes)
+        ):
+            raise self._damaged(name, key)
+        return blob, np.dtype(dtype).newbyteorder("<"), sizes
+
+    def _damaged(self, name: str, key: str) -> StoreError:
+        return StoreError(
+            f"store {str(self.path)!r}: the {name} of {short(key)} is not what a sweep wrote; "
+            f"restore the store from a backup, or sweep again into another one"
+        )
 
     def profiles(self, key: str) -> list[NDArray[Any]]:
         """The profiles along all axes, each of sum 1, of the result with this `key`."""
         blob, dtype, shape = self._blob("profiles", key)
+        if len(blob) != sum(shape) * dtype.itemsize:
+            raise self._damaged("profiles", key)
         return np.split(np.frombuffer(blob, dtype), np.cumsum(shape)[:-1])
 
     def image(self, key: str) -> NDArray[Any]:
         """The image of the result with this `key`."""
-        blob, _, _ = self._blob("image", key)
-        return unpacked_image(blob)
+        blob, dtype, shape = self._blob("image", key)
+        size = math.prod(shape) * dtype.itemsize
+        check_memory("the image needs", 2 * size, None)
+        try:
+            image = unpacked_image(blob, size)
+        except (ValueError, zlib.error) as error:
+            raise self._damaged("image", key) from error
+        if image.shape != shape:
+            raise self._damaged("image", key)
+        return image
 
 
 _ASKED_BY = {"profiles": "profiles", "image": "images"}
@@ -321,11 +349,21 @@ def packed_image(image: NDArray[Any]) -> bytes:
     return zlib.compress(head.getvalue() + np.ascontiguousarray(bytewise).tobytes(), 1)
 
 
-def unpacked_image(blob: bytes) -> NDArray[Any]:
-    """What `packed_image` packed."""
-    data = BytesIO(zlib.decompress(blob))
+_HEAD = 256
+"""Bytes of an image's header, at most."""
+
+
+def unpacked_image(blob: bytes, size: int) -> NDArray[Any]:
+    """What `packed_image` packed, of so many bytes.
+
+    Raises:
+        ValueError, zlib.error: it is something else, which is not unpacked further.
+    """
+    data = BytesIO(zlib.decompressobj().decompress(blob, size + _HEAD))
     np.lib.format.read_magic(data)
     shape, _, dtype = np.lib.format.read_array_header_1_0(data)
+    if dtype.kind != "f" or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError("its header says another size")
     bytewise = np.frombuffer(data.read(), np.uint8).reshape(dtype.itemsize, -1)
     return np.ascontiguousarray(bytewise.T).view(dtype).reshape(shape)
 
@@ -340,6 +378,8 @@ class Writer(Store):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():
+            raise StoreError(f"store {str(path)!r} is no regular file; give another name")
         self._lease = Lease(self.path)
         try:
             if self.path.exists() and self.path.stat().st_size:
@@ -515,6 +555,7 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 def _try_reading(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     connection.set_authorizer(_only_this_file)
 

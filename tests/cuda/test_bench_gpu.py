@@ -7,11 +7,11 @@ from types import ModuleType
 
 import fake_cupy
 import pytest
-from bench import gpu as script
-from bench import record
 from test_engines_direct import gpu as machine
 from test_engines_direct import xp as device_arrays
 
+from bench import gpu as script
+from bench import record
 from fastrf import benchmark
 from fastrf.benchmark import Sizes
 from fastrf.device import resolve

@@ -459,7 +459,7 @@ class TestMemory:
 def test_the_gpu_takes_what_the_cpu_has_no_room_for(
     gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_free_on_host", lambda: 64 << 20)
+    monkeypatch.setattr(device, "free_on_host", lambda: 64 << 20)
     made = big()
     assert made.device == "cuda:0"
     assert "the CPU would need" in made.notes[0]

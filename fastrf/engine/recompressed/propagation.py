@@ -19,6 +19,7 @@ from fastrf.engine.sight import trimmed
 from fastrf.engine.terms import held
 from fastrf.errors import EmptyFieldError, InputError, ToleranceError
 from fastrf.lowering import PlaneGraph
+from fastrf.maps import Everything, SpatialMap, Table, Window
 
 
 def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
@@ -28,7 +29,28 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     for op in graph.between(node, input_node):
         if op.is_global and graph.input_size is None:
             return f"{op.node} reads the whole of an unbounded map"
+        if any(map(_too_large, op.maps)):
+            return f"{op.node} has too many connections along an axis of its map"
     return None
+
+
+MOST_CONNECTIONS = 1 << 24
+"""Of pixels along one axis: matrices serve all units of a map, and take 16 bytes for each."""
+
+
+def _too_large(move: SpatialMap) -> bool:
+    if move.size_in is None or move.size_out is None:
+        return False
+    for axis, read, written in zip(move.axes, move.size_in, move.size_out, strict=True):
+        if isinstance(axis, Table):
+            count = written * axis.taps.shape[1]
+        elif isinstance(axis, Everything):
+            count = read * written
+        else:
+            count = axis.kernel * (written if isinstance(axis, Window) else read)
+        if count > MOST_CONNECTIONS:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,10 +43,22 @@ def fold(op: Op) -> list[Value]:
         else:
             return shapes
     few = all(a is None or a.size <= _FOLD_ELEMENTS for a in arrays)
-    if op.type not in _FOLDED or not few:
+    if op.type not in _FOLDED or not few or _broadcast(arrays) > _FOLD_RESULT:
         return shapes
     results = _run(op, arrays)
     return shapes if results is None else [Const.of(r) for r in results]
+
+
+_FOLD_RESULT = 1 << 16
+"""Most elements of what several inputs make of each other."""
+
+
+def _broadcast(arrays: Sequence[NDArray[Any] | None]) -> int:
+    """Elements of the arrays' common shape, if they have one: three of 1024 could make 2³⁰."""
+    try:
+        return math.prod(np.broadcast_shapes(*(a.shape for a in arrays if a is not None)))
+    except ValueError:
+        return 0
 
 
 def _run(op: Op, arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:

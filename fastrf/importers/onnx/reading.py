@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,12 @@ MAX_BYTES = 2**31 - 1
 
 SMALL = 4096
 """Constants of up to so many elements keep their values; of larger ones only the shape is kept."""
+
+MOST_NODES = 1_000_000
+"""Most nodes of a graph whose local functions are inlined."""
+
+DEEPEST = 100
+"""Most local functions that call each other in a row."""
 
 STANDARD = ("", "ai.onnx")
 """The two spellings of the standard operators' domain."""
@@ -124,6 +131,7 @@ def light(model: ModelProto, source: str) -> ModelProto:
         return copy
     from onnx import inliner
 
+    _check_inlining(copy, source)
     try:
         inlined: ModelProto = inliner.inline_local_functions(copy)
     except (RuntimeError, ValueError) as error:
@@ -131,6 +139,59 @@ def light(model: ModelProto, source: str) -> ModelProto:
     if not inlined.graph.metadata_props:
         inlined.graph.metadata_props.extend(graph.metadata_props)
     return inlined
+
+
+def _check_inlining(model: ModelProto, source: str) -> None:
+    """Refuses local functions that grow out of bounds: each may call another one twice."""
+    inside = {(f.domain, f.name): list(_with_subgraphs(f.node)) for f in model.functions}
+    calls = {
+        key: Counter(called for n in nodes if (called := (n.domain, n.op_type)) in inside)
+        for key, nodes in inside.items()
+    }
+    readers: dict[tuple[str, str], list[tuple[str, str]]] = {key: [] for key in inside}
+    for key, counts in calls.items():
+        for called in counts:
+            readers[called].append(key)
+    waiting = {key: len(counts) for key, counts in calls.items()}
+    ready = [key for key, count in waiting.items() if not count]
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}  # nodes and depth once inlined
+    while ready:
+        key = ready.pop()
+        below = [(count, *sizes[called]) for called, count in calls[key].items()]
+        nodes = len(inside[key]) + sum(count * size for count, size, _ in below)
+        depth = 1 + max((depth for _, _, depth in below), default=0)
+        if nodes > MOST_NODES or depth > DEEPEST:
+            fail(
+                source,
+                f"its local function {key[1]!r} is {nodes} nodes, {depth} functions deep, where at "
+                f"most {MOST_NODES} and {DEEPEST} are inlined; inline it before",
+            )
+        sizes[key] = nodes, depth
+        for reader in readers[key]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                ready.append(reader)
+    if len(sizes) < len(inside):
+        _, name = next(key for key in inside if key not in sizes)
+        fail(source, f"its local function {name!r} calls itself; export the model without it")
+    called = (sizes.get((n.domain, n.op_type), (1, 0)) for n in _with_subgraphs(model.graph.node))
+    total = sum(size for size, _ in called)
+    if total > MOST_NODES:
+        fail(
+            source,
+            f"is {total} nodes once its local functions are inlined, more than {MOST_NODES}; "
+            f"export a smaller model",
+        )
+
+
+def _with_subgraphs(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and those of the graphs in their attributes; messages nest up to 100 deep."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _with_subgraphs(attribute.g.node)
+            for graph in attribute.graphs:
+                yield from _with_subgraphs(graph.node)
 
 
 def constants(model: ModelProto, source: str, folder: Path | None) -> dict[str, NDArray[Any]]:
@@ -153,6 +214,8 @@ def constants(model: ModelProto, source: str, folder: Path | None) -> dict[str, 
     for name, tensor in tensors.items():
         if tensor.data_location == tensor.EXTERNAL and folder is None:
             fail(source, f"keeps {name!r} in a file of its own; give the path of the model instead")
+        if tensor.data_location == tensor.EXTERNAL and folder is not None:
+            _check_location(tensor, source, folder)
         try:
             values = np.asarray(numpy_helper.to_array(tensor, str(folder or "")))
         except Exception as error:  # Whatever a damaged tensor or a missing file makes it raise.
@@ -162,6 +225,23 @@ def constants(model: ModelProto, source: str, folder: Path | None) -> dict[str, 
         if values.dtype.kind == "f":
             found[name] = values
     return found
+
+
+def _check_location(tensor: TensorProto, source: str, folder: Path) -> None:
+    """Refuses external data that are not in a file below the model's own folder."""
+    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+    try:
+        path, home = folder / location, folder.resolve()
+        inside = not Path(location).is_absolute() and ".." not in Path(location).parts
+        inside = inside and path.resolve() == home / location and path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        inside = False
+    if not inside:
+        fail(
+            source,
+            f"keeps {tensor.name!r} in {location!r}, which is no file below the model's folder "
+            f"(links are not followed); put it there and save the model again",
+        )
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:
