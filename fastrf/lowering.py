@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fastrf.errors import InputError
 from fastrf.layers import (
+    Activation,
     AdaptivePool,
     Add,
     Attention,
@@ -36,6 +37,7 @@ from fastrf.layers import (
     GlobalPool,
     Input,
     Layer,
+    MaxPool,
     Norm,
     PixelShuffle,
     PixelUnshuffle,
@@ -43,8 +45,9 @@ from fastrf.layers import (
     Upsample,
 )
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
+from fastrf.layers.weights import weights_of
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
-from fastrf.meanfield.settling import MeanField, is_needed
+from fastrf.meanfield.settling import MeanField, along_identities
 from fastrf.network import Network, Node
 
 Shares = tuple[tuple[int, float], ...]
@@ -151,6 +154,9 @@ class PlaneGraph:
         sizes: node → map size (None on the unbounded grid).
         channels: node → number of channels, None where not known.
         ways: node → how it reads each of its inputs, channel by channel; what `operations` sum up.
+        identities: node → by node, the gain of all paths without weights from there, of nodes that
+            activations along an identity lead to (see `fastrf.meanfield.laws`). Their operations
+            read those nodes.
         collapsed: nodes that have lost their spatial extent (behind global pooling).
         assumptions: what was assumed where the network does not say.
         derived: what others have worked out from this graph, to be worked out only once.
@@ -166,6 +172,7 @@ class PlaneGraph:
     sizes: dict[str, Size | None] = field(default_factory=dict)
     channels: dict[str, int | None] = field(default_factory=dict)
     ways: dict[str, list[Ways]] = field(default_factory=dict, repr=False)
+    identities: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
     collapsed: set[str] = field(default_factory=set)
     assumptions: list[str] = field(default_factory=list)
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -306,6 +313,12 @@ def _lowered(
     for node in graph.network.nodes.values():
         edges: list[Ways] = [*zip(relations[node.name], pieces[node.name], strict=True)]
         graph.ways[node.name] = edges
+        if node.name in graph.identities:
+            known = [wholes.get(name) for name in (*graph.identities[node.name], node.name)]
+            if all(planes is not None for planes in known):
+                graph.operations.extend(_along_identities(node, graph.identities, wholes))
+                continue
+            del graph.identities[node.name]
         for source, (parts, ways) in zip(node.inputs, edges, strict=True):
             for part in parts:
                 for way in ways:
@@ -397,8 +410,13 @@ def _forward(
     node, per input."""
     pieces: dict[str, Sequence[tuple[Piece, ...]]] = {}
     known: dict[tuple[int, Size | None], _Walked] = {}
-    settles = is_needed(node.layer for node in graph.network.nodes.values())
-    means = MeanField() if settles else None
+    layers = [*{id(x): x for x in (n.layer for n in graph.network.nodes.values())}.values()]
+    settles = any(layer.depends_on_network for layer in layers)
+    varies = any(isinstance(layer, Activation) for layer in layers)
+    followed: set[str] = set()
+    if varies and not any(map(weights_of, layers)):
+        followed = along_identities(graph.network.nodes)
+    means = MeanField(followed) if settles or followed else None
     for given in graph.network.nodes.values():
         node, layer = given, given.layer
         try:
@@ -430,8 +448,14 @@ def _forward(
         except InputError as error:
             raise type(error)(f"{node.name}: {error}") from None
     if means is not None:
-        graph.network = graph.network.with_nodes(means.nodes)
+        if settles:
+            graph.network = graph.network.with_nodes(means.nodes)
         graph.assumptions.extend(means.assumptions)
+        graph.identities = {
+            name: law.gains()
+            for name, law in means.laws.items()
+            if not isinstance(graph.network.nodes[name].layer, MaxPool)
+        }
     return pieces
 
 
@@ -708,6 +732,14 @@ def _operation_on_wholes(
         count = graph.channels[node.name] or 1
         y = ((y[0][0], len(relation.pairs[1]) / count),)
     return Operation(node.name, maps, x, y, piece.gain * relation.weight)
+
+
+def _along_identities(
+    node: Node, identities: Mapping[str, Mapping[str, float]], wholes: Mapping[str, Shares]
+) -> Iterator[Operation]:
+    """What reaches a node along paths without weights, straight from where weights wrote it."""
+    for source, gain in identities[node.name].items():
+        yield Operation(node.name, (), wholes[source], wholes[node.name], gain)
 
 
 def _operations(

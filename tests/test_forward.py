@@ -9,25 +9,29 @@ matrices are what networks do.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 from fastrf.kernels import load
+from scipy.special import expit, ndtr
 
 import fastrf as rf
+from fastrf.engine import correlated, lag_gains
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons
 from fastrf.engine.transfer import transfer_function
 from fastrf.engine.upward_correlated import propagate_upward_correlated
 from fastrf.lowering import lower
-from fastrf.meanfield.slopes import slopes_of
+from fastrf.meanfield.slopes import Slopes, slopes_of
 
 TOLERANCE = 1e-12  # at most 12 layers whose sums have fewer than 50 terms each
 
 Layers = list[tuple[Any, ...]]
 
+LOUD = 16.0
 CONV, RELU, AVG = ("conv", 3, 1), ("relu",), ("avg", 3, 1)
 BLOCK = [("norm",), RELU, CONV]
 CHAINS: dict[str, Layers] = {
@@ -44,6 +48,7 @@ CHAINS: dict[str, Layers] = {
 def network(layers: Layers) -> rf.Network:
     made: dict[str, Any] = {
         "conv": rf.Conv,
+        "loud": functools.partial(rf.Conv, gain=LOUD),
         "relu": rf.Activation,
         "avg": rf.AvgPool,
         "norm": rf.Norm,
@@ -55,7 +60,7 @@ def matrices(layers: Layers, size: int) -> list[list[np.ndarray]]:
     """Of each layer, the matrices of its taps, from what it reads to what it writes."""
     found = []
     for kind, *values in layers:
-        if kind not in ("conv", "avg"):
+        if kind not in ("conv", "loud", "avg"):
             found.append([np.eye(size)])
             continue
         k, s = values
@@ -122,6 +127,15 @@ class Kernels:
         return np.diag(g).copy()
 
 
+FUNCTIONS: dict[str, tuple[Any, Any]] = {
+    "scaled relu": (lambda x: math.sqrt(2) * np.maximum(x, 0), lambda x: x > 0),
+    "leaky_relu": (lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01)),
+    "gelu": (lambda x: x * ndtr(x), lambda x: ndtr(x) + x * np.exp(-x * x / 2) / HALF_TURN),
+    "silu": (lambda x: x * expit(x), lambda x: expit(x) * (1 + x * expit(-x))),
+}
+HALF_TURN = math.sqrt(2 * math.pi)
+
+
 def drawn(layers: Layers, size: int, unit: int, channels: int, count: int) -> np.ndarray:
     """g² of `count` random networks on noise, summed over the input's channels, for a gradient of
     variance 1 on all channels of the unit together; (count, size)."""
@@ -130,22 +144,23 @@ def drawn(layers: Layers, size: int, unit: int, channels: int, count: int) -> np
     for _ in range(count):
         x = rng.standard_normal((channels, size))
         kept: list[Any] = []
-        for (kind, *_), taps in zip(layers, maps, strict=True):
-            if kind == "conv":
+        for (kind, *values), taps in zip(layers, maps, strict=True):
+            if kind in ("conv", "loud"):
                 w = rng.standard_normal((len(taps), channels, channels))
-                w /= math.sqrt(len(taps) * channels)
+                w *= math.sqrt((LOUD if kind == "loud" else 1) / (len(taps) * channels))
                 kept.append(w)
                 x = sum(w[m] @ x @ t.T for m, t in enumerate(taps))
             elif kind == "avg":
                 x = x @ (sum(taps) / len(taps)).T
                 kept.append(None)
             elif kind == "relu":
-                kept.append(x > 0)
-                x = math.sqrt(2) * np.maximum(x, 0)
+                value, slope = FUNCTIONS[values[0] if values else "scaled relu"]
+                kept.append(slope(x))
+                x = value(x)
         g = np.zeros_like(x)
         g[:, unit] = rng.standard_normal(channels) / math.sqrt(channels)
         for (kind, *_), taps, what in zip(layers[::-1], maps[::-1], kept[::-1], strict=True):
-            if kind == "conv":
+            if kind in ("conv", "loud"):
                 g = sum(what[m].T @ g @ t for m, t in enumerate(taps))
             elif kind == "avg":
                 g = g @ (sum(taps) / len(taps))
@@ -207,6 +222,31 @@ def test_against_random_networks() -> None:
     oracle.signals = [np.diag(np.diag(k)) for k in oracle.signals]
     independent = oracle.gradient(unit)[window]  # as if masks had nothing in common
     assert (np.abs(mean[window] - independent) > 7 * error[window])[3:-3].all()
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "gelu", "silu"])
+def test_other_functions_against_random_networks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above; and slopes that were independent would be seen."""
+    own = ("relu", name)
+    loud = ("loud", 3, 1)  # variances at which slopes differ
+    layers: Layers = [CONV, AVG, loud, own, loud, own, CONV, AVG]
+    size, unit = 19, 2
+    graph = lower(network(layers), size)
+    assert inexact_reasons(graph, graph.output_node(None)) == []
+    image, origin = computed(network(layers), size, unit)
+    draws = drawn(layers, size, unit, channels=128, count=150)
+    mean, error = draws.mean(axis=0), draws.std(axis=0) / math.sqrt(len(draws))
+    window = slice(origin, origin + len(image))
+    assert (np.abs(mean[window] - image) < 4 * error[window] + image / 128).all()
+    for module in (correlated, lag_gains):
+        monkeypatch.setattr(module, "slopes_of", lambda *_, **__: Slopes())
+    independent, _ = computed(network(layers), size, unit)
+    totals = draws.sum(axis=1)
+    error = totals.std() / math.sqrt(len(draws))
+    assert abs(totals.mean() - image.sum()) < 4 * error
+    assert abs(totals.mean() - independent.sum()) > 4 * error
 
 
 # --- graphs ---------------------------------------------------------------------------------

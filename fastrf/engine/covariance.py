@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from fastrf.engine.coherence import coherence_of, doubt, is_correlated
 from fastrf.layers import (
-    Activation,
     Attention,
-    Conv,
-    ConvTranspose,
-    FullyConnected,
     Layer,
     Multiply,
     Norm,
@@ -22,10 +18,8 @@ from fastrf.layers.checks import TRAINED
 from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Table
+from fastrf.meanfield.settling import alike
 from fastrf.meanfield.slopes import Slopes, slopes_of
-
-_WEIGHTED = (Conv, ConvTranspose, FullyConnected, Attention)
-"""Layers behind which gradients do not know what came before."""
 
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -57,14 +51,16 @@ def inexact_reasons(graph: PlaneGraph, node: str) -> list[str]:
 
 
 def assumptions(graph: PlaneGraph, node: str) -> list[str]:
-    """What is assumed where activations pass correlated gradients, none where they do not."""
+    """What is assumed where activations pass correlated gradients or follow one another along an
+    identity, none where they do not."""
     slopes = slopes_of(graph, node, None) if coherence_of(graph, node).doubts else Slopes()
-    if not slopes.shares:
-        return []
-    return [
-        "slopes of activations at neighbouring pixels are alike as for an input of Gaussian white "
-        "noise, many channels and batch statistics of that signal"
-    ]
+    signal = "an input of Gaussian white noise, many channels and batch statistics of that signal"
+    found = []
+    if slopes.shares:
+        found.append(f"slopes of activations at neighbouring pixels are alike as for {signal}")
+    if graph.identities and not graph.ancestors(node).isdisjoint(graph.identities):
+        found.append(f"slopes of successive activations on an identity are alike as for {signal}")
+    return found
 
 
 def _reasons(graph: PlaneGraph, node: str) -> list[str]:
@@ -108,30 +104,9 @@ def _weights(graph: PlaneGraph, node: str) -> list[str]:
 
 
 def _slopes(graph: PlaneGraph, node: str) -> list[str]:
-    """Activations whose slopes have something in common with those of others before them.
-
-    Where a path without weights leads from one activation to another (the identity of a residual
-    block whose sum is rectified), both see nearly the same signal, and E[σ′₁²σ′₂²] is more than
-    the product of the means. On every path alike that is a factor; beside paths with weights it
-    makes the identity count more.
-    """
-    wanted, layers = graph.ancestors(node), graph.network.nodes
-    bare: set[str] = set()
-    """Maps that some path without weights joins to an activation."""
-    beside: set[str] = set()
-    """Those among them where others have joined that path since."""
-    found = []
-    for name in filter(wanted.__contains__, layers):
-        layer, sources = layers[name].layer, layers[name].inputs
-        varies = isinstance(layer, Activation) and layer.function != "identity"
-        if varies and any(source in beside for source in sources):
-            found.append(name)
-        if varies:
-            bare.add(name)
-        elif not isinstance(layer, _WEIGHTED) and any(source in bare for source in sources):
-            bare.add(name)
-            if len(sources) > 1 or any(source in beside for source in sources):
-                beside.add(name)
+    """Activations whose slopes count as independent of those before them and are not."""
+    wanted, nodes = graph.ancestors(node), graph.network.nodes
+    found = [n for n in alike(nodes) if n in wanted and n not in graph.identities]
     if not found:
         return []
     names = found[0] if len(found) == 1 else f"{found[0]} and {len(found) - 1} more"

@@ -17,7 +17,7 @@ other; neighbouring pixels count as sharing M(∞) alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,34 +35,81 @@ from fastrf.layers import (
     Filter,
     FullyConnected,
     GlobalPool,
+    Identity,
+    Input,
     Layer,
+    MaxPool,
     Multiply,
     Norm,
+    Scale,
 )
 from fastrf.maps import Size
+from fastrf.meanfield.laws import Law
 from fastrf.meanfield.signal import Signal, activated, added, divisor, dropped, noise, normalised
 from fastrf.network import Node
 
 Channels = Mapping[str, int | None]
 
 
-def is_needed(layers: Iterable[Layer]) -> bool:
-    """Whether a layer's gain follows from the network around it. Layers that blocks share are
-    looked at once."""
-    return any(layer.depends_on_network for layer in {id(x): x for x in layers}.values())
+RANDOM = (Conv, ConvTranspose, FullyConnected, Attention)
+"""Layers behind which neither values nor gradients know what came before."""
+
+
+def alike(nodes: Mapping[str, Node]) -> list[str]:
+    """Activations whose slopes have something in common with those of others before them.
+
+    Where a path without weights leads from one activation to another (the identity of a residual
+    block whose sum is rectified), both see nearly the same signal, and E[σ′₁²σ′₂²] is more than
+    the product of the means. On every path alike that is a factor; beside paths with weights it
+    makes the identity count more.
+    """
+    bare: set[str] = set()
+    """Maps that some path without weights joins to an activation."""
+    beside: set[str] = set()
+    """Those among them where others have joined that path since."""
+    found = []
+    for name, node in nodes.items():
+        varies = isinstance(node.layer, Activation) and node.layer.function != "identity"
+        joined = not beside.isdisjoint(node.inputs)
+        if varies and joined:
+            found.append(name)
+        if varies:
+            bare.add(name)
+        elif not isinstance(node.layer, RANDOM) and not bare.isdisjoint(node.inputs):
+            bare.add(name)
+            if len(node.inputs) > 1 or joined:
+                beside.add(name)
+    return found
+
+
+def along_identities(nodes: Mapping[str, Node]) -> set[str]:
+    """The activations of `alike`, and what leads to them without weights from others."""
+    found = set(alike(nodes))
+    if not found:
+        return found
+    for name in reversed(nodes):
+        if name in found:
+            found.update(s for s in nodes[name].inputs if not isinstance(nodes[s].layer, RANDOM))
+    return found
 
 
 class MeanField:
     """Settles the layers of a bound network one after the other, in topological order.
 
+    Args:
+        followed: nodes along identities, whose laws are asked for.
+
     Attributes:
+        laws: of what there are among them (see `laws`).
         signals: of every map so far.
         factors: by node, the gains of the factors of products that ask for them.
         nodes: the nodes so far, with layers that depend on nothing around them.
         assumptions: what was assumed of the layers so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, followed: Collection[str] = ()) -> None:
+        self.followed = followed
+        self.laws: dict[str, Law] = {}
         self.signals: dict[str, Signal] = {}
         self.factors: dict[str, list[float]] = {}
         self.nodes: dict[str, Node] = {}
@@ -94,9 +141,70 @@ class MeanField:
             self._assume_mean_field()
         counts = [channels[i] for i in node.inputs]
         size = sizes[node.inputs[0]] if node.inputs else None
-        self.signals[node.name] = _behind(layer, read, counts, size)
+        signal = _behind(layer, read, counts, size)
+        if isinstance(layer, RANDOM):
+            mixes = not (isinstance(layer, Conv) and layer.groups == "depthwise")
+            roots = frozenset((node.name,))
+            signal = replace(signal, gaussian=mixes, centred=True, roots=roots)
+        elif isinstance(layer, Input):
+            signal = replace(signal, roots=frozenset((node.name,)))
+        if node.name in self.followed:
+            law = self._law(node, layer)
+            if law is not None:
+                self.laws[node.name] = law
+                signal = replace(
+                    signal,
+                    level=math.log(law.square),
+                    far=law.mean**2 / law.square,
+                    gaussian=False,
+                    centred=False,
+                )
+        self.signals[node.name] = signal
         self.nodes[node.name] = node if layer is node.layer else replace(node, layer=layer)
         return self.nodes[node.name]
+
+    def _law(self, node: Node, layer: Layer) -> Law | None:
+        """The law of what a node along an identity writes; None where it is not followed."""
+        if isinstance(layer, Add):
+            return self._sum(node.inputs)
+        source = node.inputs[0]
+        law = self.laws.get(source)
+        if isinstance(layer, Activation) and layer.known is not None:
+            law = law or self._free(source)
+            if law is None:
+                return None
+            variance = layer.variance if layer.variance is not None else self.signals[source].square
+            # Its values are its own along the identity, where no weights make up for its gain.
+            factor = math.sqrt(layer.pointwise_gain / layer.moments(variance).gain)
+            own = layer.known.parameter if layer.slope is None else layer.slope
+            return law.bent(layer.known.value, layer.known.slope, own or 0.0, factor)
+        if law is None:
+            return None
+        if isinstance(layer, MaxPool):
+            return law.largest(node.name, math.prod(layer.kernel))
+        if isinstance(layer, Scale):
+            return law.times(layer.factor)
+        return law if isinstance(layer, Identity) else None
+
+    def _free(self, source: str) -> Law | None:
+        """The law of what weights have written."""
+        signal = self.signals[source]
+        if not (signal.gaussian and signal.centred):
+            return None
+        return Law.gaussian(source, signal.square)
+
+    def _sum(self, inputs: Sequence[str]) -> Law | None:
+        """A law and fresh Gaussians on top."""
+        laws = [name for name in inputs if name in self.laws]
+        free = {name: self.signals[name] for name in inputs if name not in self.laws}
+        if len(laws) != 1 or len(free) != len(inputs) - 1:
+            return None
+        if not all(signal.gaussian and signal.centred for signal in free.values()):
+            return None
+        roots = [self.signals[laws[0]].roots, *(signal.roots for signal in free.values())]
+        if len(frozenset().union(*roots)) < sum(map(len, roots)):
+            return None
+        return self.laws[laws[0]].plus({name: signal.square for name, signal in free.items()})
 
     def _drawn(
         self,

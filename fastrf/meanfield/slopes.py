@@ -228,6 +228,8 @@ class _Forward:
 
     def _obstacle(self, op: Operation, kinds: Kinds) -> str | None:
         layer, node = self.graph.network.nodes[op.node].layer, op.node
+        if node in self.graph.identities:
+            return f"{node} follows another activation on an identity"
         if is_shuffle(layer):
             return f"{node} moves channels to pixels"
         if not op.maps:
