@@ -303,6 +303,7 @@ from fastrf.sweep import run
 from fastrf.sweep.space import Space
 from sweeping import SPACE
 run.FIRST_POINTS = run.MOST_POINTS = 2
+run.WRITE_SECONDS = 0
 rf.sweep(Space(SPACE), {path!r}, workers={workers}, progress=False)
 """
 
@@ -431,6 +432,7 @@ def test_a_full_disk(tmp_path, monkeypatch, expected):
 
     monkeypatch.setattr(run, "FIRST_POINTS", 4)
     monkeypatch.setattr(run, "MOST_POINTS", 4)
+    monkeypatch.setattr(run, "WRITE_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(store.Writer, "_prepare", small)
         with pytest.raises(StoreError, match=r"disk is full: what was committed is kept"):
@@ -628,6 +630,7 @@ def test_dask_of_which_a_worker_is_killed(tmp_path, expected, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(run, "FIRST_POINTS", 2)
     monkeypatch.setattr(run, "MOST_POINTS", 2)
+    monkeypatch.setattr(run, "WRITE_SECONDS", 0)
     path = tmp_path / "s.db"
     with (
         distributed.LocalCluster(

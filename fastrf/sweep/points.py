@@ -17,7 +17,9 @@ from fastrf.sweep.content import (
     chain_fingerprint,
     key_of,
     point_of,
+    refused_point_of,
     spelled_out,
+    text_of,
 )
 from fastrf.sweep.packing import pack
 from fastrf.sweep.space import Point, Space
@@ -187,7 +189,7 @@ def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -
             options, fingerprint, chain = _ask(point, common)
             parameters = point.parameters
             key = key_of(fingerprint, options)
-            point_id, invalid = _identities(parameters, options, fingerprint)
+            point_id, invalid = point_of(parameters, options, fingerprint)
         except InputError as error:
             add_refused(found, place, number, point, f"{type(error).__name__}: {error}")
             continue
@@ -218,7 +220,7 @@ def add_refused(asked: Asked, place: int, number: int, point: AnyPoint, error: s
     """Adds a point that is invalid: its row, by its parameters and what is wrong."""
     parameters = dict(point.parameters)
     # What has no parameters is told apart by its error.
-    point_id = point_of(parameters, {}, "" if parameters else error)
+    point_id = refused_point_of(text_of(parameters), "" if parameters else error)
     key = key_of(f"invalid {point_id}", {})
     table = PointRows(tuple(parameters), [], [])
     table.add(point_id, number, key, parameters.values())
@@ -230,14 +232,6 @@ def add_refused(asked: Asked, place: int, number: int, point: AnyPoint, error: s
 def options_of(point: AnyPoint, common: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     """The options of `fastrf.erf` for a point, spelled out."""
     return spelled_out({**common, **point.options}, ndim)
-
-
-def _identities(
-    parameters: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str
-) -> tuple[str, str | None]:
-    """The identity of a point's row, and the one that it would have if it were invalid."""
-    invalid = point_of(parameters, {}, "") if parameters else None
-    return point_of(parameters, options, fingerprint), invalid
 
 
 def _ask(point: AnyPoint, common: Mapping[str, Any]) -> tuple[dict[str, Any], str, Chain | None]:
