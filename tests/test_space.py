@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import qmc
 
 import fastrf as rf
 from fastrf.errors import InputError
 from fastrf.layers import Concat, Conv, ConvTranspose, MaxPool
 from fastrf.network import Network, Parallel, Residual, Sequential
 from fastrf.sweep.chain import Chain
+from fastrf.sweep.dimensions import sampled
 from fastrf.sweep.space import Space
 
 SPACES = Path(__file__).parents[1] / "bench" / "spaces"
@@ -138,6 +140,39 @@ def test_huge_spaces_are_counted_and_begun_without_enumerating() -> None:
     with pytest.raises(InputError, match="ties depth, kernel together, 10000000000 combinations"):
         len(tied)
     assert next(iter(tied)).parameters == {"depth": 1, "kernel": 2}
+
+
+def test_a_latin_hypercube_is_scipys() -> None:
+    for count, axes, seed in ((1, 1, 0), (7, 3, 1), (500, 5, 2)):
+        found = sampled("latin", count, axes, seed)
+        sampler = qmc.LatinHypercube(axes, rng=np.random.default_rng(seed))
+        np.testing.assert_array_equal(found, sampler.random(count))
+
+
+def test_places_say_which_points_they_are() -> None:
+    """In any order, with constraints and without; a space that was pickled says the same."""
+    tables = [
+        {"parameters": {"depth": [1, 2, 3], "kernel": [3, 5], "dilation": "kernel // depth"}},
+        {
+            "parameters": {"a": [0, 1, 2], "kernel": [3, 5], "depth": [1, 4], "gain": "depth / a"},
+            "where": ["kernel + depth != 7", "gain < 3", "i * kernel < 12"],
+        },
+        {
+            "parameters": {"depth": {"from": 1, "to": 9}, "kernel": [3, 5, 7], "gain": [1, 2, 3]},
+            "zip": [["kernel", "gain"]],
+            "sample": {"count": 4, "of": ["depth"]},
+        },
+    ]
+    for table in tables:
+        space = Space(table)
+        places, points = list(space.places()), list(space)
+        assert len(points) == len(places) == len(space)
+        assert places == sorted(set(places))
+        again = pickle.loads(pickle.dumps(space))
+        for order in (range(len(places)), range(len(places) - 1, -1, -2)):
+            for at in (space, again):
+                found = at.at([places[n] for n in order])
+                assert list(map(repr, found)) == [repr(points[n]) for n in order]
 
 
 def test_a_latin_hypercube_takes_every_share_once_and_is_reproducible() -> None:

@@ -49,6 +49,8 @@ def chain_fingerprint(chain: Chain) -> str:
         whole.update(seen[id(axis)])
     whole.update(np.asarray(chain.gain, "<f8").tobytes())
     whole.update(np.float64(chain.input_gain).tobytes())
+    for text in chain.assumptions:
+        whole.update(text.encode())
     return whole.hexdigest()
 
 

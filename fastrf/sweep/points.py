@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from fastrf.errors import InputError
 from fastrf.network import Network, as_network
@@ -144,6 +144,14 @@ class Sealed:
         return Sealed, (None, self._bytes or pickle.dumps(self._value, pickle.HIGHEST_PROTOCOL))
 
 
+class Called(NamedTuple):
+    """What the table says of a chain beside its figures: its fingerprint, and its assumptions as
+    JSON."""
+
+    fingerprint: str
+    assumptions: str
+
+
 @dataclass(frozen=True, slots=True)
 class Pack:
     """Those of some points that are chains of one kind, packed.
@@ -151,7 +159,7 @@ class Pack:
     Attributes:
         places: which of the points.
         dtype: of their images.
-        content: the chains, `Packed`, and the list of their fingerprints.
+        content: the chains, `Packed`, and a list of what they are called, `Called`.
     """
 
     places: list[int]
@@ -181,7 +189,7 @@ class Asked:
 def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -> Asked:
     """What numbered points ask for, with `common` options unless they say otherwise."""
     tables: dict[tuple[str, ...], PointRows] = {}
-    kinds: dict[tuple[int, str], dict[str, tuple[int, str, Any]]] = {}
+    kinds: dict[tuple[int, str], dict[str, tuple[int, Called, Any]]] = {}
     found = Asked([], [], [], {}, {})
     for place, (number, point) in enumerate(points):
         parameters: Mapping[str, Any] = {}
@@ -208,10 +216,11 @@ def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -
             kind = kinds.setdefault((chain.ndim, options.get("dtype", "float64")), {})
             if key not in kind:
                 what = (chain, options.get("input_size"), options.get("unit"))
-                kind[key] = (place, fingerprint, what)
+                assumptions = text_of(chain.assumptions) if chain.assumptions else "[]"
+                kind[key] = (place, Called(fingerprint, assumptions), what)
     for (ndim, dtype), chains in kinds.items():
-        places, fingerprints, whats = zip(*chains.values(), strict=True)
-        content = Sealed((pack(whats, ndim), list(fingerprints)))
+        places, called, whats = zip(*chains.values(), strict=True)
+        content = Sealed((pack(whats, ndim), list(called)))
         found.packs.append(Pack(list(places), dtype, content))
     return found
 
