@@ -142,6 +142,43 @@ def test_huge_spaces_are_counted_and_begun_without_enumerating() -> None:
     assert next(iter(tied)).parameters == {"depth": 1, "kernel": 2}
 
 
+def test_constraints_on_few_parameters_each_are_counted_together() -> None:
+    """More combinations than can be tried; against binomials, and nested loops where they are
+    few."""
+    names = [f"a{n}" for n in range(6)]
+    values = {"from": 1, "to": 60}
+    chained = [f"{a} < {b}" for a, b in itertools.pairwise(names)]
+    found = space(dict.fromkeys(names, values), where=chained)
+    assert len(found) == math.comb(60, 6)
+    ring = [*chained[:4], "(a0 + a4) % 7 == 3"]
+    rings = [
+        len(space({name: {"from": 1, "to": n} for name in names[:5]}, where=ring)) for n in (7, 60)
+    ]
+    small = itertools.combinations(range(1, 8), 5)
+    assert rings[0] == sum((v[0] + v[4]) % 7 == 3 for v in small)
+    ends = ((a, e) for a, e in itertools.combinations(range(1, 61), 2) if (a + e) % 7 == 3)
+    assert rings[1] == sum(math.comb(e - a - 1, 3) for a, e in ends)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["a < b", "b * i < 12", "gain > 0.5", "c != a"],
+        ["a + b < 4", "wide <= c + 2", "c > 0 or depth > 2"],
+        ["1 / (a - 1) < 5", "(b - c) / b > 0"],  # where that cannot be said, points stay
+        ["depth * a < 5", "depth * b < 6", "depth * c < 7"],
+    ],
+)
+def test_constraints_are_counted_as_points_are_found(where: list[str]) -> None:
+    found = space(
+        {"depth": [1, 2, 3], "a": [0, 1, 2, 3], "b": [0, 1, 2, 3], "c": [0, 1, 2]}
+        | {"gain": "1 + a - c / 2", "wide": "a * b", "kernel": 3},
+        where=where,
+    )
+    assert len(found) == len(list(found))
+    assert 0 < len(found) < 144
+
+
 def test_a_latin_hypercube_is_scipys() -> None:
     for count, axes, seed in ((1, 1, 0), (7, 3, 1), (500, 5, 2)):
         found = sampled("latin", count, axes, seed)
