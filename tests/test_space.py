@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import qmc
 
 import fastrf as rf
 from fastrf.errors import InputError
 from fastrf.layers import Concat, Conv, ConvTranspose, MaxPool
 from fastrf.network import Network, Parallel, Residual, Sequential
 from fastrf.sweep.chain import Chain
+from fastrf.sweep.dimensions import sampled
 from fastrf.sweep.space import Space
 
 SPACES = Path(__file__).parents[1] / "bench" / "spaces"
@@ -138,6 +140,76 @@ def test_huge_spaces_are_counted_and_begun_without_enumerating() -> None:
     with pytest.raises(InputError, match="ties depth, kernel together, 10000000000 combinations"):
         len(tied)
     assert next(iter(tied)).parameters == {"depth": 1, "kernel": 2}
+
+
+def test_constraints_on_few_parameters_each_are_counted_together() -> None:
+    """More combinations than can be tried; against binomials, and nested loops where they are
+    few."""
+    names = [f"a{n}" for n in range(6)]
+    values = {"from": 1, "to": 60}
+    chained = [f"{a} < {b}" for a, b in itertools.pairwise(names)]
+    found = space(dict.fromkeys(names, values), where=chained)
+    assert len(found) == math.comb(60, 6)
+    ring = [*chained[:4], "(a0 + a4) % 7 == 3"]
+    rings = [
+        len(space({name: {"from": 1, "to": n} for name in names[:5]}, where=ring)) for n in (7, 60)
+    ]
+    small = itertools.combinations(range(1, 8), 5)
+    assert rings[0] == sum((v[0] + v[4]) % 7 == 3 for v in small)
+    ends = ((a, e) for a, e in itertools.combinations(range(1, 61), 2) if (a + e) % 7 == 3)
+    assert rings[1] == sum(math.comb(e - a - 1, 3) for a, e in ends)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["a < b", "b * i < 12", "gain > 0.5", "c != a"],
+        ["a + b < 4", "wide <= c + 2", "c > 0 or depth > 2"],
+        ["1 / (a - 1) < 5", "(b - c) / b > 0"],  # where that cannot be said, points stay
+        ["depth * a < 5", "depth * b < 6", "depth * c < 7"],
+    ],
+)
+def test_constraints_are_counted_as_points_are_found(where: list[str]) -> None:
+    found = space(
+        {"depth": [1, 2, 3], "a": [0, 1, 2, 3], "b": [0, 1, 2, 3], "c": [0, 1, 2]}
+        | {"gain": "1 + a - c / 2", "wide": "a * b", "kernel": 3},
+        where=where,
+    )
+    assert len(found) == len(list(found))
+    assert 0 < len(found) < 144
+
+
+def test_a_latin_hypercube_is_scipys() -> None:
+    for count, axes, seed in ((1, 1, 0), (7, 3, 1), (500, 5, 2)):
+        found = sampled("latin", count, axes, seed)
+        sampler = qmc.LatinHypercube(axes, rng=np.random.default_rng(seed))
+        np.testing.assert_array_equal(found, sampler.random(count))
+
+
+def test_places_say_which_points_they_are() -> None:
+    """In any order, with constraints and without; a space that was pickled says the same."""
+    tables = [
+        {"parameters": {"depth": [1, 2, 3], "kernel": [3, 5], "dilation": "kernel // depth"}},
+        {
+            "parameters": {"a": [0, 1, 2], "kernel": [3, 5], "depth": [1, 4], "gain": "depth / a"},
+            "where": ["kernel + depth != 7", "gain < 3", "i * kernel < 12"],
+        },
+        {
+            "parameters": {"depth": {"from": 1, "to": 9}, "kernel": [3, 5, 7], "gain": [1, 2, 3]},
+            "zip": [["kernel", "gain"]],
+            "sample": {"count": 4, "of": ["depth"]},
+        },
+    ]
+    for table in tables:
+        space = Space(table)
+        places, points = list(space.places()), list(space)
+        assert len(points) == len(places) == len(space)
+        assert places == sorted(set(places))
+        again = pickle.loads(pickle.dumps(space))
+        for order in (range(len(places)), range(len(places) - 1, -1, -2)):
+            for at in (space, again):
+                found = at.at([places[n] for n in order])
+                assert list(map(repr, found)) == [repr(points[n]) for n in order]
 
 
 def test_a_latin_hypercube_takes_every_share_once_and_is_reproducible() -> None:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sweeping import GRAPHS, SPACE, Deadly, Unsendable, layer_table, networks, t
 import fastrf as rf
 from fastrf.errors import InputError, MissingExtra, StoreError, WorkerError
 from fastrf.sweep import run, store, work
+from fastrf.sweep.chain import Chain
 from fastrf.sweep.content import chain_fingerprint
 from fastrf.sweep.graphs import figures_of
 from fastrf.sweep.progress import Progress
@@ -128,6 +130,42 @@ def test_equal_networks_are_computed_once(tmp_path, monkeypatch):
         assert len(found) == 13
         assert found.rows("SELECT COUNT(*) FROM results") == [(3,)]
     assert computed(tasks) == 3
+
+
+def test_what_a_chain_has_from_its_network(tmp_path):
+    """Gains that follow from the network around a layer, what they assume, and trained weights."""
+    conv, act = rf.Conv, rf.Activation
+    nets = [
+        rf.Sequential(conv(3), act("gelu"), conv(5), act("gelu")),
+        rf.Sequential(act("tanh"), conv(3), rf.Norm("batch", mean_field=True), conv(3)),
+        rf.Sequential(conv(3, channels=4, init="he"), act("silu"), conv(3, channels=2)),
+        rf.Sequential(conv(3, channels=4), conv(3, channels=4, init="delta-orthogonal"), conv(5)),
+        rf.Sequential(conv(3, channels=4, init="delta-orthogonal"), conv(3)),  # needs the input's
+        rf.Sequential(conv(3, init="trained"), conv(3)),
+        rf.Sequential(conv(3), act("relu"), rf.Dropout(0.2), conv(4)),
+    ]
+    given = [({"i": i}, net) for i, net in enumerate(nets)]
+    with swept(given, tmp_path / "s.db", layers="all") as found:
+        rows = found.query()
+        layers = found.query("SELECT key, assumptions FROM layers")
+    assert [row["i"] for row in rows if row["method"] == "chain"] == [0, 1, 2, 3, 6]
+    assert [row["i"] for row in rows if row["error"]] == [4]
+    with pytest.raises(InputError) as caught:
+        rf.erf(nets[4])
+    assert rows[4]["error"] == work.said(caught.value)
+    for net, row in zip(nets[:4] + nets[5:], rows[:4] + rows[5:], strict=True):
+        erf = rf.erf(net, method="direct")
+        assert row["log_gain"] == pytest.approx(erf.log_gain, rel=1e-13, abs=1e-13)
+        assert row["std_1"] == pytest.approx(erf.std[1], rel=1e-13, abs=1e-13)
+        assert json.loads(row["assumptions"]) == list(erf.assumptions)
+        assert row["exact"] == erf.exact
+        own = {layer["assumptions"] for layer in layers if layer["key"] == row["key"]}
+        assert own == {row["assumptions"]}
+    assert "mean field" in rows[0]["assumptions"]
+    # The same gains, assumed and given, are two results.
+    chain = Chain.of(nets[0])
+    assert chain.assumptions
+    assert chain_fingerprint(chain) != chain_fingerprint(replace(chain, assumptions=()))
 
 
 def counted(function, tasks):
@@ -303,6 +341,7 @@ from fastrf.sweep import run
 from fastrf.sweep.space import Space
 from sweeping import SPACE
 run.FIRST_POINTS = run.MOST_POINTS = 2
+run.WRITE_SECONDS = 0
 rf.sweep(Space(SPACE), {path!r}, workers={workers}, progress=False)
 """
 
@@ -356,6 +395,22 @@ def test_a_point_has_its_first_place_whatever_comes_first(tmp_path):
                 writer.write([store.PointRows(("n",), [(p, number, k, n)], [])])
         with rf.Store(tmp_path / "s.db") as found:
             assert [row["n"] for row in found.query()] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_parameters_of_a_valid_and_an_invalid_network(order, tmp_path, monkeypatch):
+    """Both have their rows, also in the next run, whichever comes first."""
+    nets = [({"n": 1}, rf.Conv(3)), ({"n": 1}, rf.Conv(0))]
+    monkeypatch.setattr(run, "FIRST_POINTS", 1)
+    monkeypatch.setattr(run, "MOST_POINTS", 1)
+    for write_seconds in (0, 1, 0):
+        monkeypatch.setattr(run, "WRITE_SECONDS", write_seconds)
+        with swept([nets[i] for i in order], tmp_path / "s.db") as found:
+            rows = found.query("SELECT n, error FROM sweep")
+        assert [row["error"] is None for row in rows] == [i == 0 for i in order]
+    # Where it is not invalid any more, that row goes.
+    with swept(nets[:1], tmp_path / "s.db") as found:
+        assert [row["error"] for row in found.query()] == [None]
 
 
 def test_interrupt_keeps_what_is_done(tmp_path, expected):
@@ -431,6 +486,7 @@ def test_a_full_disk(tmp_path, monkeypatch, expected):
 
     monkeypatch.setattr(run, "FIRST_POINTS", 4)
     monkeypatch.setattr(run, "MOST_POINTS", 4)
+    monkeypatch.setattr(run, "WRITE_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(store.Writer, "_prepare", small)
         with pytest.raises(StoreError, match=r"disk is full: what was committed is kept"):
@@ -628,6 +684,7 @@ def test_dask_of_which_a_worker_is_killed(tmp_path, expected, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(run, "FIRST_POINTS", 2)
     monkeypatch.setattr(run, "MOST_POINTS", 2)
+    monkeypatch.setattr(run, "WRITE_SECONDS", 0)
     path = tmp_path / "s.db"
     with (
         distributed.LocalCluster(

@@ -11,7 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.errors import InputError
 from fastrf.layers import Activation, Conv, Dropout, Identity, Input, Layer, Norm, Scale
+from fastrf.layers.checks import TRAINED
+from fastrf.layers.weights import weights_of
 from fastrf.maps import factor
 from fastrf.network import Network, Sequential
 
@@ -70,11 +73,13 @@ class Chain:
         gain: Σ v per layer, the gradient variance of one output unit over all taps, times the
             gains of the pointwise layers behind it; shape (depth,).
         input_gain: product of the gains of the pointwise layers before the first convolution.
+        assumptions: what was assumed where gains follow from the network, as `ERF.assumptions`.
     """
 
     axes: tuple[ChainAxis, ...]
     gain: Floats
     input_gain: float = 1.0
+    assumptions: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -91,7 +96,8 @@ class Chain:
         """A network as a chain; None where it is none.
 
         It is one where every node reads the one before, and all are convolutions of zero padding
-        in one group, whose taps are products over the axes, or pointwise layers.
+        in one group, whose taps are products over the axes, or pointwise layers; not with weights
+        that are given or were trained, whose fields are no exact ones.
         """
         bound = network.bound
         nodes = list(bound.nodes.values())
@@ -99,21 +105,28 @@ class Chain:
             return None
         if any(node.inputs != (before.name,) for before, node in pairwise(nodes)):
             return None
+        if not all(is_pointwise(n.layer) or _is_plain(n.layer) for n in nodes[1:]):
+            return None
+        assumptions: tuple[str, ...] = ()
+        if any(node.layer.depends_on_network for node in nodes):
+            from fastrf.lowering import lower  # most chains do without
+
+            try:
+                graph = lower(network, None)
+            except InputError:
+                return None  # `fastrf.erf` says what is wrong
+            nodes, assumptions = list(graph.network.nodes.values()), tuple(graph.assumptions)
         convs: list[Conv] = []
         gains = [1.0]
         for node in nodes[1:]:
             layer = node.layer
             if isinstance(layer, Conv):
-                if layer.padding_mode != "zeros" or layer.groups != 1:
-                    return None
                 convs.append(layer)
                 gains.append(layer.gain)
-            elif is_pointwise(layer):
-                gains[-1] *= layer.pointwise_gain
             else:
-                return None
+                gains[-1] *= layer.pointwise_gain
         axes = _axes(convs, bound.ndim or 0)
-        return cls(axes, np.array(gains[1:]), gains[0]) if axes and convs else None
+        return cls(axes, np.array(gains[1:]), gains[0], assumptions) if axes and convs else None
 
     def network(self) -> Network:
         """The chain as a network of `Conv` layers, `input_gain` left out."""
@@ -139,6 +152,17 @@ class Chain:
             gain=float(self.gain[layer]),
             taps=taps,
         )
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether a layer is a convolution that a chain may have."""
+    return (
+        isinstance(layer, Conv)
+        and layer.padding_mode == "zeros"
+        and layer.groups == 1
+        and layer.init != TRAINED
+        and weights_of(layer) is None
+    )
 
 
 def shared(axes: Sequence[ChainAxis]) -> tuple[ChainAxis, ...]:

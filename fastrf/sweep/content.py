@@ -49,6 +49,8 @@ def chain_fingerprint(chain: Chain) -> str:
         whole.update(seen[id(axis)])
     whole.update(np.asarray(chain.gain, "<f8").tobytes())
     whole.update(np.float64(chain.input_gain).tobytes())
+    for text in chain.assumptions:
+        whole.update(text.encode())
     return whole.hexdigest()
 
 
@@ -67,12 +69,32 @@ _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False, default=_plain)
 
 def key_of(fingerprint: str, options: Mapping[str, Any]) -> str:
     """The key of a result: content hash of network, options and `NUMERICS`."""
-    return sha256(text_of([NUMERICS, fingerprint, dict(options)]).encode()).hexdigest()
+    return _digest(f'[{NUMERICS}, "{fingerprint}", {_options_text(options)}]')
 
 
-def point_of(parameters: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str) -> str:
-    """The identity of a row of the table: the same network with the same parameters and options."""
-    return sha256(text_of([parameters, options, fingerprint]).encode()).hexdigest()
+def point_of(
+    parameters: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str
+) -> tuple[str, str | None]:
+    """The identity of a row of the table, that of the same network with the same parameters and
+    options; and the one that the row would have if the point were invalid, which is told apart by
+    its parameters alone: None where there are none."""
+    text = text_of(parameters)
+    invalid = refused_point_of(text) if parameters else None
+    return _digest(f'[{text}, {_options_text(options)}, "{fingerprint}"]'), invalid
+
+
+def refused_point_of(parameters: str, error: str = "") -> str:
+    """The identity of the row of an invalid point: of its parameters, as `text_of` has them, and of
+    its error where there are none."""
+    return _digest(f"[{parameters}, {{}}, {text_of(error)}]")
+
+
+def _options_text(options: Mapping[str, Any]) -> str:
+    return text_of(options) if options else "{}"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -88,6 +110,8 @@ DEFAULTS: Mapping[str, Any] = {
 
 def spelled_out(options: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     """Options without what is the default, and one number for all axes as one per axis."""
+    if not options:
+        return {}
     found = {
         name: value
         for name, value in options.items()

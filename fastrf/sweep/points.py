@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from fastrf.errors import InputError
 from fastrf.network import Network, as_network
@@ -17,7 +17,9 @@ from fastrf.sweep.content import (
     chain_fingerprint,
     key_of,
     point_of,
+    refused_point_of,
     spelled_out,
+    text_of,
 )
 from fastrf.sweep.packing import pack
 from fastrf.sweep.space import Point, Space
@@ -142,6 +144,14 @@ class Sealed:
         return Sealed, (None, self._bytes or pickle.dumps(self._value, pickle.HIGHEST_PROTOCOL))
 
 
+class Called(NamedTuple):
+    """What the table says of a chain beside its figures: its fingerprint, and its assumptions as
+    JSON."""
+
+    fingerprint: str
+    assumptions: str
+
+
 @dataclass(frozen=True, slots=True)
 class Pack:
     """Those of some points that are chains of one kind, packed.
@@ -149,7 +159,7 @@ class Pack:
     Attributes:
         places: which of the points.
         dtype: of their images.
-        content: the chains, `Packed`, and the list of their fingerprints.
+        content: the chains, `Packed`, and a list of what they are called, `Called`.
     """
 
     places: list[int]
@@ -179,7 +189,7 @@ class Asked:
 def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -> Asked:
     """What numbered points ask for, with `common` options unless they say otherwise."""
     tables: dict[tuple[str, ...], PointRows] = {}
-    kinds: dict[tuple[int, str], dict[str, tuple[int, str, Any]]] = {}
+    kinds: dict[tuple[int, str], dict[str, tuple[int, Called, Any]]] = {}
     found = Asked([], [], [], {}, {})
     for place, (number, point) in enumerate(points):
         parameters: Mapping[str, Any] = {}
@@ -187,7 +197,7 @@ def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -
             options, fingerprint, chain = _ask(point, common)
             parameters = point.parameters
             key = key_of(fingerprint, options)
-            point_id, invalid = _identities(parameters, options, fingerprint)
+            point_id, invalid = point_of(parameters, options, fingerprint)
         except InputError as error:
             add_refused(found, place, number, point, f"{type(error).__name__}: {error}")
             continue
@@ -206,10 +216,11 @@ def prepare(points: Iterable[tuple[int, AnyPoint]], common: Mapping[str, Any]) -
             kind = kinds.setdefault((chain.ndim, options.get("dtype", "float64")), {})
             if key not in kind:
                 what = (chain, options.get("input_size"), options.get("unit"))
-                kind[key] = (place, fingerprint, what)
+                assumptions = text_of(chain.assumptions) if chain.assumptions else "[]"
+                kind[key] = (place, Called(fingerprint, assumptions), what)
     for (ndim, dtype), chains in kinds.items():
-        places, fingerprints, whats = zip(*chains.values(), strict=True)
-        content = Sealed((pack(whats, ndim), list(fingerprints)))
+        places, called, whats = zip(*chains.values(), strict=True)
+        content = Sealed((pack(whats, ndim), list(called)))
         found.packs.append(Pack(list(places), dtype, content))
     return found
 
@@ -218,7 +229,7 @@ def add_refused(asked: Asked, place: int, number: int, point: AnyPoint, error: s
     """Adds a point that is invalid: its row, by its parameters and what is wrong."""
     parameters = dict(point.parameters)
     # What has no parameters is told apart by its error.
-    point_id = point_of(parameters, {}, "" if parameters else error)
+    point_id = refused_point_of(text_of(parameters), "" if parameters else error)
     key = key_of(f"invalid {point_id}", {})
     table = PointRows(tuple(parameters), [], [])
     table.add(point_id, number, key, parameters.values())
@@ -230,14 +241,6 @@ def add_refused(asked: Asked, place: int, number: int, point: AnyPoint, error: s
 def options_of(point: AnyPoint, common: Mapping[str, Any], ndim: int) -> dict[str, Any]:
     """The options of `fastrf.erf` for a point, spelled out."""
     return spelled_out({**common, **point.options}, ndim)
-
-
-def _identities(
-    parameters: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str
-) -> tuple[str, str | None]:
-    """The identity of a point's row, and the one that it would have if it were invalid."""
-    invalid = point_of(parameters, {}, "") if parameters else None
-    return point_of(parameters, options, fingerprint), invalid
 
 
 def _ask(point: AnyPoint, common: Mapping[str, Any]) -> tuple[dict[str, Any], str, Chain | None]:

@@ -49,12 +49,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastrf import netfile, zoo
 from fastrf.errors import InputError
 from fastrf.network import Network
 from fastrf.sweep import templates
 from fastrf.sweep.blocks import BLOCKS, DEFAULTS
 from fastrf.sweep.chain import Chain
+from fastrf.sweep.counting import LARGEST, Table, count_joint
 from fastrf.sweep.dimensions import (
     MOST_SAMPLES,
     Axis,
@@ -383,9 +387,18 @@ class Space:
 
     def _count_of(self, component: Sequence[int]) -> int:
         levels = [self._levels[axis] for axis in component]
-        combinations = math.prod(len(level.axis) for level in levels)
-        if not any(level.constraints for level in levels):
+        lengths = {axis: len(self._levels[axis].axis) for axis in component}
+        constraints = [c for level in levels for c in level.constraints]
+        combinations = math.prod(lengths.values())
+        if not constraints:
             return combinations
+        # Each constraint by itself needs the combinations of what it reads alone.
+        apart = [math.prod(lengths[axis] for axis in c.axes) for c in constraints]
+        if sum(apart) < combinations and sum(apart) <= MOST_COUNTED and max(apart) <= LARGEST:
+            tables = [Table(tuple(sorted(c.axes)), self._table_of(c)) for c in constraints]
+            count = count_joint(tables, lengths)
+            if count is not None:
+                return count
         if combinations > MOST_COUNTED:
             names = ", ".join(name for level in levels for name in level.axis.names)
             self._fail(
@@ -393,17 +406,29 @@ class Space:
                 f"ties {names} together, {combinations} combinations, more than the "
                 f"{MOST_COUNTED} that are tried to count points; sample them, or tie fewer",
             )
-        # Only what the constraints read matters, and that depends on no axis of another group.
-        within = set(component)
-        own = [
-            _Level(
-                level.axis,
-                [(n, e) for n, e in level.dependents if self._axes_of[n] <= within],
-                level.constraints,
-            )
-            for level in levels
-        ]
-        return sum(1 for _ in self._walk(dict(self._constants), own, 0, 0))
+        return sum(1 for _ in self._walk(dict(self._constants), self._own(component), 0, 0))
+
+    def _own(self, axes: Collection[int], only: _Constraint | None = None) -> list[_Level]:
+        """The levels of some axes, in order, with what depends on these alone, and with all of
+        their constraints or only one."""
+        # What the constraints on axes read depends on no others.
+        within = set(axes)
+        found = []
+        for axis in sorted(within):
+            level = self._levels[axis]
+            dependents = [(n, e) for n, e in level.dependents if self._axes_of[n] <= within]
+            constraints = [c for c in level.constraints if only is None or c is only]
+            found.append(_Level(level.axis, dependents, constraints))
+        return found
+
+    def _table_of(self, constraint: _Constraint) -> NDArray[np.int64]:
+        """1 where a constraint holds, over the axes that it reads."""
+        levels = self._own(constraint.axes, constraint)
+        shape = [len(level.axis) for level in levels]
+        table = np.zeros(math.prod(shape), np.int64)
+        for place, _ in self._walk(dict(self._constants), levels, 0, 0):
+            table[place] = 1
+        return table.reshape(shape)
 
     # --- what a point means
 

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
@@ -36,6 +37,9 @@ from fastrf.sweep.content import text_of
 
 APPLICATION = 0x66524653
 """SQLite's application_id of a store: "fRFS"."""
+
+CACHE = 32 << 10
+"""KiB of pages that the writer holds: keys are hashes, so that its rows go all over the tables."""
 
 FORMAT = 1
 """Version of the tables (SQLite's user_version)."""
@@ -404,6 +408,7 @@ class Writer(Store):
         run = self._connection.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
+        run(f"PRAGMA cache_size = -{CACHE}")
         with self._transaction():
             run(f"PRAGMA application_id = {APPLICATION}")
             run(f"PRAGMA user_version = {FORMAT}")
@@ -483,7 +488,7 @@ class Writer(Store):
             with self._transaction():
                 for block in points:
                     self._write_points(block)
-                self._connection.executemany(_UPSERT_RESULT, results)
+                self._connection.executemany(_UPSERT_RESULT, sorted(results, key=_first))
                 self._connection.executemany(_UPSERT_LAYER, layers)
         except sqlite3.Error as error:
             raise _failure(self.path, error) from None
@@ -501,20 +506,22 @@ class Writer(Store):
         if new:
             self._make_view()
         # Not those of this run: parameters may be given twice, once with what is invalid.
-        self._connection.executemany(
-            f"DELETE FROM points WHERE {_POINT} = ? AND {_RUN} <> {self._number_of_run}", block.gone
-        )
+        run = self._number_of_run
+        if run > 1:
+            self._connection.executemany(
+                f"DELETE FROM points WHERE {_POINT} = ? AND {_RUN} <> {run}", block.gone
+            )
         places = ", ".join("?" * (3 + len(block.names)))
         columns = ", ".join([_RUN, _POINT, _NUMBER, _KEY, *map(_quoted, block.names)])
         # A point has its place in the space of the latest run: the first, where it is there more
         # than once, in whatever order the answers come.
         self._connection.executemany(
-            f"INSERT INTO points ({columns}) VALUES ({self._number_of_run}, {places}) "
+            f"INSERT INTO points ({columns}) VALUES ({run}, {places}) "
             f"ON CONFLICT ({_POINT}) DO UPDATE "
             f"SET {_NUMBER} = excluded.{_NUMBER}, {_KEY} = excluded.{_KEY}, "
             f"{_RUN} = excluded.{_RUN} WHERE {_RUN} <> excluded.{_RUN} "
             f"OR {_NUMBER} > excluded.{_NUMBER} OR {_KEY} <> excluded.{_KEY}",
-            block.rows,
+            sorted(block.rows),
         )
 
 
@@ -596,6 +603,9 @@ def _upsert(table: str, columns: Mapping[str, str], keys: Sequence[str]) -> str:
 
 _UPSERT_RESULT = _upsert("results", RESULTS, ["key"])
 _UPSERT_LAYER = _upsert("layers", LAYERS, ["key", "position"])
+
+
+_first = itemgetter(0)
 
 
 def _storable(value: Any) -> Any:

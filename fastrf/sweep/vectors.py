@@ -338,7 +338,7 @@ def _pointwise_gain(item: Item) -> float:
         layer = LAYERS[item.kind](**item.values).bind(1)
     except TypeError:  # a field that it has not, which the network says
         raise NotPlain from None
-    if not is_pointwise(layer):
+    if not is_pointwise(layer) or layer.depends_on_network:
         raise NotPlain
     return layer.pointwise_gain
 

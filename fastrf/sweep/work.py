@@ -15,7 +15,7 @@ from fastrf.device import resolve
 from fastrf.sweep.columns import LAYERS, RESULTS
 from fastrf.sweep.figures import Measured, measured
 from fastrf.sweep.packing import Packed
-from fastrf.sweep.points import Asked, Part, Sealed, prepare
+from fastrf.sweep.points import Asked, Called, Part, Sealed, prepare
 from fastrf.sweep.store import packed_image
 
 Row: TypeAlias = tuple[Any, ...]
@@ -109,8 +109,8 @@ class Chains:
 
     def names(self, index: int) -> tuple[str, str]:
         """The key of a network, and its fingerprint."""
-        _, fingerprints = self.content.open()
-        return self.keys[index], fingerprints[self.chosen[index]]
+        _, called = self.content.open()
+        return self.keys[index], called[self.chosen[index]].fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,8 @@ def said(error: BaseException) -> str:
 
 
 def _chains(task: Chains, rows: list[Row], layers: list[Row]) -> list[tuple[int, str]]:
-    whole, fingerprints = task.content.open()
+    whole, every = task.content.open()
+    called: list[Called] = [every[chain] for chain in task.chosen]
     packed, wanted = whole.chosen(np.array(task.chosen, np.int64)), task.wanted
     device, dtype = resolve(wanted.device), np.dtype(wanted.dtype)
     keep = wanted.profiles or wanted.images
@@ -179,7 +180,8 @@ def _chains(task: Chains, rows: list[Row], layers: list[Row]) -> list[tuple[int,
         each = (now - last) / max(1, len(chains))
         own = {
             "key": [task.keys[c] for c in chains],
-            "fingerprint": [fingerprints[task.chosen[c]] for c in chains],
+            "fingerprint": [called[c].fingerprint for c in chains],
+            "assumptions": [called[c].assumptions for c in chains],
             "device": [device.name] * len(chains),
             "seconds": [each] * len(chains),
             "error": [None] * len(chains),
@@ -190,11 +192,13 @@ def _chains(task: Chains, rows: list[Row], layers: list[Row]) -> list[tuple[int,
         rows.extend(zip(*(columns[name] for name in RESULTS), strict=True))
         last = now
     if wanted.layers:
-        layers.extend(_layers_of_chains(task, packed, left))
-    return [(c, fingerprints[task.chosen[c]]) for c in sorted(left)]
+        layers.extend(_layers_of_chains(task, packed, called, left))
+    return [(c, called[c].fingerprint) for c in sorted(left)]
 
 
-def _layers_of_chains(task: Chains, packed: Packed, left: set[int]) -> list[Row]:
+def _layers_of_chains(
+    task: Chains, packed: Packed, called: Sequence[Called], left: set[int]
+) -> list[Row]:
     """The fields of all layers of the chains that are not left: those of chains of all depths."""
     device, dtype = resolve(task.wanted.device), np.dtype(task.wanted.dtype)
     whole = np.repeat(np.arange(len(task)), packed.depths)
@@ -205,6 +209,7 @@ def _layers_of_chains(task: Chains, packed: Packed, left: set[int]) -> list[Row]
         owners = whole[batch.chains].tolist()
         columns = batch.figures | {
             "key": [task.keys[c] for c in owners],
+            "assumptions": [called[c].assumptions for c in owners],
             "position": position[batch.chains].tolist(),
         }
         rows = zip(*(columns[name] for name in LAYERS), strict=True)
