@@ -7,8 +7,9 @@
 Faults are drawn evenly from the files of each part of the package, by a seed. Every one is planted
 in a copy of the tree, and the tests run in a child of a process that has imported all libraries and
 nothing of fastrf, the quickest tests first, up to the first failure. A fault that they let pass is
-tried on more of them. What was caught is not planted again (``.coverage/caught.jsonl``). Kernels run as Python, see ``tests/interpreted.py``: only their CUDA sources
-are compiled. Survivors that change no result are listed in ``equivalent.json``, with the reason.
+tried on more of them. What was caught is not planted again (``.coverage/caught.jsonl``). Kernels
+run as Python, see ``tests/interpreted.py``; only their CUDA sources are compiled. Survivors that
+change no result are listed in ``equivalent.json``, with the reason.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ LIBRARIES = (
 
 QUICK, LONG = 20.0, 80.0
 """Seconds of tests, as measured with coverage, in the first and the second try."""
-PATIENCE = 30.0
-"""Seconds on top, before a run counts as endless."""
+PATIENCE = 60.0
+"""Seconds of a processor on top, before a run counts as endless: others may use it, too."""
 MEMORY = 16 * 2**30
 
 
@@ -196,9 +197,10 @@ class Run:
     pid: int = 0
 
 
-def child(tree: Tree, path: str, chosen: Sequence[str], log: Path) -> None:
+def child(tree: Tree, path: str, chosen: Sequence[str], log: Path, limit: float) -> None:
     """Runs tests in a process of their own; does not return."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
@@ -278,7 +280,7 @@ class Trials:
             tree.plant(mutant)
         run.pid = os.fork()
         if run.pid == 0:
-            child(tree, mutant.path, chosen, self.log(tree))
+            child(tree, mutant.path, chosen, self.log(tree), run.limit)
         self.running[run.pid] = run
 
     def log(self, tree: Tree) -> Path:
@@ -291,7 +293,7 @@ class Trials:
             if pid in self.running:
                 return self.ended(self.running.pop(pid), os.waitstatus_to_exitcode(status))
             for pid, run in self.running.items():
-                if time.monotonic() - run.began > run.limit:
+                if time.monotonic() - run.began > 10 * run.limit:  # it waits for something
                     os.killpg(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     del self.running[pid]
@@ -317,7 +319,7 @@ class Trials:
             if run.budget < LONG and self.known.of(mutant, LONG) != run.chosen:
                 return self.start(mutant, LONG)
             self.results[mutant] = {"fate": "survived", "tests": len(run.chosen)}
-        elif code is None:
+        elif code in (None, -signal.SIGXCPU):
             self.results[mutant] = {"fate": "caught", "by": "never ends"}
         elif first := FIRST.search(text):
             self.results[mutant] = {"fate": "caught", "by": first[1]}
