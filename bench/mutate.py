@@ -7,8 +7,9 @@
 Faults are drawn evenly from the files of each part of the package, by a seed. Every one is planted
 in a copy of the tree, and the tests run in a child of a process that has imported all libraries and
 nothing of fastrf, the quickest tests first, up to the first failure. A fault that they let pass is
-tried on more of them. Kernels run as Python, see ``tests/interpreted.py``: only their CUDA sources
-are compiled. Survivors that change no result are listed in ``equivalent.json``, with the reason.
+tried on more of them. What was caught is not planted again (``.coverage/caught.jsonl``). Kernels
+run as Python, see ``tests/interpreted.py``; only their CUDA sources are compiled. Survivors that
+change no result are listed in ``equivalent.json``, with the reason.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,7 @@ from bench.record import table, write
 from bench.test_coverage import CHOICE, DATA, FOLDER, INTERPRETED
 
 ROOT = Path(__file__).parent.parent
+CAUGHT = FOLDER / "caught.jsonl"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 
 PARTS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -62,10 +67,10 @@ LIBRARIES = (
 )  # fmt: skip
 """Imported once, before any child begins."""
 
-QUICK, LONG = 25.0, 150.0
+QUICK, LONG = 20.0, 80.0
 """Seconds of tests, as measured with coverage, in the first and the second try."""
-PATIENCE = 30.0
-"""Seconds on top, before a run counts as endless."""
+PATIENCE = 60.0
+"""Seconds of a processor on top, before a run counts as endless: others may use it, too."""
 MEMORY = 16 * 2**30
 
 
@@ -88,6 +93,8 @@ class Tests:
         ) or frozenset().union(*lines.values())
         if path.startswith("kernels/cpu"):
             found = frozenset(t for t in found if t.split("::")[0] in INTERPRETED)
+        if budget < LONG:
+            found = self._nearest(path, found)
         chosen, total = [], 0.0
         for test in sorted(found, key=lambda t: (self.seconds.get(t, 0.05), t)):
             total += self.seconds.get(test, 0.05)
@@ -95,6 +102,23 @@ class Tests:
                 break
             chosen.append(test)
         return chosen
+
+    def _nearest(self, path: str, found: frozenset[str]) -> frozenset[str]:
+        """Those of the two files that are most about it: collecting a file takes its time, too."""
+        of = Counter(test.split("::")[0] for test in found)
+        own = {Path(path).stem.strip("_"), Path(path).parent.name}
+
+        def nearness(file: str) -> tuple[bool, float, str]:
+            return any(n in file for n in own), of[file] / self.counts[file], file
+
+        near = sorted(of, key=nearness)[-2:]
+        return frozenset(test for test in found if test.split("::")[0] in near)
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Tests of every file."""
+        every = {t for lines in self.lines.values() for tests in lines.values() for t in tests}
+        return Counter(test.split("::")[0] for test in every)
 
 
 def tests() -> Tests:
@@ -173,9 +197,10 @@ class Run:
     pid: int = 0
 
 
-def child(tree: Tree, path: str, chosen: Sequence[str], log: Path) -> None:
+def child(tree: Tree, path: str, chosen: Sequence[str], log: Path, limit: float) -> None:
     """Runs tests in a process of their own; does not return."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
@@ -192,6 +217,7 @@ def child(tree: Tree, path: str, chosen: Sequence[str], log: Path) -> None:
     hypothesis.settings.register_profile("faults", phases=phases, database=None, derandomize=True)
     hypothesis.settings.load_profile("faults")
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:benchmark"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     if path.startswith("kernels/cpu"):
         numba.config.DISABLE_JIT = True
         sys.path.append(str(tree.folder / "tests"))
@@ -199,9 +225,18 @@ def child(tree: Tree, path: str, chosen: Sequence[str], log: Path) -> None:
     code = 3
     try:
         code = int(pytest.main([*options, *chosen]))
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
+
+
+def key(mutant: Mutant) -> str:
+    """A fault by what it does to which text: the same as long as the file is."""
+    source = (ROOT / mutant.path).read_bytes()
+    return f"{mutant.path} {sha256(mutant.applied(source)).hexdigest()[:16]}"
 
 
 FIRST = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py(?:::\w+)*)", re.MULTILINE)
@@ -214,9 +249,19 @@ class Trials:
         self.known, self.folder = known, folder
         self.free = [Tree(folder / f"tree{i}") for i in range(jobs)]
         self.running: dict[int, Run] = {}
-        self.sound: set[str] = set()
+        self.sound: set[str] = set()  # files of tests
         self.unsound: set[str] = set()
         self.results: dict[Mutant, dict[str, Any]] = {}
+
+    def before(self) -> dict[str, str]:
+        """What caught which faults in earlier runs."""
+        lines = CAUGHT.read_text(encoding="utf-8").splitlines() if CAUGHT.exists() else []
+        return dict(map(json.loads, lines))
+
+    def note(self, mutant: Mutant, fate: dict[str, Any]) -> None:
+        """Writes down what caught a fault, so that an interrupted run can go on."""
+        with CAUGHT.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([key(mutant), fate["by"]]) + "\n")
 
     def start(self, mutant: Mutant, budget: float, trial: str | None = None) -> None:
         """A child for a fault; with `trial`, for that test without the fault."""
@@ -235,7 +280,7 @@ class Trials:
             tree.plant(mutant)
         run.pid = os.fork()
         if run.pid == 0:
-            child(tree, mutant.path, chosen, self.log(tree))
+            child(tree, mutant.path, chosen, self.log(tree), run.limit)
         self.running[run.pid] = run
 
     def log(self, tree: Tree) -> Path:
@@ -248,7 +293,7 @@ class Trials:
             if pid in self.running:
                 return self.ended(self.running.pop(pid), os.waitstatus_to_exitcode(status))
             for pid, run in self.running.items():
-                if time.monotonic() - run.began > run.limit:
+                if time.monotonic() - run.began > 10 * run.limit:  # it waits for something
                     os.killpg(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     del self.running[pid]
@@ -263,30 +308,36 @@ class Trials:
         mutant, seconds = run.mutant, round(time.monotonic() - run.began, 1)
         if run.trial is not None:  # does the test that failed pass without the fault?
             if code == 0:
-                self.sound.add(run.trial)
+                self.sound.add(run.trial.split("::")[0])
             else:
                 self.unsound.add(run.trial)
                 print(f"left out, fails without a fault: {run.trial}\n{text[-600:]}", flush=True)
                 del self.results[mutant]
                 self.start(mutant, run.budget)
             return
-        if code == 0:
+        if code in (0, 5):  # 5: `CHOICE` left out all of them
             if run.budget < LONG and self.known.of(mutant, LONG) != run.chosen:
                 return self.start(mutant, LONG)
             self.results[mutant] = {"fate": "survived", "tests": len(run.chosen)}
-        elif code is None:
+        elif code in (None, -signal.SIGXCPU):
             self.results[mutant] = {"fate": "caught", "by": "never ends"}
-        elif code == 1 and (first := FIRST.search(text)):
+        elif first := FIRST.search(text):
             self.results[mutant] = {"fate": "caught", "by": first[1]}
-            if first[1] not in self.sound:
-                self.start(mutant, run.budget, trial=first[1])
-        else:  # not imported, or the process died
+            # Of a file that could not be collected, any test; and one is enough of a file.
+            trial = next((t for t in run.chosen if t.startswith(first[1])), first[1])
+            if trial.split("::")[0] not in self.sound:
+                self.start(mutant, run.budget, trial)
+        else:  # it cannot be imported, or the process died
             self.results[mutant] = {"fate": "caught", "by": f"exit code {code}"}
-        self.results.get(mutant, {})["seconds"] = seconds
+        if self.results[mutant]["fate"] == "caught":
+            self.note(mutant, self.results[mutant])
+        self.results[mutant]["seconds"] = seconds
+        print(len(self.results), mutant.path, mutant.line, self.results[mutant], flush=True)
 
 
 def sample(parts: Iterable[str], files: Sequence[str], per_file: int | None, seed: int) -> Iterator:
-    """(part, fault), turn by turn from every file of a part."""
+    """(part, fault), turn by turn from every file of a part; parts in step with each other."""
+    order: list[tuple[float, str, Mutant]] = []
     for part in parts:
         count, patterns = PARTS[part]
         paths = sorted({p.relative_to(ROOT).as_posix() for g in patterns for p in ROOT.glob(g)})
@@ -303,8 +354,9 @@ def sample(parts: Iterable[str], files: Sequence[str], per_file: int | None, see
             for found in drawn
             if turn < len(found)
         )
-        whole = [(part, m) for m in turns]
-        yield from whole if per_file else whole[:count]
+        whole = list(turns) if per_file else list(turns)[:count]
+        order += [(i / len(whole), part, m) for i, m in enumerate(whole)]
+    yield from ((part, m) for _, part, m in sorted(order, key=lambda place: place[0]))
 
 
 def reasons() -> dict[tuple[str, str, str], str]:
@@ -332,15 +384,16 @@ def main() -> None:
     stop = time.monotonic() + 60 * given.minutes
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         trials = Trials(known, Path(name), given.jobs)
-        waiting = [m for _, m in reversed(drawn)]
+        known_fates = trials.before()
+        for _, mutant in drawn:
+            if key(mutant) in known_fates:
+                trials.results[mutant] = {"fate": "caught", "by": known_fates[key(mutant)]}
+        waiting = [m for _, m in reversed(drawn) if m not in trials.results]
         while trials.running or (waiting and time.monotonic() < stop):
             while trials.free and waiting and time.monotonic() < stop:
                 trials.start(waiting.pop(), QUICK)
             if trials.running:
                 trials.wait()
-                done = len(trials.results)
-                if done % 20 == 0:
-                    print(f"{done} done", flush=True)
     found = []
     for part, mutant in drawn:
         if mutant in trials.results:

@@ -318,6 +318,16 @@ def test_initialised_leaves_the_network_as_it_is() -> None:
     assert rf.receptive_field(drawn).size == rf.receptive_field(net).size
 
 
+def test_initialised_keeps_a_pattern_and_drops_what_weights_gave() -> None:
+    given = rf.Conv(3, taps=[1.0, 2.0, 3.0]).bind(1)
+    assert given.initialised("he").taps is given.taps
+    weights = np.array([[[1.0, 2.0, 3.0]]])
+    for trained in (rf.Conv(3, weights=weights), rf.Conv(3, taps=[1.0, 2.0, 3.0], init="trained")):
+        bound = trained.bind(1)
+        assert bound.taps is not None
+        assert bound.initialised("he").taps is None
+
+
 @pytest.mark.parametrize("suffix", ["toml", "json"])
 def test_files_keep_it(tmp_path: Any, suffix: str) -> None:
     net = rf.Sequential(
