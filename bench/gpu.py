@@ -193,9 +193,9 @@ def peer(lab: Lab, dtype: str, library: str) -> Figures:
     y, out = (lab.array((1, side, side), dtype) for _ in range(2))
     with lab.device.current():
         taps = lab.xp.asarray(TAPS.astype(dtype))
-    ours = lab.timed(
-        lambda: lab.kernels.conv_run(y, taps[None], layers, (0, layers, layers), out)
-    )["seconds"]
+    ours = lab.timed(lambda: lab.kernels.conv_run(y, taps[None], layers, (0, layers, layers), out))[
+        "seconds"
+    ]
     theirs = lab.timed(PEERS[library](lab, y[0], taps))["seconds"]
     figures = {"seconds": theirs, "ours": ours / layers, "times": theirs * layers / ours}
     return against(figures, "times", 10)

@@ -62,9 +62,7 @@ def test_every_row_is_made(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) 
     assert by_name["fastrf bench"]["ok"] is True
 
 
-def test_a_row_that_fails_and_no_time(
-    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_fails_and_no_time(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise MemoryError("8 bytes")
 
