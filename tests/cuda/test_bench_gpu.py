@@ -7,11 +7,11 @@ from types import ModuleType
 
 import fake_cupy
 import pytest
-from bench import gpu as script
-from bench import record
 from test_engines_direct import gpu as machine
 from test_engines_direct import xp as device_arrays
 
+from bench import gpu as script
+from bench import record
 from fastrf import benchmark
 from fastrf.benchmark import Sizes
 from fastrf.device import resolve
@@ -62,9 +62,7 @@ def test_every_row_is_made(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) 
     assert by_name["fastrf bench"]["ok"] is True
 
 
-def test_a_row_that_fails_and_no_time(
-    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_fails_and_no_time(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise MemoryError("8 bytes")
 
