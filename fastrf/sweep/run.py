@@ -79,7 +79,7 @@ def sweep(
         executor: who computes: any `concurrent.futures.Executor` or a `distributed.Client`;
             default: processes of the sweep's own.
         device: "cpu", "cuda" or "cuda:N"; "auto" leaves graphs to the planner, and chains to the
-            CPU, whose figures are made there in any case.
+            CPU. On a GPU, chains are computed and measured by the thousand.
         progress: whether progress is shown on standard error.
         workers: how many processes; default: as many as there are cores; 0: none, everything is
             computed in this one.

@@ -10,10 +10,19 @@
 // three, the march goes along the planes and a tile has rows and columns.
 //
 // Bound: 2/layers memory accesses and Πk multiply-adds a pixel and layer. A thread makes ROWS ×
-// COLUMNS results at a time in registers, for which it loads (ROWS + k − 1)(COLUMNS + k − 1) numbers:
-// 4.8 multiply-adds a number for 3 × 3 taps, where shared memory needs 4 to keep up with the
-// arithmetic of compute capability 9.0. COLUMNS is odd, so that neighbouring threads meet different
-// banks. Few, fat threads: latency is hidden by the ROWS·COLUMNS independent sums of each.
+// COLUMNS results at a time in registers, for which it loads (ROWS + k − 1)(COLUMNS + k − 1) numbers
+// from shared memory. COLUMNS is odd, so that neighbouring threads meet different banks. Few, fat
+// threads: latency is hidden by the ROWS·COLUMNS independent sums of each.
+//
+// Counted in the code for sm_90 (ptxas and nvdisasm 13; nothing here is a measurement), 3 × 3 taps in
+// double, a warp's patch of 30 results a thread, one layer: 270 multiply-adds, 56 loads and 30 stores
+// of shared memory, about 560 instructions in all, 147 registers, nothing spilled. A processor of 4
+// schedulers then takes, for 4 warps and 3840 updates, 540 cycles of its double units (2 a
+// multiply-add), 560 of its issue slots, and 688 of shared memory (128 bytes a cycle, 2 a warp's
+// load): shared memory is what bounds it. 132 processors at 1.98 GHz could make 1,450 billion updates
+// a second by that, of which the columns that two strips both compute (48 of 390 with 24 layers) take
+// an eighth, and barriers what they take. In single precision loads are half as wide: issue bounds
+// it, at about 1,800 billion.
 // (Matsumura et al., "AN5D", 2020; Zhang et al., "Revisiting temporal blocking stencil
 // optimizations" (EBISU), 2023.)
 
@@ -81,6 +90,31 @@ __device__ inline void sum_patch(T (&total)[COLUMNS][ROWS], const T* base, int s
   }
 }
 
+// The sign, the exponent and the first bits of a number; they order nonnegative numbers as they are.
+__device__ inline int leading_bits(float value) { return __float_as_int(value); }
+__device__ inline int leading_bits(double value) {
+  return int(__double_as_longlong(value) >> 32);
+}
+
+// The results of a patch as they are stored. Hardly a patch has any below `least`: a minimum of
+// integers finds out, in a third of the instructions of a comparison and a selection for each, and
+// beside the arithmetic of doubles. A NaN stays what it is either way.
+template <typename T>
+__device__ inline void flush(T (&total)[COLUMNS][ROWS], T least) {
+  int lowest = 0x7fffffff;
+#pragma unroll
+  for (int c = 0; c < COLUMNS; ++c) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) lowest = lesser(lowest, leading_bits(total[c][r]));
+  }
+  if (lowest > leading_bits(least)) return;
+#pragma unroll
+  for (int c = 0; c < COLUMNS; ++c) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) total[c][r] = stored(total[c][r], least);
+  }
+}
+
 // `layers` times out[i] = Σ_t taps[t]·y[i + t + first] on all three axes. A block takes `across` of
 // the first axis, `march` rows and `width` columns of the result; the strip has `groups`·COLUMNS
 // columns and as many of the first axis as the first layer needs.
@@ -96,6 +130,11 @@ __device__ void conv_run(const T* y, Triple step, Triple n, Triple first, const 
   T* weights = shared_memory<T>();
   T* held = weights + k0 * k1 * k2;  // wide × ring × pitch
   for (int t = thread; t < k0 * k1 * k2; t += blockDim.x) weights[t] = taps[t];
+  // The taps of a plane in registers, where they are few; those of the only one stay there.
+  constexpr bool FEW = K == 3;
+  T few[FEW ? K * K : 1];
+#pragma unroll
+  for (int t = 0; t < (FEW ? K * K : 0); ++t) few[t] = taps[t];
 
   // Parts of this thread's patch: its place on the first axis, its rows and its columns.
   const int row_groups = height / ROWS;
@@ -134,18 +173,24 @@ __device__ void conv_run(const T* y, Triple step, Triple n, Triple first, const 
         T total[COLUMNS][ROWS] = {};
         if (busy) {
           for (int a = 0; a < k0; ++a) {
+            const T* plane = weights + a * k1 * k2;
+            if (FEW && k0 > 1) {
+#pragma unroll
+              for (int t = 0; t < K * K; ++t) few[t] = plane[t];
+            }
             sum_patch<K>(total, held + (place + a) * area + left, slot, ring, pitch,
-                         weights + a * k1 * k2, k1, k2);
+                         FEW ? few : plane, k1, k2);
           }
         }
         __syncthreads();
         if (busy) {
+          flush(total, least);
           int to = slot;
 #pragma unroll
           for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
             for (int c = 0; c < COLUMNS; ++c) {
-              held[place * area + to * pitch + left + c] = stored(total[c][r], least);
+              held[place * area + to * pitch + left + c] = total[c][r];
             }
             to = to + 1 == ring ? 0 : to + 1;
           }

@@ -6,7 +6,17 @@ import numpy as np
 from fastrf.kernels._checks import Floats, check_floats, check_same
 from numpy.typing import NDArray
 
-from ._geometry import beside, elements, integers, one_each, readable, steps, suffix, writable
+from ._geometry import (
+    beside,
+    elements,
+    empty,
+    integers,
+    one_each,
+    readable,
+    steps,
+    suffix,
+    writable,
+)
 from ._module import launch
 
 # Threads that look for the sources of one target.
@@ -24,7 +34,7 @@ def transposed_table(y: Floats, starts: NDArray[np.int64], taps: Floats, out: Fl
         return
     first = beside(starts, y, np.int64)
     n, rows, count = y.shape[1], out.shape[1], taps.shape[1]
-    reach = beside(np.empty(2 * rows, np.int64), y)
+    reach = empty(y, (2 * rows,), np.int64)
     threads = min(_SEARCHERS, 1 << max(0, n - 1).bit_length())
     launch(
         "transposed_table.cu",
