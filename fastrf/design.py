@@ -16,7 +16,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, TypeAlias, overload
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -28,6 +30,9 @@ from fastrf.lowering import lower
 from fastrf.network import Network
 from fastrf.sweep.chain import Chain
 from fastrf.sweep.space import Point, Space
+
+if TYPE_CHECKING:
+    from fastrf.analytic.geometry import ReceptiveField
 
 SizeName: TypeAlias = Literal["luo", "std", "fwhm"]
 Target: TypeAlias = float | tuple[float | None, float | None]
@@ -237,7 +242,8 @@ def design(
     slack = 0.0 if size == "std" else SLACK
     if space is None:
         family = _Family(ndim, stride, size, rules)
-        searched, near, reason = family.searched, family.nearest(rules, slack), family.reason
+        near: Iterator[_AnyCandidate] = family.nearest(rules, slack)
+        searched, reason = family.searched, family.reason
     else:
         space = space if isinstance(space, Space) else Space(space)
         searched, near, reason = _search(space, rules, slack, size)
@@ -312,15 +318,15 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _erf(found: Design | _Candidate) -> float:
+def _erf(found: Design | _AnyCandidate) -> float:
     return found.erf if isinstance(found, Design) else found.size
 
 
-def _trf(found: Design | _Candidate) -> float:
+def _trf(found: Design | _AnyCandidate) -> float:
     return found.trf
 
 
-def _weights(found: Design | _Candidate) -> float:
+def _weights(found: Design | _AnyCandidate) -> float:
     return found.parameter_count if isinstance(found, Design) else found.parameters
 
 
@@ -332,7 +338,7 @@ _COST: dict[str, Callable[[Any], float]] = {
 
 
 def _measured(
-    candidate: _Candidate,
+    candidate: _AnyCandidate,
     parameters: dict[str, Any],
     network: Network,
     rules: Sequence[_Rule],
@@ -376,7 +382,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _search(
     space: Space, rules: Sequence[_Rule], slack: float, size: str
-) -> tuple[int, Iterator[_Candidate], Callable[[], str]]:
+) -> tuple[int, Iterator[_AnyCandidate], Callable[[], str]]:
     """Every point of a space by its closed forms, the best ones first."""
     total = len(space)
     if total > MOST_POINTS:
@@ -384,47 +390,105 @@ def _search(
             f"the space has {total} points, more than the {MOST_POINTS} that are searched; "
             f"sample it, or narrow it with where"
         )
-    candidates: list[_Candidate] = []
     errors: list[str] = []
-    for point in space:
-        try:
-            candidates.append(_candidate(point, size))
-        except InputError as error:
-            errors.append(str(error))
-    if not candidates:
+    found = _sorted_out(space, rules, slack, size, errors)
+    if not any((found.likely, found.others, found.beyond)):
         raise InputError(f"no point of the space can be used; the first one says: {errors[0]}")
 
     def reason() -> str:
+        candidates = list(_usable(found.all(), rules, errors))
+        if not candidates:
+            return f"nothing fits: no point of the space can be used; one says: {errors[0]}"
         misses = np.array([[r.miss(c) for r in rules] for c in candidates])
         figures = np.array([[r.figure(c) for r in rules] for c in candidates])
         return _reason(rules, misses, figures)
 
-    return total, iter(_ranked(candidates, rules, slack)), reason
+    return total, found.nearest(rules, slack), reason
 
 
-def _ranked(
-    candidates: Sequence[_Candidate], rules: Sequence[_Rule], slack: float
-) -> list[_Candidate]:
-    """Those that may fit, the cheapest first; then those within the budget, the nearest first."""
-    likely: list[_Candidate] = []
-    others: list[tuple[float, float, int, _Candidate]] = []
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """Candidates as far as they had to be looked at.
+
+    Attributes:
+        likely: those that may fit.
+        others: those that miss a target.
+        beyond: those that miss what is hard, the budget or the stride.
+    """
+
+    likely: list[_AnyCandidate]
+    others: list[_AnyCandidate]
+    beyond: list[_AnyCandidate]
+
+    def all(self) -> Iterator[_AnyCandidate]:
+        """Every candidate."""
+        return chain(self.likely, self.others, self.beyond)
+
+    def nearest(self, rules: Sequence[_Rule], slack: float) -> Iterator[_AnyCandidate]:
+        """Those that may fit, the cheapest first; then those within the budget, nearest first."""
+        yield from sorted(self.likely, key=lambda c: c.price)
+        # Only now, as it takes all figures of each.
+        far = [
+            (sum(_missed(rule, c, slack) for rule in rules), c.price, n, c)
+            for n, c in enumerate(_usable(self.others, rules, []))
+        ]
+        yield from (entry[-1] for entry in sorted(far)[: MOST_CONFIRMED // 4])
+
+
+def _sorted_out(
+    space: Space, rules: Sequence[_Rule], slack: float, size: str, errors: list[str]
+) -> _Sorted:
+    """All points of a space by what they miss first: what is hard before what is not, and figures
+    that take long last, so that most networks need few of them."""
+    found = _Sorted([], [], [])
+    ordered = sorted(rules, key=lambda rule: (not rule.hard, _EFFORT.index(rule.name)))
+    for point in space:
+        try:
+            candidate = _candidate(point, size)
+            first = next((rule for rule in ordered if _missed(rule, candidate, slack)), None)
+        except InputError as error:
+            errors.append(str(error))
+            continue
+        if first is None:
+            found.likely.append(candidate)
+        else:
+            (found.beyond if first.hard else found.others).append(candidate)
+    return found
+
+
+def _missed(rule: _Rule, candidate: _AnyCandidate, slack: float) -> float:
+    return rule.miss(candidate, slack if rule.name == "target_erf" else 0.0)
+
+
+def _usable(
+    candidates: Iterable[_AnyCandidate], rules: Sequence[_Rule], errors: list[str]
+) -> Iterator[_AnyCandidate]:
+    """Those that have all figures; what is wrong with the others goes to `errors`."""
     for candidate in candidates:
-        misses = [r.miss(candidate, slack if r.name == "target_erf" else 0.0) for r in rules]
-        if not any(misses):
-            likely.append(candidate)
-        elif not any(m for m, r in zip(misses, rules, strict=True) if r.hard):
-            others.append((sum(misses), candidate.price, len(others), candidate))
-    likely.sort(key=lambda c: c.price)
-    return [*likely, *(entry[-1] for entry in sorted(others)[: MOST_CONFIRMED // 4])]
+        try:
+            for rule in rules:
+                rule.figure(candidate)
+        except InputError as error:
+            errors.append(str(error))
+            continue
+        yield candidate
 
 
-def _candidate(point: Point, size: str) -> _Candidate:
-    chain = point.chain()
-    if chain is not None:
-        found = _of_chain(point, chain, size)
+_EFFORT = (
+    *("budget of layers", "budget of parameters", "budget of multiply_adds"),
+    *("stride", "target_trf", "target_erf"),
+)
+"""The rules, those first whose figures of a network take least: its layers, their strides, the
+variance of the gradient's place."""
+
+
+def _candidate(point: Point, size: str) -> _AnyCandidate:
+    packed = point.chain()
+    if packed is not None:
+        found = _of_chain(point, packed, size)
         if found is not None:
             return found
-    return _of_network(point, size)
+    return _OfNetwork(point, size)
 
 
 def _of_chain(point: Point, chain: Chain, size: str) -> _Candidate | None:
@@ -451,41 +515,80 @@ def _of_chain(point: Point, chain: Chain, size: str) -> _Candidate | None:
     )
 
 
-def _of_network(point: Point, size: str) -> _Candidate:
-    from fastrf.analytic.geometry import receptive_field
+class _OfNetwork:
+    """The figures of a `_Candidate`, each computed when it is first asked for.
 
-    network = point.network()
-    ndim = network.bound.ndim
-    assert ndim is not None
-    graph = lower(network, None)
-    field = receptive_field(network)
-    box = field.box()
-    if box is None or None in field.size:
-        raise InputError(f"{point!r} sees no bounded part of the input; leave it out with where")
-    std = moments(graph, None, "center").std
-    area = math.prod(Fraction(s) for s in field.stride if s is not None)
-    cost, layers, weights = 0.0, 0, 0
-    strides = {row.name: row.stride for row in field.layers}
-    for name, node in network.bound.nodes.items():
-        if not isinstance(node.layer, Conv | ConvTranspose):
-            continue
-        # Of a transposed convolution each input meets every tap, of a convolution each output.
-        at = name if isinstance(node.layer, Conv) else node.inputs[0]
-        taps = math.prod(node.layer.kernel)
-        layers, weights = layers + 1, weights + taps
-        here = strides.get(at, (1,) * ndim)
-        if None not in here:  # else it runs on a single pixel, behind global pooling
-            cost += taps * float(area / math.prod(Fraction(s or 1) for s in here))
-    return _Candidate(
-        lambda: (point.parameters, network),
-        size=float(gaussian_size(_mean(std.tolist()), size, ndim)),
-        trf=_mean([high - low + 1 for low, high in box]),
-        stride=float(area) ** (1 / ndim),
-        multiply_adds=cost,
-        layers=layers,
-        parameters=weights,
-        ndim=ndim,
-    )
+    Raises:
+        InputError: by all that need it, if the network sees no bounded part of the input.
+    """
+
+    def __init__(self, point: Point, size: str) -> None:
+        self._point, self._size_name = point, size
+        self._network = point.network()
+        bound = self._network.bound
+        assert bound.ndim is not None
+        self.ndim = bound.ndim
+        self._convs = {
+            name: (node.layer, node.inputs[0], math.prod(node.layer.kernel))
+            for name, node in bound.nodes.items()
+            if isinstance(node.layer, Conv | ConvTranspose)
+        }
+        self.layers = len(self._convs)
+        self.parameters = sum(taps for *_, taps in self._convs.values())
+
+    def build(self) -> tuple[dict[str, Any], Network]:
+        """The parameters and the network."""
+        return self._point.parameters, self._network
+
+    @cached_property
+    def _field(self) -> tuple[ReceptiveField, list[int], Fraction]:
+        """The theoretical field, its sides, and the product of the strides."""
+        from fastrf.analytic.geometry import receptive_field
+
+        field = receptive_field(self._network)
+        box = field.box()
+        if box is None or None in field.size:
+            raise InputError(
+                f"{self._point!r} sees no bounded part of the input; leave it out with where"
+            )
+        area = math.prod(Fraction(s) for s in field.stride if s is not None)
+        return field, [high - low + 1 for low, high in box], Fraction(area)
+
+    @cached_property
+    def size(self) -> float:
+        std = moments(lower(self._network, None), None, "center").std
+        return float(gaussian_size(_mean(std.tolist()), self._size_name, self.ndim))
+
+    @property
+    def trf(self) -> float:
+        _, sides, _ = self._field
+        return _mean(sides)
+
+    @property
+    def stride(self) -> float:
+        *_, area = self._field
+        side: float = float(area) ** (1 / self.ndim)
+        return side
+
+    @cached_property
+    def multiply_adds(self) -> float:
+        field, _, area = self._field
+        strides = {row.name: row.stride for row in field.layers}
+        cost = 0.0
+        for name, (layer, source, taps) in self._convs.items():
+            # Of a transposed convolution each input meets every tap, of a convolution each output.
+            here = strides.get(name if isinstance(layer, Conv) else source, (1,) * self.ndim)
+            if None not in here:  # else it runs on a single pixel, behind global pooling
+                cost += taps * float(area / math.prod(Fraction(s or 1) for s in here))
+        return cost
+
+    @property
+    def price(self) -> float:
+        """As of a `_Candidate`."""
+        return self.multiply_adds / self.stride**self.ndim
+
+
+_AnyCandidate: TypeAlias = _Candidate | _OfNetwork
 
 
 # --- the default space, as arrays -----------------------------------------------------------

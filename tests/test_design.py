@@ -221,3 +221,20 @@ def test_examples() -> None:
         result = doctest.testmod(import_module(name))
         assert result.failed == 0
         assert result.attempted >= 2
+
+
+def test_what_takes_long_is_computed_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moments only where they are asked for, and of networks that meet all the rest."""
+    space = {"block": ["residual"], "depth": {"from": 1, "to": 6}, "kernel": [3, 5]}
+    asked = []
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return moments(*arguments)
+
+    monkeypatch.setattr(DESIGN, "moments", counted)
+    assert design(target_trf=(15, 30), space={"parameters": space}, count=1)
+    assert not asked
+    budget = {"layers": 4}
+    assert design((0.5, 9), size="std", budget=budget, space={"parameters": space}, count=1)
+    assert len(asked) == 4  # of two depths and two kernels
