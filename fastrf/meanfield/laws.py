@@ -33,7 +33,7 @@ from fastrf.activations import FUNCTIONS, Curve
 
 Floats = NDArray[np.float64]
 
-MOST = 128
+MOST = 64
 """Sources that are followed along one identity."""
 
 _EDGE = 7.5
