@@ -387,3 +387,15 @@ def test_shortcuts_side_by_side_are_searched_block_by_block() -> None:
     graph_.network.nodes = Counted(graph_.network.nodes)
     assert inexact_reasons(graph_, graph_.network.outputs[0]) == []
     assert looked < 200 * len(blocks)
+
+
+def test_windows_cut_by_borders_behind_relu() -> None:
+    """Three pixels are all negative in 1 of 8 cases, two in 1 of 4; far from borders that is one
+    factor."""
+    layers = [rf.Conv(3, padding=1), rf.Activation(), rf.MaxPool(3, 2, padding=1)]
+    (said,) = rf.erf(rf.Sequential(*layers, ndim=1), input_size=16).inexact
+    assert said.startswith("maxpool1: windows at the borders hold as few as 2 pixels")
+    assert f"up to {(7 / 8) / (3 / 4) - 1:.1%} too much" in said
+    assert rf.erf(rf.Sequential(*layers, ndim=1)).exact
+    whole = [*layers[:2], rf.MaxPool(2)]
+    assert rf.erf(rf.Sequential(*whole, ndim=1), input_size=16).exact

@@ -6,10 +6,14 @@ model of independent weights does not say remains approximate, and is named here
 
 from __future__ import annotations
 
+import math
+
 from fastrf.engine.coherence import coherence_of, doubt, is_correlated
 from fastrf.layers import (
+    Activation,
     Attention,
     Layer,
+    MaxPool,
     Multiply,
     Norm,
     SqueezeExcite,
@@ -74,7 +78,7 @@ def _reasons(graph: PlaneGraph, node: str) -> list[str]:
             if left:
                 doubts.append(doubt(graph, left, near))
     found = [*_models(graph, node), *_weights(graph, node), *coherence.reasons, *doubts]
-    found += _slopes(graph, node)
+    found += [*_slopes(graph, node), *_rectified_pools(graph, node)]
     if coherence.matters and any(map(weights_of, _layers(graph, node))):
         found.append(
             "fixed layers correlate gradients: channel by channel their squares are added up as if "
@@ -114,6 +118,32 @@ def _slopes(graph: PlaneGraph, node: str) -> list[str]:
         f"{names}: a path without weights leads here from another activation, beside paths with "
         f"weights; its slopes are alike, and count as independent"
     ]
+
+
+def _rectified_pools(graph: PlaneGraph, node: str) -> list[str]:
+    """Max-pooling of what ReLU left, in windows that borders cut.
+
+    A window of n independent pixels passes nothing where none is positive, in 1 of 2^n cases: the
+    largest is then one of zeros, and ReLU's slope there is 0. Of whole windows that is one factor.
+    """
+    wanted, found = graph.ancestors(node), []
+    for op in graph.operations:
+        layer, inputs = graph.network.nodes[op.node].layer, graph.network.nodes[op.node].inputs
+        if not isinstance(layer, MaxPool) or op.node not in wanted:
+            continue
+        below = graph.network.nodes[inputs[0]].layer
+        tables = [a for m in op.maps for a in m.axes if isinstance(a, Table)]
+        if not tables or not isinstance(below, Activation) or below.function != "relu":
+            continue
+        counts = [(axis.taps > 0).sum(axis=1) for axis in tables]
+        whole = math.prod(layer.kernel)
+        cut = whole * math.prod(int(c.min()) / int(c.max()) for c in counts)
+        more = (1 - 0.5**whole) / (1 - 0.5**cut) - 1
+        found.append(
+            f"{op.node}: windows at the borders hold as few as {cut:.0f} pixels, and where ReLU "
+            f"left none of them nothing passes: they count for up to {more:.1%} too much"
+        )
+    return found
 
 
 def _models(graph: PlaneGraph, node: str) -> list[str]:

@@ -33,7 +33,7 @@ from fastrf.activations import FUNCTIONS, Curve
 
 Floats = NDArray[np.float64]
 
-MOST = 128
+MOST = 64
 """Sources that are followed along one identity."""
 
 _EDGE = 7.5
@@ -67,7 +67,11 @@ class Law:
     @staticmethod
     def gaussian(source: str, variance: float) -> Law | None:
         """The value of a source itself."""
-        return _of(source, np.ones(1), np.zeros(1), variance)
+        found = _convolved(np.ones(1), np.zeros(1), variance)
+        if found is None:
+            return None
+        y, chances = found
+        return Law(chances[0], y, np.ones_like(y), (source,), chances)
 
     @property
     def square(self) -> float:
@@ -118,15 +122,6 @@ class Law:
         measures = (self.measures * self.slope**2) @ kernel
         whole = np.vstack([measures, *[chances] * len(sources)])
         return Law(chances, y, np.ones_like(y), (*self.sources, *sources), whole)
-
-
-def _of(source: str, chances: Floats, value: Floats, variance: float) -> Law | None:
-    found = _convolved(chances, value, variance)
-    if found is None:
-        return None
-    y, kernel = found
-    own = chances @ kernel
-    return Law(own, y, np.ones_like(y), (source,), own[None])
 
 
 def _convolved(chances: Floats, value: Floats, variance: float) -> tuple[Floats, Floats] | None:

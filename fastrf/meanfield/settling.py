@@ -82,7 +82,7 @@ def alike(nodes: Mapping[str, Node]) -> list[str]:
     return found
 
 
-def along_identities(nodes: Mapping[str, Node]) -> set[str]:
+def along_identities(nodes: dict[str, Node]) -> set[str]:
     """The activations of `alike`, and what leads to them without weights from others."""
     found = set(alike(nodes))
     if not found:

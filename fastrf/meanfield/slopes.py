@@ -313,7 +313,7 @@ def _moved(kind: Kind, move: SpatialMap, signal: Signal, above: Lags) -> Signal:
 def _error(curves: Curves | Bent, alike: Floats) -> float:
     """Bound on the error of the covariances of slopes, over E[σ′²]."""
     near = np.abs(alike[np.abs(alike) < 1])
-    return float(curves.rest * near.max() ** 512) / 2 if near.size else 0.0
+    return float(curves.rest * near.max() ** 512) if near.size else 0.0
 
 
 def _weighted(signals: Signals, share: float) -> Signals:
