@@ -2,8 +2,8 @@
 
     python -m bench.interrupt
 
-A timer's signal stands for Ctrl-C, at several moments of a computation that would go on for seconds:
-Python sees both between two instructions of the main thread. What is measured is the time from when
+A timer's signal stands for Ctrl-C, at several moments of a computation that would go on for some
+seconds: Python sees both between two instructions of the main thread. What is measured is the time from when
 the signal was due to when the call has raised.
 """
 
