@@ -3,8 +3,8 @@
     python -m bench.interrupt
 
 A timer's signal stands for Ctrl-C, at several moments of a computation that would go on for some
-seconds: Python sees both between two instructions of the main thread. What is measured is the time from when
-the signal was due to when the call has raised.
+seconds: Python sees both between two instructions of the main thread. What is measured is the time
+from when the signal was due to when the call has raised.
 """
 
 from __future__ import annotations

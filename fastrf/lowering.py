@@ -285,8 +285,10 @@ def lower(
         for oldest in _surplus(network.lowered, KEPT_GRAPHS - 1):
             network.lowered.pop(oldest, None)
         # Another thread may have lowered it, too: all work with the first.
-        return network.lowered.setdefault(key, graph)
-    return network.lowered[key]
+        first: PlaneGraph = network.lowered.setdefault(key, graph)
+        return first
+    kept: PlaneGraph = network.lowered[key]
+    return kept
 
 
 def _surplus(kept: dict[Hashable, Any], most: int) -> list[Hashable]:
