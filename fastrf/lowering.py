@@ -280,14 +280,13 @@ def lower(
     ndim = network.ndim or 0
     sizes = _input_sizes(network, input_size, ndim)
     key = (tuple(sizes.values()), ignore_global)
-    if key not in network.lowered:
+    kept: PlaneGraph | None = network.lowered.get(key)
+    if kept is None:
         graph = _lowered(network, ndim, sizes, ignore_global)
         for oldest in _surplus(network.lowered, KEPT_GRAPHS - 1):
             network.lowered.pop(oldest, None)
         # Another thread may have lowered it, too: all work with the first.
-        first: PlaneGraph = network.lowered.setdefault(key, graph)
-        return first
-    kept: PlaneGraph = network.lowered[key]
+        kept = network.lowered.setdefault(key, graph)
     return kept
 
 
