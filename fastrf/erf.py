@@ -463,7 +463,7 @@ class _Question:
             )
             return self._fields(fields_of)
 
-    def _fields(self, found: Mapping[str, tuple[Plan, Propagated]]) -> dict[str, ERF]:
+    def _fields(self, found: dict[str, tuple[Plan, Propagated]]) -> dict[str, ERF]:
         graph = self.graph
         # Every reason why a field is inexact is one for the fields of all maps above it.
         reasons: dict[str, list[str]] = {}

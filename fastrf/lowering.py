@@ -289,13 +289,14 @@ def lower(
     ndim = network.ndim or 0
     sizes = _input_sizes(network, input_size, ndim)
     key = (tuple(sizes.values()), ignore_global)
-    if key not in network.lowered:
+    kept: PlaneGraph | None = network.lowered.get(key)
+    if kept is None:
         graph = _lowered(network, ndim, sizes, ignore_global)
         for oldest in _surplus(network.lowered, KEPT_GRAPHS - 1):
             network.lowered.pop(oldest, None)
         # Another thread may have lowered it, too: all work with the first.
-        return network.lowered.setdefault(key, graph)
-    return network.lowered[key]
+        kept = network.lowered.setdefault(key, graph)
+    return kept
 
 
 def _surplus(kept: dict[Hashable, Any], most: int) -> list[Hashable]:

@@ -540,17 +540,3 @@ def test_impossible_boxes_are_refused(name):
         call(y, 3, 1, 1, 0, np.ones((2, 5, 4)))
     with pytest.raises(ValueError, match="k is 0; it has to be at least 1"):
         call(y, 0, 1, 1, 0, np.ones((2, 5, 3)))
-
-
-def test_kernels_compile_without_a_writable_cache(tmp_path):
-    """Numba raises at decoration where no cache folder can be made; the kernels then do without."""
-    script = (
-        "import numba.core.caching as caching\n"
-        "caching.CacheImpl._locator_classes = []\n"
-        "import numpy as np, fastrf.kernels\n"
-        "out = np.empty((1, 3, 1))\n"
-        "fastrf.kernels.load().transposed_table(\n"
-        "    np.ones((1, 1, 1)), np.zeros(1, np.int64), np.ones((1, 3)), out)\n"
-        "assert out.sum() == 3\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)

@@ -307,7 +307,7 @@ class _Correlated:
             lo = axis.lo + start - span[0] * axis.stride
         kernel, stride, dilation = axis.kernel, axis.stride, axis.dilation
         if taps is None:
-            work = math.log2(1 + kernel)
+            work = 2 + math.log2(1 + kernel)
             self._apply(lambda a, b: box(a, kernel, stride, dilation, lo, b), y, to, stack, work)
             return replace(moved, scale=stack.scale / kernel)
         own = self.sight.constant(taps.astype(self.dtype)[None, :, None])

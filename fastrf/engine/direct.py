@@ -448,7 +448,7 @@ class Walk:
             self._tiled(
                 flat,
                 lambda tile, a: box(y, axis_map.kernel, stride, dilation, lo + step * a, tile),
-                math.log2(1 + axis_map.kernel),
+                2 + math.log2(1 + axis_map.kernel),
             )
         else:
             weights = self._constant(taps[None, :, None])

@@ -263,7 +263,7 @@ class Rise:
             else:
                 k.transposed_conv(y, weights, (1, 1, 1), (1, spacing, 1), (0, a, 0), flat[:, a:b])
 
-        work = math.log2(1 + kernel) if taps is None else kernel
+        work = 2 + math.log2(1 + kernel) if taps is None else kernel
         self.threads.cut(shape[axis], out.size, run, work)
         return out
 

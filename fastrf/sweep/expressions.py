@@ -12,6 +12,7 @@ import ast
 import difflib
 import math
 import operator
+import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -22,6 +23,9 @@ Names: TypeAlias = Mapping[str, Any]
 """What names mean: whole numbers, floats, truth values, texts, tuples of them, None, `Failed`."""
 
 Evaluate: TypeAlias = Callable[[Names], Any]
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Two threads that put the warnings filters aside at once would put back each other's."""
 
 LONGEST = 500
 """Characters of an expression."""
@@ -201,7 +205,7 @@ class Expression:
         if len(text) > LONGEST:
             self._fail(f"has {len(text)} characters; write at most {LONGEST}")
         try:
-            with warnings.catch_warnings():
+            with _ONE_AT_A_TIME, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Python's own about odd spellings
                 tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:

@@ -53,8 +53,9 @@ def folders() -> list[Path]:
     alone, where there is one; else beside the sources, then in the user's cache."""
     # Installations that share a folder have parts of their own.
     own = hashlib.sha256(str(PACKAGE).encode()).hexdigest()[:16]
-    if config.CACHE_DIR:
-        return [Path(config.CACHE_DIR) / f"fastrf-{own}"]
+    chosen: str = getattr(config, "CACHE_DIR", "")
+    if chosen:
+        return [Path(chosen) / f"fastrf-{own}"]
     found = [PACKAGE / "__pycache__"]
     with suppress(RuntimeError):
         found.append(user_folder("cpu") / own)

@@ -19,7 +19,7 @@ def kernel(function: Callable[..., None]) -> Any:
     own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
     into one rounding; every other fast-math flag would assume that no NaN or infinity occurs.
     """
-    compiled = njit(nogil=True, fastmath={"contract"})(function)
+    compiled: Any = njit(nogil=True, fastmath={"contract"})(function)
     if hasattr(compiled, "py_func"):  # else Numba was told not to compile
         compiled._cache = KernelCache(function)
         compile_ = compiled.compile
