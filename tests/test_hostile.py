@@ -497,7 +497,9 @@ def test_names_do_not_steer_terminals(
     assert all(c.isprintable() for c in (told.out + told.err).replace("\n", ""))
 
 
-@pytest.mark.parametrize("kind", ["erf", "profiles", "growth", "features", "graph", "stack"])
+@pytest.mark.parametrize(
+    "kind", ["erf", "profile", "sections", "growth", "features", "graph", "stack"]
+)
 def test_names_are_drawn_as_text(kind: str, evil: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "f.svg"
