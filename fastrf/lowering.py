@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.layers import (
     AdaptivePool,
     Add,
@@ -42,7 +42,7 @@ from fastrf.layers import (
     SqueezeExcite,
     Upsample,
 )
-from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
+from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
 from fastrf.meanfield import MeanField, is_needed
 from fastrf.network import Network, Node

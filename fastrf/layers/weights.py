@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError
-from fastrf.layers.checks import NO_NUMBERS, short
+from fastrf.errors import InputError, short
+from fastrf.layers.checks import NO_NUMBERS
 
 MUTED = 2.0**-200
 """The gain that stands for 0, which a layer cannot have: what passes it is below all rounding."""

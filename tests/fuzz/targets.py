@@ -191,7 +191,7 @@ def _space(data: bytes) -> None:
     for number, point in enumerate(Space.load(path)):
         try:
             _use(point.network())
-            assert point.parameters
+            assert isinstance(point.parameters, dict)
         except FastrfError:
             pass
         if number == 3:
