@@ -10,6 +10,7 @@ it exceeds `NOTICED`, memory within `CLOSE` wherever it exceeds `LEAST`.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import tracemalloc
@@ -202,7 +203,7 @@ def main(names: list[str]) -> None:
         row = measure(name, *field)
         if row is not None:
             rows.append(row)
-            print(name, file=sys.stderr)
+            print(json.dumps(row), file=sys.stderr, flush=True)
     print(show(rows, everything=bool(names)))
     if not names:
         write("limits", rows)

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from fastrf import metrics
 from fastrf.erf import ERF
-from fastrf.errors import InputError
-from fastrf.layers.checks import short
+from fastrf.errors import InputError, short
 
 LEVEL = 6.334248366623996e-05
 """Chance of a false alarm of each test: a normal variable's beyond 4 standard deviations."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.layers import (
     Activation,
     AdaptivePool,
@@ -44,7 +44,7 @@ from fastrf.layers import (
     SqueezeExcite,
     Upsample,
 )
-from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole, short
+from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole
 from fastrf.layers.weights import weights_of
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
 from fastrf.meanfield.settling import MeanField, along_identities

@@ -106,7 +106,7 @@ def test_metadata(wheel):
     assert metadata["Name"] == "fastrf"
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"onnx", "torch", "cuda12", "cuda13", "plot", "dask", "data", "test", "dev"}
+    extras = {"onnx", "torch", "cuda12", "cuda13", "plot", "dask", "data", "fuzz", "test", "dev"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     names = {re.match(r"[\w-]+", line)[0] for line in needed}

@@ -26,8 +26,7 @@ from fastrf.empirical.schemes import Initialise, prepared
 from fastrf.empirical.subject import Subject
 from fastrf.empirical.theory import Theory, beside, imported, input_key, stand_in
 from fastrf.erf import ERF
-from fastrf.errors import MissingExtra
-from fastrf.layers.checks import short
+from fastrf.errors import MissingExtra, short
 from fastrf.lowering import index_of_unit
 from fastrf.network import Network
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fastrf.empirical.subject import Seen, Spot
-from fastrf.errors import InputError
-from fastrf.layers.checks import short
+from fastrf.errors import InputError, short
 from fastrf.lowering import PlaneGraph
 
 

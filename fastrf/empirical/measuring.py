@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fastrf.empirical.moments import Moments
 from fastrf.empirical.samples import Samples
 from fastrf.empirical.subject import Inputs, Spot, Subject
-from fastrf.errors import InputError
-from fastrf.layers.checks import is_whole, short
+from fastrf.errors import InputError, short
+from fastrf.layers.checks import is_whole
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

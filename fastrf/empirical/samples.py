@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrf.empirical.subject import Inputs
-from fastrf.errors import InputError
-from fastrf.layers.checks import is_whole, short
+from fastrf.errors import InputError, short
+from fastrf.layers.checks import is_whole
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastrf.errors import InputError
-from fastrf.layers.checks import short
+from fastrf.errors import InputError, short
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.importers.failing import line
 from fastrf.importers.torch.tracing import found_in, place
-from fastrf.layers.checks import short
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastrf.empirical.subject import Inputs, Spot
-from fastrf.errors import FastrfError, InputError, UnsupportedOperator
+from fastrf.errors import FastrfError, InputError, UnsupportedOperator, short
 from fastrf.importers.failing import line
 from fastrf.layers import Attention, Input
-from fastrf.layers.checks import short
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.network import Network, Node
 

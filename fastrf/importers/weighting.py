@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.importers.layout import CHANNEL, Const, Map
 from fastrf.layers import Activation, Conv, ConvTranspose, FullyConnected, Multiply, Norm
-from fastrf.layers.checks import TRAINED, scheme, short
+from fastrf.layers.checks import TRAINED, scheme
 from fastrf.layers.weights import MUTED
 
 Detail = Literal["mean", "full"]

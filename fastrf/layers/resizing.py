@@ -116,7 +116,8 @@ class Upsample(Layer):
         width = 1
         if self._interpolates:
             reach = 1 if self.mode == "linear" else 2
-            width = math.ceil(2 * reach * (max(1 / scale, 1) if self.antialias else 1))
+            stretch = max(1 / scale, Fraction(1)) if self.antialias else Fraction(1)
+            width = math.ceil(2 * reach * stretch)
         check_room("Upsample", rows, width, "give a smaller input_size, or scale less")
         o = np.arange(rows, dtype=np.int64)
         # The position that output o reads, as an exact fraction of whole numbers.

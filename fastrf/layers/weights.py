@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.exchange import REFUSED, hosted
-from fastrf.layers.checks import short
 
 MUTED = 2.0**-200
 """The gain that stands for 0, which a layer cannot have: what passes it is below all rounding."""

@@ -78,7 +78,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("names", nargs="*", default=list(TARGETS), metavar="NAME")
     asked = parser.parse_args(arguments)
-    results = [run(name, asked.seconds, asked.runs) for name in asked.names]
+    results = []
+    for name in asked.names:
+        results.append(run(name, asked.seconds, asked.runs))
+        print(results[-1], file=sys.stderr, flush=True)
     header = ["target", "executions", "seconds", "branches", "corpus", "findings"]
     print(table(header, [[str(row[name]) for name in header] for row in results]))
     if asked.names == list(TARGETS):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import fastrf as rf
-from fastrf import zoo
+from fastrf import netfile, zoo
 from fastrf.errors import FastrfError
 from fastrf.network import Network
 from fastrf.sweep.expressions import Expression
@@ -50,7 +50,7 @@ def _file(suffix: str) -> Path:
 def _use(network: Network) -> None:
     if len(network) > FEW:
         return
-    assert rf.netfile.from_dict(rf.netfile.to_dict(network)) == network
+    assert netfile.from_dict(netfile.to_dict(network)) == network
     try:
         field = rf.receptive_field(network, ignore_global=True)
         assert len(field.size) == network.bound.ndim
@@ -191,7 +191,7 @@ def _space(data: bytes) -> None:
     for number, point in enumerate(Space.load(path)):
         try:
             _use(point.network())
-            assert point.parameters
+            assert isinstance(point.parameters, dict)
         except FastrfError:
             pass
         if number == 3:

@@ -174,8 +174,8 @@ def _check_inlining(model: ModelProto, source: str) -> None:
     if len(sizes) < len(inside):
         _, name = next(key for key in inside if key not in sizes)
         fail(source, f"its local function {name!r} calls itself; export the model without it")
-    called = (sizes.get((n.domain, n.op_type), (1, 0)) for n in _with_subgraphs(model.graph.node))
-    total = sum(size for size, _ in called)
+    nodes_of = _with_subgraphs(model.graph.node)
+    total = sum(sizes.get((n.domain, n.op_type), (1, 0))[0] for n in nodes_of)
     if total > MOST_NODES:
         fail(
             source,

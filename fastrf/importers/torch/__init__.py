@@ -25,10 +25,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastrf.errors import InputError, MissingExtra
+from fastrf.errors import InputError, MissingExtra, short
 from fastrf.importers.policy import Policy, checked_policy
 from fastrf.importers.weighting import Detail, Weighting
-from fastrf.layers.checks import is_whole, short
+from fastrf.layers.checks import is_whole
 from fastrf.network import Network
 
 if TYPE_CHECKING:
