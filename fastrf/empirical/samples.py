@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastrf.empirical.subject import Inputs
 from fastrf.errors import InputError, short
+from fastrf.exchange import hosted
 from fastrf.layers.checks import is_whole
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> torch.Tenso
             f"a batch holds {short(value)}, a {type(value).__name__}; give arrays or tensors of "
             f"shape (N, C, spatial…), several inputs as a tuple or a mapping of them"
         )
-    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(hosted(value))
     tensor = tensor.detach().to(device)
     if not tensor.ndim or not len(tensor):
         raise InputError(f"a batch has the shape {tuple(tensor.shape)} and holds no image")

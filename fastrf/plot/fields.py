@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastrf.erf import ERF
 from fastrf.errors import InputError
+from fastrf.exchange import hosted
 from fastrf.plot import style
 from fastrf.plot.scene import SHARES, Interval, Scene, ellipse, with_margin
 from fastrf.plot.style import Theme, ThemeName, Width
@@ -96,7 +97,7 @@ NAMES = {"linear": "linear", "log": "logarithmic"}
 
 
 def _background(given: ArrayLike, erf: ERF) -> NDArray[Any]:
-    image = np.asarray(given)
+    image = hosted(given)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise InputError(
             f"background has shape {image.shape}; it is (height, width), (height, width, 3) or "
