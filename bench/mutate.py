@@ -350,7 +350,7 @@ def sample(parts: Iterable[str], files: Sequence[str], per_file: int | None, see
         for path in paths:
             found = mutants(ROOT, path)
             random.Random(f"{seed} {path}").shuffle(found)
-            drawn.append(found[:per_file])
+            drawn.append([m for m in found if m.kind != "assertion"][:per_file])
         # Small files have few faults to offer: turns go round until the part has its number.
         turns = (
             found[turn]
