@@ -20,7 +20,7 @@ class Mutant:
     Attributes:
         path: the file in the tree.
         line: where it begins, counted from 1.
-        kind: what kind of change it is.
+        kind: what kind of change it is; "assertion" changes nothing as long as nothing is wrong.
         start, end: the bytes of the file that are replaced.
         after: what by.
     """
@@ -137,6 +137,9 @@ class _Python:
             names = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
             names |= {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)}
         handler = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            yield self._instead("assertion", node.value, "False")
+            return
         if handler is not None:
             yield from handler(node, names)
         for child in self._children(node):
@@ -250,7 +253,8 @@ class _Python:
             if keyword.arg is not None:
                 rest = [k for k in node.keywords if k is not keyword]
                 call = ast.Call(node.func, node.args, rest)
-                yield self._instead("option", node, ast.unparse(call))
+                kind = "assertion" if keyword.arg == "strict" else "option"
+                yield self._instead(kind, node, ast.unparse(call))
 
     def _name(self, node: ast.Name, names: frozenset[str]) -> Iterator[Mutant]:
         other = SIDES.get(node.id)

@@ -7,7 +7,7 @@
 Faults are drawn evenly from the files of each part of the package, by a seed. Every one is planted
 in a copy of the tree, and the tests run in a child of a process that has imported all libraries and
 nothing of fastrf, the quickest tests first, up to the first failure. A fault that they let pass is
-tried on more of them. What was caught is not planted again (``.coverage/caught.jsonl``). Kernels
+tried on more of them. What was caught is not planted again (``.coverage/fates.jsonl``). Kernels
 run as Python, see ``tests/interpreted.py``; only their CUDA sources are compiled. Survivors that
 change no result are listed in ``equivalent.json``, with the reason.
 """
@@ -41,7 +41,7 @@ from bench.record import table, write
 from bench.test_coverage import CHOICE, DATA, FOLDER, INTERPRETED
 
 ROOT = Path(__file__).parent.parent
-CAUGHT = FOLDER / "caught.jsonl"
+FATES = FOLDER / "fates.jsonl"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 
 PARTS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -72,6 +72,9 @@ QUICK, LONG = 20.0, 80.0
 PATIENCE = 60.0
 """Seconds of a processor on top, before a run counts as endless: others may use it, too."""
 MEMORY = 16 * 2**30
+
+ELSEWHERE = ("test_packaging", "test_report_page")
+"""Tests that need the checkout itself, or a browser, which `MEMORY` has no room for."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def tests() -> Tests:
     data = CoverageData(str(DATA))
     data.read()
     files = {p.stem: p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("test_*.py")}
+    for name in ELSEWHERE:
+        del files[name]
     lines: dict[str, dict[int, frozenset[str]]] = {}
     for measured in data.measured_files():
         path = Path(measured).relative_to(ROOT).as_posix()
@@ -253,15 +258,15 @@ class Trials:
         self.unsound: set[str] = set()
         self.results: dict[Mutant, dict[str, Any]] = {}
 
-    def before(self) -> dict[str, str]:
-        """What caught which faults in earlier runs."""
-        lines = CAUGHT.read_text(encoding="utf-8").splitlines() if CAUGHT.exists() else []
+    def before(self) -> dict[str, dict[str, Any]]:
+        """The fates of faults in earlier runs."""
+        lines = FATES.read_text(encoding="utf-8").splitlines() if FATES.exists() else []
         return dict(map(json.loads, lines))
 
-    def note(self, mutant: Mutant, fate: dict[str, Any]) -> None:
-        """Writes down what caught a fault, so that an interrupted run can go on."""
-        with CAUGHT.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([key(mutant), fate["by"]]) + "\n")
+    def note(self, mutant: Mutant) -> None:
+        """Writes a fate down, so that an interrupted run can go on."""
+        with FATES.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([key(mutant), self.results[mutant]]) + "\n")
 
     def start(self, mutant: Mutant, budget: float, trial: str | None = None) -> None:
         """A child for a fault; with `trial`, for that test without the fault."""
@@ -329,9 +334,8 @@ class Trials:
                 self.start(mutant, run.budget, trial)
         else:  # it cannot be imported, or the process died
             self.results[mutant] = {"fate": "caught", "by": f"exit code {code}"}
-        if self.results[mutant]["fate"] == "caught":
-            self.note(mutant, self.results[mutant])
         self.results[mutant]["seconds"] = seconds
+        self.note(mutant)
         print(len(self.results), mutant.path, mutant.line, self.results[mutant], flush=True)
 
 
@@ -346,7 +350,7 @@ def sample(parts: Iterable[str], files: Sequence[str], per_file: int | None, see
         for path in paths:
             found = mutants(ROOT, path)
             random.Random(f"{seed} {path}").shuffle(found)
-            drawn.append(found[:per_file])
+            drawn.append([m for m in found if m.kind != "assertion"][:per_file])
         # Small files have few faults to offer: turns go round until the part has its number.
         turns = (
             found[turn]
@@ -384,11 +388,11 @@ def main() -> None:
     stop = time.monotonic() + 60 * given.minutes
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         trials = Trials(known, Path(name), given.jobs)
-        known_fates = trials.before()
-        for _, mutant in drawn:
-            if key(mutant) in known_fates:
-                trials.results[mutant] = {"fate": "caught", "by": known_fates[key(mutant)]}
-        waiting = [m for _, m in reversed(drawn) if m not in trials.results]
+        before = trials.before()
+        trials.results |= {m: before[key(m)] for _, m in drawn if key(m) in before}
+        waiting = [
+            m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") != "caught"
+        ]
         while trials.running or (waiting and time.monotonic() < stop):
             while trials.free and waiting and time.monotonic() < stop:
                 trials.start(waiting.pop(), QUICK)

@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tests", nargs="*", help="add only these; the default is all, anew")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--note", help="what a reader of the record has to know")
     given = parser.parse_args()
     code = 0
     if not given.report:
@@ -157,7 +158,7 @@ def main() -> None:
     for key, value in result.items():
         if key != "missing":
             print(f"{key}: {value}")
-    write("test-coverage", result)
+    write("test-coverage", {"note": given.note, **result})
     sys.exit(code)
 
 

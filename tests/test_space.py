@@ -501,11 +501,12 @@ def test_a_chain_knows_its_network() -> None:
         Conv((3, 4), stride=(1, 2), dilation=2, padding=((1, 0), (2, 3)), gain=0.5),
         rf.Activation("relu"),
         Conv(2, taps=[[1, 2], [3, 6]]),
+        Conv((2, 3), taps=[[1, 1, 1], [3, 3, 3]]),  # all equal along one axis
     )
     chain = Chain.of(net)
     assert chain is not None
-    assert (chain.depth, chain.ndim, chain.input_gain) == (2, 2, 0.5)
-    np.testing.assert_allclose(chain.gain, [0.25, 1.0])
+    assert (chain.depth, chain.ndim, chain.input_gain) == (3, 2, 0.5)
+    np.testing.assert_allclose(chain.gain, [0.25, 1.0, 1.0])
     again = Chain.of(chain.network())
     assert again is not None
     assert same_chain(Chain(again.axes, again.gain, 0.5), chain)
