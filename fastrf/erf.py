@@ -358,7 +358,7 @@ class ERF:
         return f"ERF({self.node!r}, unit {self.unit}, {shape} pixels, σ = ({spread}))"
 
 
-def _read_back(image: NDArray[Any], meta: dict[str, Any], more: dict[str, NDArray[Any]]) -> ERF:
+def _read_back(image: NDArray[Any], meta: dict[str, Any], more: dict[str, Any]) -> ERF:
     """The field that a file describes.
 
     Raises:
@@ -389,8 +389,10 @@ def _read_back(image: NDArray[Any], meta: dict[str, Any], more: dict[str, NDArra
     for name, array in more.items():
         if array.dtype.kind != "f" or array.shape[array.ndim - image.ndim :] != image.shape:
             raise ValueError(f"{name} has the shape of its image")
-    numbers = {name: float(meta.pop(name)) for name in ("log_gain", "lost_mass", "dropped_mass")}
-    texts = {name: tuple(map(str, meta.pop(name))) for name in ("inexact", "assumptions")}
+    for name in ("log_gain", "lost_mass", "dropped_mass"):
+        more[name] = float(meta.pop(name))
+    for name in ("inexact", "assumptions"):
+        more[name] = tuple(map(str, meta.pop(name)))
     if meta:
         raise ValueError(f"{next(iter(meta))!r} is unknown")
     return ERF(
@@ -404,8 +406,6 @@ def _read_back(image: NDArray[Any], meta: dict[str, Any], more: dict[str, NDArra
         ignore_global=ignore_global,
         plan=plan,
         draws=draws,
-        **numbers,
-        **texts,
         **more,
     )
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fastrf.arrays import Array, marginal_sum
 from fastrf.device import HOST, Device, resolve
-from fastrf.errors import InputError
+from fastrf.errors import InputError, short
 from fastrf.exchange import in_kind, taken
 from fastrf.functional import doors
 from fastrf.kernels import load
-from fastrf.layers.checks import MAXIMUM, short
+from fastrf.layers.checks import MAXIMUM
 from fastrf.sweep.packing import CENTER, TAPS, UNBOUNDED, WIDEST, Packed, geometry
 
 Whole = NDArray[np.int64]

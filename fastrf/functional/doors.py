@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fastrf.arrays import Array, library, namespace
 from fastrf.device import HOST, Device
-from fastrf.errors import InputError, PlanError
+from fastrf.errors import InputError, PlanError, short
 from fastrf.exchange import REFUSED, hosted, in_kind, numbers, taken
-from fastrf.layers.checks import MAXIMUM, is_whole, short
+from fastrf.layers.checks import MAXIMUM, is_whole
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
