@@ -86,7 +86,7 @@ def test_spellings_of_the_input_size(given: Any, size: tuple[int, int]) -> None:
     [
         *(0, -1, 7.0, "7", "77", True, math.nan, 10**30, MAXIMUM + 1, Fraction(7), 1j, b"77"),
         *((), (7,), (7, 7, 7), (7, 0), (7, -1), (7, None), (7.0, 7), ("7", "7"), [[7], [7]]),
-        *(np.array([7.0, 7.0]), np.array([7]), np.zeros((2, 2)), object()),
+        *(np.array([7.0, 7.0]), np.array([7]), np.zeros((2, 2)), NotImplemented),
         *({}, {"x": 7}, {"input": 7, "x": 7}, {"input": 0}, {"input": "7"}, {3: 7}),
     ],
     ids=repr,
