@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from fastrf.errors import InputError, short
 from fastrf.layers import (
-    Activation,
     AdaptivePool,
     Add,
     Attention,
@@ -47,7 +46,7 @@ from fastrf.layers import (
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole
 from fastrf.layers.weights import weights_of
 from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
-from fastrf.meanfield.settling import MeanField, along_identities
+from fastrf.meanfield.settling import RANDOM, MeanField, along_identities
 from fastrf.network import Network, Node
 
 Shares = tuple[tuple[int, float], ...]
@@ -413,9 +412,10 @@ def _forward(
     known: dict[tuple[int, Size | None], _Walked] = {}
     layers = [*{id(x): x for x in (n.layer for n in graph.network.nodes.values())}.values()]
     settles = any(layer.depends_on_network for layer in layers)
-    varies = any(isinstance(layer, Activation) for layer in layers)
+    # Stated gains multiply, whatever slopes have in common; those of drawn weights are followed.
+    drawn = any(isinstance(layer, RANDOM) and layer.depends_on_network for layer in layers)
     followed: set[str] = set()
-    if varies and not any(map(weights_of, layers)):
+    if drawn and not any(map(weights_of, layers)):
         followed = along_identities(graph.network.nodes)
     means = MeanField(followed) if settles or followed else None
     for given in graph.network.nodes.values():

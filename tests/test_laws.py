@@ -4,6 +4,7 @@ of adding them up."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from fastrf.lowering import lower
 from fastrf.meanfield.laws import MOST, Law
 
 SAMPLES = 400_000
-C, R, G = rf.Conv(3, padding=1, channels=8), rf.Activation(), rf.Activation("gelu")
+# Of gain 1 each, whatever the layers around it.
+C = rf.Conv(3, padding=1, channels=8, init="lecun")
+R, G = rf.Activation(), rf.Activation("gelu")
 
 
 def begun(variance: float = 1.0) -> Law:
@@ -27,7 +30,7 @@ def begun(variance: float = 1.0) -> Law:
 
 def behind(law: Law, name: str) -> Law:
     own = FUNCTIONS[name]
-    return law.bent(own.value, own.slope, own.parameter or 0.0, 1.0)
+    return law.bent(own.value, own.slope, own.parameter or 0.0)
 
 
 def with_branch(law: Law, name: str, variance: float) -> Law:
@@ -108,7 +111,7 @@ def stack(blocks: int, activation: rf.Activation = R) -> rf.Network:
     return rf.Network(nodes, "last", ndim=1)
 
 
-@pytest.mark.parametrize("activation", [R, rf.Activation(gain=1.0), G])
+@pytest.mark.parametrize("activation", [R, rf.Activation("leaky_relu"), G])
 def test_a_stack_adds_up_all_ways(activation: rf.Activation) -> None:
     """Every engine sums over where a path leaves the identity; here by hand, from the top."""
     blocks, net = 5, stack(5, activation)
@@ -144,20 +147,31 @@ def padded(image: np.ndarray, width: int) -> np.ndarray:
 
 
 def test_scale_does_not_matter_to_relu() -> None:
-    """Gains that are compensated for and stated ones are one network but for its gain."""
-    stated = rf.erf(stack(4))
     nodes = {n: (node.layer, *node.inputs) for n, node in stack(4).nodes.items()}
-    plain = {
-        n: (rf.Conv(3, padding=1, channels=8) if layer is C else layer, *inputs)
-        for n, (layer, *inputs) in nodes.items()
-    }
-    loud = {
-        n: (
-            (rf.Conv(3, padding=1, channels=8, gain=7.0), *inputs) if n == "c" else (layer, *inputs)
-        )
-        for n, (layer, *inputs) in plain.items()
-    }
-    np.testing.assert_allclose(rf.erf(rf.Network(loud, "last", ndim=1)).image, stated.image)
+    nodes["c"] = (replace(C, gain=7.0), "input")
+    loud = rf.erf(rf.Network(nodes, "last", ndim=1))
+    np.testing.assert_allclose(loud.image, rf.erf(stack(4)).image)
+
+
+def test_stated_gains_multiply() -> None:
+    """Without an `init` layers do to the variance what they say, each by itself; so does an
+    activation with a gain of its own. That their slopes are alike is said."""
+    plain, compensated = rf.Conv(3, padding=1, channels=8), rf.Activation(gain=1.0)
+    for conv, activation, gain in ((plain, R, 0.5), (C, compensated, 1.0)):
+        swapped = {C: conv, R: activation}
+        nodes = {
+            n: (swapped.get(node.layer, node.layer), *node.inputs)
+            for n, node in stack(4).nodes.items()
+        }
+        found = rf.erf(rf.Network(nodes, "last", ndim=1))
+        kernel = np.full(3, 1 / 3)
+        image = np.convolve(kernel, kernel)
+        for _ in range(4):
+            image = padded(image, len(image) + 2) + np.convolve(image, kernel)
+        np.testing.assert_allclose(found.image, image / image.sum(), rtol=1e-12)
+        assert found.log_gain == pytest.approx(math.log(gain**5 * 2**4))
+        assert not found.exact
+        assert "slopes are alike" in found.inexact[0]
 
 
 def test_what_leads_elsewhere_is_said() -> None:

@@ -404,12 +404,8 @@ class Rectified(nn.Module):
 def rectified(blocks: int) -> tuple[Any, Any, Any]:
     """Theory, experiment, and a theory whose slopes are independent."""
     module, shape = Rectified(blocks), (1, 64, 24)
-    network = rf.from_torch(module, shape)
-    deviations = {
-        name: math.sqrt((2 if "conv1" in name else 1) / weight[0].numel())
-        for name, weight in module.named_parameters()
-    }
-    experiment = rf.empirical(module, shape, draws=2_000, initialise=deviations, network=network)
+    network = rf.from_torch(module, shape).initialised("he")
+    experiment = rf.empirical(module, shape, draws=2_000, initialise="he", network=network)
     theory = rf.erf(network, input_size=24)
     return theory, experiment, rf.erf(independent(network), input_size=24)
 

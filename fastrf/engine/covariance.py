@@ -116,7 +116,8 @@ def _slopes(graph: PlaneGraph, node: str) -> list[str]:
     names = found[0] if len(found) == 1 else f"{found[0]} and {len(found) - 1} more"
     return [
         f"{names}: a path without weights leads here from another activation, beside paths with "
-        f"weights; its slopes are alike, and count as independent"
+        f"weights; its slopes are alike, and count as independent (gains are multiplied as stated; "
+        f"of `Network.initialised` they follow from the weights, and the slopes are followed)"
     ]
 
 

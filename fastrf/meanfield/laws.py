@@ -90,9 +90,9 @@ class Law:
     def times(self, factor: float) -> Law:
         return replace(self, value=self.value * factor, slope=self.slope * factor)
 
-    def bent(self, value: Curve, slope: Curve, parameter: float, factor: float) -> Law:
-        """Behind an activation; its slopes times a factor."""
-        inner = slope(self.value, parameter) * self.slope * factor
+    def bent(self, value: Curve, slope: Curve, parameter: float) -> Law:
+        """Behind an activation."""
+        inner = slope(self.value, parameter) * self.slope
         return replace(self, value=value(self.value, parameter), slope=inner)
 
     def largest(self, source: str, count: int) -> Law:

@@ -170,14 +170,11 @@ class MeanField:
         source = node.inputs[0]
         law = self.laws.get(source)
         if isinstance(layer, Activation) and layer.known is not None:
+            if layer.gain is not None and layer.gain != layer.moments(1.0).gain:
+                return None  # It says something else than its slopes do.
             law = law or self._free(source)
-            if law is None:
-                return None
-            variance = layer.variance if layer.variance is not None else self.signals[source].square
-            # Its values are its own along the identity, where no weights make up for its gain.
-            factor = math.sqrt(layer.pointwise_gain / layer.moments(variance).gain)
             own = layer.known.parameter if layer.slope is None else layer.slope
-            return law.bent(layer.known.value, layer.known.slope, own or 0.0, factor)
+            return law and law.bent(layer.known.value, layer.known.slope, own or 0.0)
         if law is None:
             return None
         if isinstance(layer, MaxPool):
