@@ -49,6 +49,9 @@ from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
 from fastrf.meanfield.settling import RANDOM, MeanField, along_identities
 from fastrf.network import Network, Node
 
+FARTHEST_UNIT = 2**60
+"""Greatest index of a unit: regions of its receptive field are counted in 64 bits."""
+
 Shares = tuple[tuple[int, float], ...]
 """(plane, share) pairs."""
 
@@ -374,8 +377,8 @@ def index_of_unit(node: str, size: Sequence[int | None], unit: Any) -> tuple[int
         raise InputError(
             f"unit={short(unit)} must be 'center' or {len(size)} whole numbers, one per axis"
         )
-    if not all(abs(v) <= MAXIMUM for v in values):
-        raise InputError(f"unit={short(unit)} is too far out; give indices up to {MAXIMUM}")
+    if not all(abs(v) <= FARTHEST_UNIT for v in values):
+        raise InputError(f"unit={short(unit)} is too far out; give indices up to 2**60")
     if not all(n is None or 0 <= v < n for v, n in zip(values, size, strict=True)):
         raise InputError(
             f"unit={short(unit)} is outside the map of {node!r}, whose size is {tuple(size)}; "

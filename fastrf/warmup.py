@@ -205,7 +205,7 @@ def _grown(xp: Any, dtype: Any) -> Iterator[tuple[Any, ...]]:
         layers,
         np.empty(0, dtype),
         places,
-        np.empty(1, np.int64),
+        xp.empty(1, np.int64),
         xp.empty(3, dtype),
     )
 
@@ -213,9 +213,9 @@ def _grown(xp: Any, dtype: Any) -> Iterator[tuple[Any, ...]]:
 def _figures(xp: Any, dtype: Any) -> Iterator[tuple[Any, ...]]:
     one, places = np.zeros((1, 1), np.int64), np.zeros(1, np.int64)
     shares, at = np.array([0.5], dtype), np.ones((1, 1), dtype)
-    sizes = np.empty((1, 4), dtype)
-    pixels, counts = np.array([1, 2, 1], dtype), np.array([3])
-    yield pixels, places, counts, one, at, 0.05, shares, np.empty((1, 7), dtype), sizes
+    moments, sizes = xp.empty((1, 7), dtype), xp.empty((1, 4), dtype)
+    pixels, counts = xp.ones(3, dtype), np.array([3])
+    yield pixels, places, counts, one, at, 0.05, shares, moments, sizes
 
 
 _ARGUMENTS: dict[str, Callable[[Any, Any], Iterator[tuple[Any, ...]]]] = {

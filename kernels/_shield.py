@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import TypeVar
 
@@ -69,6 +70,7 @@ def is_busy() -> bool:
     return bool(_running)
 
 
+@cache  # Each interpreter has modules of its own.
 def in_subinterpreter() -> bool:
     """Whether this is not the interpreter that the process began with: there, Numba waits for ever
     for a lock (its compiler, LLVM, is called as if there were one interpreter)."""

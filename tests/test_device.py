@@ -149,7 +149,8 @@ class TestWithoutGpu:
         assert devices.devices() == ("cpu",)
         assert rf.erf(rf.Conv(3), device="auto").image.shape == (3, 3)
 
-    def test_the_command_line_says_why(self, capsys):
+    def test_the_command_line_says_why(self, capsys, monkeypatch):
+        monkeypatch.delenv("COLUMNS", raising=False)  # not folded
         assert main(["info", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["devices"] == ["cpu"]

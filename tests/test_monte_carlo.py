@@ -314,8 +314,6 @@ def measured(name: str) -> tuple[Any, Any]:
     case = CASES[name]
     module = case.make()
     network = rf.from_torch(module, case.shape, init=case.init)
-    if case.initialise is masks_by_biases:
-        network = independent(network)
     theory = rf.erf(network, case.output, input_size=case.shape[2:])
     experiment = rf.empirical(
         module,

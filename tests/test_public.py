@@ -118,6 +118,10 @@ def test_errors_are_what_python_expects_too() -> None:
         errors.ToleranceError: errors.InputError,
         errors.DeviceError: RuntimeError,
         errors.PlanError: MemoryError,
+        errors.Fault: errors.FastrfError,
+        errors.OutOfMemoryError: MemoryError,
+        errors.DeviceLostError: errors.DeviceError,
+        errors.KernelError: RuntimeError,
         errors.StoreError: RuntimeError,
         errors.WorkerError: RuntimeError,
         errors.MissingExtra: ImportError,
@@ -125,5 +129,7 @@ def test_errors_are_what_python_expects_too() -> None:
     for kind, builtin in kinds.items():
         assert issubclass(kind, builtin)
         assert issubclass(kind, errors.FastrfError)
-    own = {v for v in vars(errors).values() if inspect.isclass(v)}
+    own = {
+        v for v in vars(errors).values() if inspect.isclass(v) and v.__module__ == errors.__name__
+    }
     assert own == {errors.FastrfError, *kinds}

@@ -63,8 +63,8 @@ FIELDS = {
         ("chain", 500),
         ("residual", 16_000),  # a thousand terms
         ("clipped", 500),
-        ("resnet50", 280),
-        ("unet", 270),
+        ("resnet50", 290),
+        ("unet", 290),
         ("volume", 520),
     ],
 )
@@ -75,11 +75,10 @@ def test_the_same_network_again(name: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"), [("chain", 61), ("residual", 149), ("clipped", 333), ("resnet50", 393)]
+    ("name", "limit"), [("chain", 66), ("residual", 149), ("clipped", 333), ("resnet50", 215)]
 )
 def test_a_new_network(name: str, limit: int) -> None:
-    """Calls per node, from the nodes to the pixels. ResNet-50's includes the laws of what its
-    identities carry past ReLUs."""
+    """Calls per node, from the nodes to the pixels."""
     known, options = FIELDS[name]
     _ = rf.erf(known, workers=1, **options).image  # compiles
     network = fresh(known)
@@ -87,7 +86,7 @@ def test_a_new_network(name: str, limit: int) -> None:
     assert calls / len(network) <= limit
 
 
-@pytest.mark.parametrize(("name", "limit"), [("resnet50", 128), ("unet", 202)])
+@pytest.mark.parametrize(("name", "limit"), [("resnet50", 100), ("unet", 202)])
 def test_all_layers(name: str, limit: int) -> None:
     """Calls per field."""
     network, options = FIELDS[name]

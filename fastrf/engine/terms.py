@@ -622,9 +622,6 @@ def _form_plane(
     pieces = [
         (i, j) for i in range(len(rows.spans)) for j in range(i if alike else 0, len(columns.spans))
     ]
-    # Like costs lie together: dealt out in turn, every thread gets some of each.
-    parts = threads.workers
-    pieces = [piece for part in range(parts) for piece in pieces[part::parts]]
     halves = [out, out[::-1]] if y.mirrored else [out]
     xp = namespace(out)
     held = xp.asarray(weights)

@@ -167,6 +167,8 @@ class MeanField:
         """The law of what a node along an identity writes; None where it is not followed."""
         if isinstance(layer, Add):
             return self._sum(node.inputs)
+        if not node.inputs:
+            return None
         source = node.inputs[0]
         law = self.laws.get(source)
         if isinstance(layer, Activation) and layer.known is not None:

@@ -229,8 +229,8 @@ class Store:
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def top(self, by: str, count: int = 10, *, largest: bool = True) -> list[dict[str, Any]]:
-        """The rows with the largest, or the smallest, values in a column; rows without are left
-        out."""
+        """The rows with the largest, or the smallest, values in a column, equal ones in no certain
+        order; rows without are left out."""
         names = self.columns
         if by not in names:
             raise InputError(f"there is no column {by!r}; there are {', '.join(names)}")
