@@ -56,7 +56,7 @@ _MOST = 1 << 16
 _FARTHEST = 127
 """The largest lag along an axis."""
 
-_NOTHING = 1e-18
+_NOTHING = 1e-16
 """What share of M(0) pixels may have in common before it counts."""
 
 
@@ -70,10 +70,8 @@ class Response:
 
     def matrix(self, other: Response, reach: int) -> Floats:
         """What it makes, with another one, of M at the lags −reach … reach."""
-        from scipy.signal import correlate
-
         own = self.reach(reach)
-        met = correlate(other.weights, self.weights)
+        met = _correlated(self.weights, other.weights)
         steps = np.arange(-own, own + 1)[:, None] * self.down
         at = steps - np.arange(-reach, reach + 1) * self.up + len(self.weights) - 1
         inside = (at >= 0) & (at < len(met))
@@ -94,8 +92,8 @@ def asked_neighbours(nodes: Mapping[str, Node]) -> set[str]:
     asked: set[str] = set()
     """Maps whose M(0) matters."""
     found: set[str] = set()
-    for name, node in reversed(nodes.items()):
-        layer = node.layer
+    for name in reversed([*nodes]):
+        node, layer = nodes[name], nodes[name].layer
         if name in asked or (isinstance(layer, SETTLED) and layer.depends_on_network):
             asked.update(node.inputs)
         mixes = isinstance(layer, Fixed) and name in asked
@@ -155,7 +153,7 @@ def moved(layer: Layer, signal: Signal) -> Signal:
 
 def is_cut(signal: Signal) -> bool:
     """Whether pixels too far apart to be followed may have something in common."""
-    return any(len(axis) // 2 >= _most(len(signal.lags)) for axis in signal.lags)
+    return any(len(axis) // 2 >= farthest(len(signal.lags)) for axis in signal.lags)
 
 
 # --- lags -----------------------------------------------------------------------------------
@@ -169,14 +167,14 @@ def _middle(array: Floats) -> tuple[int, ...]:
     return tuple(n // 2 for n in array.shape)
 
 
-def _most(ndim: int) -> int:
+def farthest(ndim: int) -> int:
     """The largest lag that is followed along each of so many axes."""
     return min(_FARTHEST, (int(_MOST ** (1 / ndim)) - 1) // 2)
 
 
 def _cut(array: Floats, reach: Sequence[int] | None = None) -> Floats:
     """The same up to a reach, and to the largest lag that is followed."""
-    most = _most(array.ndim)
+    most = farthest(array.ndim)
     ends = [min(n // 2, most) for n in array.shape] if reach is None else reach
     return array[tuple(slice(c - r, c + r + 1) for c, r in zip(_middle(array), ends, strict=True))]
 
@@ -185,7 +183,7 @@ def _kept(shared: Floats) -> Floats:
     """What counts of M(τ) − M(∞), over M(0)."""
     places = np.argwhere(np.abs(shared) > _NOTHING)
     reach = np.abs(places - _middle(shared)).max(axis=0, initial=0)
-    return _cut(shared, np.minimum(reach, _most(shared.ndim)).tolist())
+    return _cut(shared, np.minimum(reach, farthest(shared.ndim)).tolist())
 
 
 # --- weights --------------------------------------------------------------------------------
@@ -203,6 +201,14 @@ def _applied(a: Term, b: Term, array: Floats) -> Floats:
         matrix = one.matrix(other, array.shape[number] // 2)
         array = np.moveaxis(np.tensordot(matrix, array, (1, number)), 0, number)
     return array
+
+
+def _correlated(a: Floats, b: Floats) -> Floats:
+    """Σ a[m]·b[m + d] at all d from 1 − len(a) on."""
+    count = len(a) + len(b) - 1
+    n = 1 << count.bit_length()
+    found: Floats = np.fft.irfft(np.fft.rfft(a[::-1], n) * np.fft.rfft(b, n), n)
+    return found[:count]
 
 
 def _sums(layer: Fixed, terms: Sequence[Term]) -> tuple[float, float]:

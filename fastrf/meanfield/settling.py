@@ -40,7 +40,7 @@ from fastrf.layers import (
 )
 from fastrf.maps import Size
 from fastrf.meanfield.laws import Law
-from fastrf.meanfield.mixing import Fixed, asked_neighbours, is_cut, mixed, moved
+from fastrf.meanfield.mixing import Fixed, asked_neighbours, farthest, is_cut, mixed, moved
 from fastrf.meanfield.signal import (
     Signal,
     activated,
@@ -155,8 +155,8 @@ class MeanField:
             signal = signal.alone()
         if is_cut(signal):
             self.assumptions[
-                "gains count pixels very far apart as independent, which many fixed layers "
-                "(pools, filters, resizing) have made alike"
+                "behind many fixed layers (pools, filters, resizing) gains count pixels that are "
+                f"more than {farthest(len(signal.lags))} apart as independent"
             ] = None
         if isinstance(layer, RANDOM):
             mixes = not (isinstance(layer, Conv) and layer.groups == "depthwise")
