@@ -176,6 +176,73 @@ def test_activations_between(name: str) -> None:
     assert variances(settled(layers)) == pytest.approx(expected, rel=rel)
 
 
+def merged(layer: Any) -> float:
+    """A pooled branch and one that is not, merged and pooled."""
+    nodes = {
+        "input": (rf.Input(8),),
+        "a": (C, "input"),
+        "p": (POOL, "a"),
+        "b": (rf.Conv(5, channels=8), "input"),
+        "m": (layer, "p", "b"),
+        "q": (POOL, "m"),
+        "c": (C, "q"),
+        "t": (TANH, "c"),
+    }
+    (found,) = variances(rf.Network(nodes, ndim=1))
+    return found
+
+
+def test_merged_branches() -> None:
+    """M(τ) of one is (3, 2, 1)/9, of the other (1, 0, 0); a pool takes (3, 2·2, 2·1)/9 of them."""
+    assert merged(rf.Add()) == pytest.approx((3 * 12 + 4 * 2 + 2 * 1) / 81, rel=1e-13)
+    assert merged(rf.Concat()) == pytest.approx((3 * 12 + 4 * 2 + 2 * 1) / 162, rel=1e-13)
+    assert merged(rf.Multiply()) == pytest.approx(3 * 3 / 81, rel=1e-13)
+
+
+def test_a_mean_over_all_pixels() -> None:
+    """Σ (n − |τ|) M(τ)/n² of n = 20 pixels; adaptive means of 4 as pools of 5."""
+    n, shares = 20, np.array([3, 2, 1]) / 9
+    whole = (n * shares[0] + 2 * (n - 1) * shares[1] + 2 * (n - 2) * shares[2]) / n**2
+    behind = [C, POOL, rf.GlobalPool(), rf.Conv(1, channels=8), TANH]
+    assert variances(settled(behind), n + 4) == pytest.approx([whole], rel=1e-13)
+    for pool in (rf.AdaptivePool(4), rf.AvgPool(5)):
+        (found,) = variances(settled([C, POOL, pool, C, TANH]), n + 4)
+        five = (5 * shares[0] + 8 * shares[1] + 6 * shares[2]) / 25
+        assert found == pytest.approx(five, rel=1e-13)
+
+
+@pytest.mark.parametrize("size", [None, 32])
+def test_a_single_pixel_written_often(size: int | None) -> None:
+    """Resizing what global pooling leaves changes no variance; the mean of an endless map of
+    rectified values is their mean, 1/√2π of each channel."""
+    head = [C, rf.Activation("relu"), rf.GlobalPool(), rf.Upsample(size=28, mode="linear")]
+    (found,) = variances(settled([*head, rf.Conv(1, channels=8), TANH]), size)
+    mean = 1 / (2 * math.pi)
+    expected = mean if size is None else mean + (0.5 - mean) / 30
+    assert found == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    "upsample",
+    [
+        rf.Upsample(size=81, mode="linear", coordinates="align_corners"),
+        rf.Upsample(size=82, mode="linear"),
+    ],
+)
+def test_resized_to_a_size(upsample: rf.Upsample) -> None:
+    """By 2, far from borders: positions 0 and 1/2 in turn, or ±1/4."""
+    (found,) = variances(settled([upsample, TANH]), 41)
+    corners = upsample.coordinates == "align_corners"
+    assert found == pytest.approx((1 + 0.5) / 2 if corners else (9 + 1) / 16, rel=1e-13)
+
+
+def test_pixels_too_far_apart_are_said() -> None:
+    blurred = [rf.AvgPool(32, 1), C] * 6
+    (_, said) = sorted(lower(settled([*blurred, TANH])).assumptions, key=len, reverse=True)
+    assert said.endswith("gains count pixels that are more than 127 apart as independent")
+    assert len(lower(settled([*blurred[:6], TANH])).assumptions) == 1
+
+
 # --- random networks ------------------------------------------------------------------------
 
 WIDTH, NETWORKS = 96, 40

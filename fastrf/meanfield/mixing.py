@@ -103,7 +103,7 @@ def asked_neighbours(nodes: Mapping[str, Node]) -> set[str]:
 
 
 def mixed(layer: Fixed, signal: Signal, size: Size | None, follow: bool) -> Signal:
-    """Behind fixed weights (of a maximum, as if all pixels were one).
+    """Behind fixed weights; a maximum leaves M(0) and M(∞).
 
     Args:
         size: of the map that is read.
@@ -218,17 +218,17 @@ def _sums(layer: Fixed, terms: Sequence[Term]) -> tuple[float, float]:
         return float(np.sum(weights**2)), float(np.sum(weights)) ** 2
     if isinstance(layer, AvgPool):
         return 1 / float(math.prod(layer.kernel)), 1.0
-    if not terms:  # a maximum, or the mean over an endless map
-        return float(layer.mode == "max"), 1.0
-    ((*axes,),) = terms
+    if not terms:
+        return float(isinstance(layer, Upsample) or layer.mode == "max"), 1.0
+    (axes,) = terms
     if isinstance(layer, Upsample):
         return math.prod(float(np.sum(a.weights**2)) / a.up for a in axes), 1.0
     return 1 / math.prod(a.down / a.up for a in axes), 1.0
 
 
 def _terms(layer: Fixed, size: Size | None) -> list[Term]:
-    """The layer far from borders, as a sum of products; none of a maximum nor of the mean over an
-    endless map."""
+    """The layer far from borders, as a sum of products; none of a maximum, of the mean over an
+    endless map and of what resizes such a mean."""
     if isinstance(layer, AvgPool):
         boxes = [np.full(k, 1 / k) for k in layer.kernel]
         return [_windows(layer, boxes)]
@@ -239,6 +239,8 @@ def _terms(layer: Fixed, size: Size | None) -> list[Term]:
         lines = [[*(u[m] for u, m in zip(units, row, strict=True)), weights[row]] for row in rows]
         return [_windows(layer, line) for line in lines]
     if isinstance(layer, Upsample):
+        if size is None and (layer.scale is None or layer.coordinates == "align_corners"):
+            return []
         return [tuple(_resized(axis) for axis in _scaled(layer, size).maps(None, 0)[0].axes)]
     if layer.mode == "max" or size is None:
         return []

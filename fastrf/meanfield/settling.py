@@ -168,10 +168,12 @@ class MeanField:
             law = self._law(node, layer)
             if law is not None:
                 self.laws[node.name] = law
+                far = law.mean**2 / law.square
                 signal = replace(
                     signal,
                     level=math.log(law.square),
-                    far=law.mean**2 / law.square,
+                    far=far,
+                    alike=signal.between(far),
                     gaussian=False,
                     centred=False,
                 )

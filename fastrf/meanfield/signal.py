@@ -75,6 +75,12 @@ class Signal:
         """At no lag but 0."""
         return replace(self, lags=(), alike=np.ones(())) if self.lags else self
 
+    def between(self, far: float) -> Floats:
+        """M(τ)/M(0) that lie between another M(∞)/M(0) and 1 as they do between this one and 1."""
+        if not self.lags or self.far == 1:
+            return self.alike
+        return 1 - (1 - self.alike) * ((1 - far) / (1 - self.far))
+
     def shaped(self, alike: Floats, far: float) -> Signal:
         """With other shares of the same M(0), of values that are not Gaussian."""
         return replace(self, alike=alike, far=far, gaussian=False)
