@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import avg_pool1d, conv1d, conv2d, interpolate
+from torch.nn.functional import adaptive_avg_pool1d, avg_pool1d, conv1d, conv2d, interpolate
 
 import fastrf as rf
 from fastrf.lowering import lower
@@ -209,6 +209,15 @@ def test_a_mean_over_all_pixels() -> None:
         (found,) = variances(settled([C, POOL, pool, C, TANH]), n + 4)
         five = (5 * shares[0] + 8 * shares[1] + 6 * shares[2]) / 25
         assert found == pytest.approx(five, rel=1e-13)
+
+
+@pytest.mark.parametrize(("size", "out"), [(10, 4), (3, 7), (2, 7), (12, 9)])
+def test_adaptive_windows(size: int, out: int) -> None:
+    """Windows of several widths, and more of them than pixels: the mean over them."""
+    run = fixed(lambda x: adaptive_avg_pool1d(x, out))
+    expected = float(np.diag(run(np.eye(size))).mean())
+    layers = [rf.AdaptivePool(out), rf.Conv(1, channels=8), TANH]
+    assert variances(settled(layers), size) == pytest.approx([expected], rel=1e-13)
 
 
 @pytest.mark.parametrize("size", [None, 32])

@@ -221,9 +221,9 @@ def _sums(layer: Fixed, terms: Sequence[Term]) -> tuple[float, float]:
     if not terms:
         return float(isinstance(layer, Upsample) or layer.mode == "max"), 1.0
     (axes,) = terms
-    if isinstance(layer, Upsample):
-        return math.prod(float(np.sum(a.weights**2)) / a.up for a in axes), 1.0
-    return 1 / math.prod(a.down / a.up for a in axes), 1.0
+    if not isinstance(layer, Upsample) and all(a.up == 1 for a in axes):
+        return 1 / math.prod(a.down for a in axes), 1.0
+    return math.prod(float(np.sum(a.weights**2)) / a.up for a in axes), 1.0
 
 
 def _terms(layer: Fixed, size: Size | None) -> list[Term]:
@@ -245,7 +245,8 @@ def _terms(layer: Fixed, size: Size | None) -> list[Term]:
     if layer.mode == "max" or size is None:
         return []
     out = layer.output_size if isinstance(layer, AdaptivePool) else (1,) * len(size)
-    return [tuple(_box(n, m) for n, m in zip(size, out, strict=True))]
+    axes = layer.maps(size, len(size))[0].axes
+    return [tuple(_means(*axis) for axis in zip(axes, size, out, strict=True))]
 
 
 def _windows(layer: AvgPool | Filter, weights: Sequence[Floats]) -> Term:
@@ -257,10 +258,13 @@ def _windows(layer: AvgPool | Filter, weights: Sequence[Floats]) -> Term:
     return tuple(found)
 
 
-def _box(n: int, m: int) -> Response:
-    """The means of n pixels in m parts."""
-    common = math.gcd(n, m)
-    return Response(np.full(n // common, m / n), m // common, n // common)
+def _means(axis: AxisMap, n: int, m: int) -> Response:
+    """Of n pixels in m windows, alike where m divides n."""
+    if n % m:
+        assert isinstance(axis, Table)
+        period = m // math.gcd(n, m)
+        return _resized(Table(axis.starts[:period], axis.taps[:period], period * n // m))
+    return Response(np.full(n // m, m / n), 1, n // m)
 
 
 def _scaled(layer: Upsample, size: Size | None) -> Upsample:
