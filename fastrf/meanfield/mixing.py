@@ -271,7 +271,7 @@ def _scaled(layer: Upsample, size: Size | None) -> Upsample:
     """The layer on the unbounded grid; a single pixel stays one, however often it is written."""
     if size is None:
         return layer
-    ((move),) = layer.maps(size, len(size))
+    (move,) = layer.maps(size, len(size))
     corners = int(layer.coordinates == "align_corners")
     scale = layer.scale
     if scale is None or corners:
