@@ -420,7 +420,7 @@ def _forward(
     followed: set[str] = set()
     if drawn and not any(map(weights_of, layers)):
         followed = along_identities(graph.network.nodes)
-    means = MeanField(followed) if settles or followed else None
+    means = MeanField(graph.network.nodes, followed) if settles or followed else None
     for given in graph.network.nodes.values():
         node, layer = given, given.layer
         try:

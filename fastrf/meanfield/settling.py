@@ -5,13 +5,14 @@ gain depends on the variance q of what it reads, unless it is straight on either
 divides by the variance that reaches it (`Norm.mean_field`), and the factors of a product multiply
 each other's gradients (`Multiply.mean_field`). This pass follows the signal (`signal`) through the
 network, node by node: its M(0) and M(∞). Inputs have 1 and 0, pixels that are independent of each
-other; neighbouring pixels count as sharing M(∞) alone.
+other; neighbouring pixels share M(∞) alone, until fixed weights make them alike. From there on
+M(τ) is followed too (`mixing`), as far as other fixed weights will ask for it.
 
-* Weights multiply both by the variance that an output unit gathers: Σ v; transposed convolutions by
+* Weights multiply all by the variance that an output unit gathers: Σ v; transposed convolutions by
   Σ v / Π stride, as an output reads one in so many taps.
-* Averaging and fixed filters of weights w make M(∞)(Σw)² + (M(0) − M(∞))Σw² of M(0), and M(∞)(Σw)²
-  of M(∞).
-* Max-pooling, resizing and padding leave both.
+* Averaging, fixed filters and resizing of weights w make M(∞)(Σw)² + Σ w w′(M(τ) − M(∞)) of M(0),
+  of taps τ apart, and M(∞)(Σw)² of M(∞).
+* Max-pooling and padding leave them as they are.
 """
 
 from __future__ import annotations
@@ -20,21 +21,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from fastrf.layers import (
     Activation,
-    AdaptivePool,
     Add,
     Attention,
-    AvgPool,
     Concat,
     Conv,
     ConvTranspose,
     Dropout,
-    Filter,
     FullyConnected,
-    GlobalPool,
     Identity,
     Input,
     Layer,
@@ -45,7 +40,17 @@ from fastrf.layers import (
 )
 from fastrf.maps import Size
 from fastrf.meanfield.laws import Law
-from fastrf.meanfield.signal import Signal, activated, added, divisor, dropped, noise, normalised
+from fastrf.meanfield.mixing import Fixed, asked_neighbours, farthest, is_cut, mixed, moved
+from fastrf.meanfield.signal import (
+    Signal,
+    activated,
+    added,
+    divisor,
+    dropped,
+    multiplied,
+    noise,
+    normalised,
+)
 from fastrf.network import Node
 
 Channels = Mapping[str, int | None]
@@ -97,9 +102,11 @@ class MeanField:
     """Settles the layers of a bound network one after the other, in topological order.
 
     Args:
-        followed: nodes along identities, whose laws are asked for.
+        nodes: all that will be settled.
+        followed: those along identities, whose laws are asked for.
 
     Attributes:
+        neighbours: maps of whose pixels it matters what neighbours have in common.
         laws: of what there are among them (see `laws`).
         signals: of every map so far.
         factors: by node, the gains of the factors of products that ask for them.
@@ -107,8 +114,9 @@ class MeanField:
         assumptions: what was assumed of the layers so far.
     """
 
-    def __init__(self, followed: Collection[str] = ()) -> None:
+    def __init__(self, nodes: Mapping[str, Node], followed: Collection[str] = ()) -> None:
         self.followed = followed
+        self.neighbours = asked_neighbours(nodes)
         self.laws: dict[str, Law] = {}
         self.signals: dict[str, Signal] = {}
         self.factors: dict[str, list[float]] = {}
@@ -141,7 +149,15 @@ class MeanField:
             self._assume_mean_field()
         counts = [channels[i] for i in node.inputs]
         size = sizes[node.inputs[0]] if node.inputs else None
-        signal = _behind(layer, read, counts, size)
+        follow = node.name in self.neighbours
+        signal = _behind(layer, read, counts, size, follow)
+        if not follow:
+            signal = signal.alone()
+        if is_cut(signal):
+            self.assumptions[
+                "behind many fixed layers (pools, filters, resizing) gains count pixels that are "
+                f"more than {farthest(len(signal.lags))} apart as independent"
+            ] = None
         if isinstance(layer, RANDOM):
             mixes = not (isinstance(layer, Conv) and layer.groups == "depthwise")
             roots = frozenset((node.name,))
@@ -152,10 +168,12 @@ class MeanField:
             law = self._law(node, layer)
             if law is not None:
                 self.laws[node.name] = law
+                far = law.mean**2 / law.square
                 signal = replace(
                     signal,
                     level=math.log(law.square),
-                    far=law.mean**2 / law.square,
+                    far=far,
+                    alike=signal.between(far),
                     gaussian=False,
                     centred=False,
                 )
@@ -248,19 +266,23 @@ class MeanField:
 
 
 def _behind(
-    layer: Layer, read: Sequence[Signal], channels: Sequence[int | None], size: Size | None
+    layer: Layer,
+    read: Sequence[Signal],
+    channels: Sequence[int | None],
+    size: Size | None,
+    follow: bool,
 ) -> Signal:
     """What a settled layer writes, of what it reads.
 
     Args:
         size: of the first map that it reads.
+        follow: whether to say what neighbouring pixels have in common.
     """
     if isinstance(layer, Concat):
         counts = [1 if None in channels else c or 1 for c in channels]
         return added(read, [c / sum(counts) for c in counts])
     if isinstance(layer, Multiply):
-        level = math.fsum(signal.level for signal in read)
-        return Signal(level, math.prod(signal.far for signal in read))
+        return multiplied(read)
     if isinstance(layer, Add):
         return added(read)
     signal = read[0] if read else noise()
@@ -270,31 +292,12 @@ def _behind(
         return activated(layer, signal)
     if isinstance(layer, Dropout):
         return dropped(signal, layer.p)
-    if isinstance(layer, AvgPool | GlobalPool | AdaptivePool | Filter):
-        squares, whole = _weights(layer, size)
-        total = (1 - signal.far) * squares + signal.far * whole
-        far = signal.far * whole / total if total else 0.0
-        return replace(signal.times(total), far=far)
+    if isinstance(layer, Fixed):
+        return mixed(layer, signal, size, follow)
+    signal = moved(layer, signal)
     gain = layer.pointwise_gain
     if isinstance(layer, ConvTranspose):
         gain = layer.gain / float(math.prod(layer.stride))
     elif isinstance(layer, Conv | FullyConnected | Attention):
         gain = layer.gain
     return signal.times(gain)
-
-
-def _weights(
-    layer: AvgPool | GlobalPool | AdaptivePool | Filter, size: Size | None
-) -> tuple[float, float]:
-    """Σw² and (Σw)² of fixed weights; of a maximum, 1 and 1."""
-    if isinstance(layer, Filter):
-        weights = layer.coefficients()
-        return float(np.sum(weights**2)), float(np.sum(weights)) ** 2
-    if not isinstance(layer, AvgPool) and layer.mode == "max":
-        return 1.0, 1.0
-    if isinstance(layer, AvgPool):
-        return 1 / float(math.prod(layer.kernel)), 1.0
-    if size is None:
-        return 0.0, 1.0  # the mean over an endless map
-    out = layer.output_size if isinstance(layer, AdaptivePool) else (1,) * len(size)
-    return float(math.prod(out)) / max(math.prod(size), 1), 1.0

@@ -71,6 +71,16 @@ class Signal:
     def times(self, factor: float) -> Signal:
         return replace(self, level=self.level + math.log(factor) if factor else _NONE)
 
+    def alone(self) -> Signal:
+        """At no lag but 0."""
+        return replace(self, lags=(), alike=np.ones(())) if self.lags else self
+
+    def between(self, far: float) -> Floats:
+        """M(τ)/M(0) that lie between another M(∞)/M(0) and 1 as they do between this one and 1."""
+        if not self.lags or self.far == 1:
+            return self.alike
+        return 1 - (1 - self.alike) * ((1 - far) / (1 - self.far))
+
     def shaped(self, alike: Floats, far: float) -> Signal:
         """With other shares of the same M(0), of values that are not Gaussian."""
         return replace(self, alike=alike, far=far, gaussian=False)
@@ -134,8 +144,38 @@ def dropped(signal: Signal, p: float) -> Signal:
     return signal.shaped(alike, signal.far * (1 - p)).times(1 / (1 - p))
 
 
+def aligned(parts: Sequence[Signal]) -> list[Signal]:
+    """The same at all lags that are known of any; at others pixels share M(∞) alone."""
+    if len({part.lags for part in parts}) == 1:
+        return list(parts)
+    ndim = max(len(part.lags) for part in parts)
+    none = (frozenset((0,)),) * ndim
+    own = [part.lags or none for part in parts]
+    lags = tuple(frozenset().union(*(at[axis] for at in own)) for axis in range(ndim))
+    places = [{t: n for n, t in enumerate(sorted(axis))} for axis in lags]
+    found = []
+    for part, axes in zip(parts, own, strict=True):
+        alike = np.full(tuple(map(len, lags)), part.far)
+        known = zip(places, axes, strict=True)
+        alike[np.ix_(*([at[t] for t in sorted(axis)] for at, axis in known))] = part.alike
+        found.append(replace(part, lags=lags, alike=alike))
+    return found
+
+
+def multiplied(parts: Sequence[Signal]) -> Signal:
+    """The product of what has nothing in common."""
+    parts = aligned(parts)
+    return Signal(
+        math.fsum(part.level for part in parts),
+        math.prod(part.far for part in parts),
+        parts[0].lags,
+        np.asarray(math.prod(part.alike for part in parts)),
+    )
+
+
 def added(parts: Sequence[Signal], weights: Sequence[float] | None = None) -> Signal:
     """The sum of what has nothing in common; with weights, the mean over channels."""
+    parts = aligned(parts)
     levels = [part.level for part in parts]
     if weights is not None:
         levels = [level + math.log(w) for level, w in zip(levels, weights, strict=True)]
