@@ -281,7 +281,7 @@ def test_limit() -> None:
     deep = rf.zoo.plain(400, 3)
     with pytest.raises(PlanError, match="memory_limit, or use tail=, dtype='float32' or an input_"):
         plan_of(deep, method="direct", memory_limit=needed)
-    with pytest.raises(PlanError, match="raise memory_limit, or use dtype='float32'$"):
+    with pytest.raises(PlanError, match=r"raise memory_limit, or use dtype='float32'$"):
         plan_of(deep, 800, method="direct", memory_limit=needed, tail=1e-9)
     assert plan_of(net, method="direct", dtype="float32").memory < needed
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastrf.arrays import on_host
 from fastrf.erf import ERF
-from fastrf.images import Image, image_of
+from fastrf.images import Image, Pixels, image_of
 
 DECADES = 8
 """Powers of ten below the peak that a picture tells apart; what is less is left blank."""
