@@ -267,8 +267,14 @@ class Counts:
         work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
         work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
         measured = pixels <= volumes.MEASURED
-        # Factors, Q's and what bounds their errors; cores, one of them on its way to another order.
-        self._full((2 * terms + 5 * at_once) * sum(shape) + 6 * math.prod(columns))
+        # Factors, Q's and what bounds their errors; R's, and factors in their coordinates; cores,
+        # one of them on its way to another order, or three, what they change along the first
+        # axis and its squares.
+        cores = 6 * math.prod(columns)
+        if not measured:
+            cores = max(cores, 3 * math.prod(columns) + 2 * shape[0] * math.prod(columns[1:]))
+        inner = 4 * sum(n * n for n in columns)
+        self._full((2 * terms + 5 * at_once) * sum(shape) + inner + cores)
         if measured:
             self._full(2 * at_once * sum(shape) + 3 * pixels + 2 * at_once * math.prod(shape[1:]))
             work += 8 * GEMM_NANOSECONDS * pixels * max(columns)
