@@ -346,7 +346,7 @@ def _measures(ndim: int) -> Iterator[tuple[str, Measure, bool]]:
 
     def side(erf: ERF) -> float:
         center = [c - o for c, o in zip(erf.center, erf.origin, strict=True)]
-        return metrics.square_side(erf.image, 0.5, center)
+        return metrics.square_side(erf.values, 0.5, center)
 
     def along(name: str, axis: int) -> Measure:
         def measure(erf: ERF) -> float:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from fastrf import metrics, netfile
 from fastrf.analytic.geometry import ReceptiveField, receptive_field
 from fastrf.archive import read_arrays
-from fastrf.arrays import on_host
-from fastrf.device import HOST, resolve
+from fastrf.arrays import namespace, on_host
+from fastrf.device import HOST, Device, resolve
 from fastrf.engine.covariance import assumptions, inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
-from fastrf.engine.plan import Plan, limit_of, make_plan
+from fastrf.engine.plan import Plan, check_memory, limit_of, make_plan
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError, short
@@ -85,13 +85,43 @@ class ERF:
     def image(self) -> NDArray[Any]:
         """Nonnegative array of one axis per grid axis that sums to 1, on the device that computed
         it (`to_numpy` fetches it); its values are variances (Luo et al. 2016 plot their roots).
-        Where the engine left factors, they are multiplied out here, once; moments and profiles do
-        not need it."""
-        on_gpu = getattr(self.values, "xp", np) is not np
-        place = resolve(self.plan.device if isinstance(self.plan, Plan) and on_gpu else "cpu")
-        with explained(place.name), place.current():
+        Where the engine left factors, they are multiplied out here, once; measures and profiles do
+        not need it.
+
+        Raises:
+            PlanError: the pixels would not fit into the `memory_limit` of the plan; measures,
+                `profile` and `window` do without.
+        """
+        if self._measured.forming and self._limit is not None:
+            self._check_room("image", self.shape, self._measured.forming + self.values.nbytes)
+        with explained(self._place.name), self._place.current():
             pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
         return pixels
+
+    @property
+    def _place(self) -> Device:
+        """Where the pixels are, or are formed."""
+        on_gpu = self._xp is not np
+        return resolve(self.plan.device if isinstance(self.plan, Plan) and on_gpu else "cpu")
+
+    @property
+    def _xp(self) -> Any:
+        """Array namespace of the pixels."""
+        return getattr(self.values, "xp", None) or namespace(self.values)
+
+    @property
+    def _limit(self) -> int | None:
+        return self.plan.memory_limit if isinstance(self.plan, Plan) else None
+
+    def _check_room(self, what: str, shape: Sequence[int], size: int, less: str = "") -> None:
+        sides = "×".join(map(str, shape))
+        check_memory(
+            f"the {what} of {sides} pixels needs",
+            size,
+            self._limit,
+            self._place,
+            lambda: f"ask for profile(axis), measures (luo_size, std, …) or a {less}window(box)",
+        )
 
     @cached_property
     def _measured(self) -> Image:
@@ -158,6 +188,39 @@ class ERF:
     @property
     def _trf_size(self) -> tuple[int, ...]:
         return tuple(high - low + 1 for low, high in self._trf_box)
+
+    def window(self, box: Sequence[Sequence[int]]) -> NDArray[Any]:
+        """The pixels inside a box, on the scale of `image`, of which no others are formed: for
+        fields whose pixels do not all fit into memory. Outside of the image they are 0.
+
+        Args:
+            box: first and last input pixel per axis, as of `box` and `field.box`.
+
+        Returns:
+            A fresh array of ``last − first + 1`` pixels per axis, on the device of the image.
+
+        Raises:
+            InputError: `box` is no box of the grid.
+            PlanError: so many pixels would not fit into the `memory_limit` of the plan.
+        """
+        spans = _spans_of(box, len(self.shape))
+        count = [stop - first for first, stop in spans]
+        inside, beside = [], []
+        for (first, stop), start, n in zip(spans, self.origin, self.shape, strict=True):
+            low, high = max(first, start), min(stop, start + n)
+            inside.append((low - start, high - start))
+            beside.append(slice(low - first, high - first))
+        seen = all(low < high for low, high in inside)
+        size = math.prod(count) * self.values.dtype.itemsize
+        if seen:
+            size += self._measured.cropped(inside).forming
+        self._check_room("window", count, size, "smaller ")
+        with explained(self._place.name), self._place.current():
+            found: NDArray[Any] = self._xp.zeros(count, self.values.dtype)
+            if seen:
+                workers = getattr(self.plan, "workers", 1)
+                found[tuple(beside)] = self._measured.window(inside, workers)
+        return found
 
     # --- moments ----------------------------------------------------------------------------
 
@@ -302,7 +365,12 @@ class ERF:
         }
 
     def save(self, path: str | Path) -> None:
-        """Writes image, network and everything else to an NPZ file; `ERF.load` reads it."""
+        """Writes image, network and everything else to an NPZ file; `ERF.load` reads it.
+
+        Raises:
+            InputError: the file cannot be written.
+            PlanError: as of `image`.
+        """
         meta = {
             "format": _FORMAT,
             "origin": list(self.origin),
@@ -356,6 +424,24 @@ class ERF:
         spread = ", ".join(f"{s:.4g}" for s in self.std)
         shape = "×".join(map(str, self.shape))
         return f"ERF({self.node!r}, unit {self.unit}, {shape} pixels, σ = ({spread}))"
+
+
+def _spans_of(box: Any, ndim: int) -> list[tuple[int, int]]:
+    """First pixel and last + 1 per axis, of a box of first and last.
+
+    Raises InputError for what is no such box.
+    """
+    try:
+        ends = [tuple(pair) for pair in box]
+    except TypeError:
+        ends = []
+    whole = all(len(e) == 2 and all(is_whole(n) and abs(n) < 2**62 for n in e) for e in ends)
+    if len(ends) != ndim or not whole or any(low > high for low, high in ends):
+        raise InputError(
+            f"box={short(box)} must be the first and last input pixel of each of {ndim} axes, as "
+            f"((0, 9), …); erf.box has those of the image"
+        )
+    return [(int(low), int(high) + 1) for low, high in ends]
 
 
 def _read_back(image: NDArray[Any], meta: dict[str, Any], more: dict[str, Any]) -> ERF:
@@ -589,7 +675,9 @@ def erf(
             below.
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
-            is free.
+            is free. An engine that leaves factors needs little before `ERF.image` is asked for:
+            where only the pixels do not fit, it is `ERF.image` that is refused, and measures,
+            profiles and `ERF.window` work.
         channel: of the unit, where the network holds its weights channel by channel
             (``from_torch(…, weights="trained", channels="full")``). None: all channels alike.
         input: the input map, where the network has several.

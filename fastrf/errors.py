@@ -75,7 +75,7 @@ class DeviceError(FastrfError, RuntimeError):
 
 
 class PlanError(FastrfError, MemoryError):
-    """The planned computation does not fit into the memory limit; nothing was started."""
+    """What was planned or asked for does not fit into the memory limit; nothing was started."""
 
 
 class Fault(FastrfError):

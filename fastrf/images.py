@@ -66,6 +66,15 @@ class Image(ABC):
     def pixels(self, workers: int = 1) -> Array:
         """The image as an array; `workers` threads share the work, where it is any."""
 
+    @property
+    @abstractmethod
+    def forming(self) -> int:
+        """Bytes that `pixels` takes at its fullest moment; 0 where they are there."""
+
+    @abstractmethod
+    def window(self, box: Box, workers: int = 1) -> Array:
+        """The pixels inside `box`, which may take `forming` of that part, as an array."""
+
     @abstractmethod
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """The image in pieces along the first axis, each with the index it starts at."""
@@ -137,6 +146,13 @@ class Pixels(Image):
 
     def pixels(self, workers: int = 1) -> Array:
         return self.array
+
+    @property
+    def forming(self) -> int:
+        return 0
+
+    def window(self, box: Box, workers: int = 1) -> Array:
+        return self.cropped(box).array
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         yield 0, self.array

@@ -78,7 +78,8 @@ def test_planning_touches_no_image() -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert "memory_limit" in message
-    assert "tail=" in message
+    assert "dtype='float32' or an input_size" in message
+    assert "tail=" not in message  # three even windows have no tails to drop
 
 
 def test_same_question_same_plan() -> None:
@@ -273,11 +274,16 @@ def test_memory(name: str, dtype: str) -> None:
 
 def test_limit() -> None:
     net = rf.zoo.plain(40, 3)
-    needed = plan_of(net).memory
-    assert plan_of(net, memory_limit=needed).memory == needed
-    with pytest.raises(PlanError):
-        plan_of(net, memory_limit=needed - 1)
-    assert plan_of(net, dtype="float32").memory < needed
+    needed = plan_of(net, method="direct").memory
+    assert plan_of(net, method="direct", memory_limit=needed).memory == needed
+    with pytest.raises(PlanError, match="memory_limit, or use dtype='float32' or an input_size"):
+        plan_of(net, method="direct", memory_limit=needed - 1)
+    deep = rf.zoo.plain(400, 3)
+    with pytest.raises(PlanError, match="memory_limit, or use tail=, dtype='float32' or an input_"):
+        plan_of(deep, method="direct", memory_limit=needed)
+    with pytest.raises(PlanError, match=r"raise memory_limit, or use dtype='float32'$"):
+        plan_of(deep, 800, method="direct", memory_limit=needed, tail=1e-9)
+    assert plan_of(net, method="direct", dtype="float32").memory < needed
 
 
 def test_cost_grows_with_the_work() -> None:

@@ -169,7 +169,7 @@ def erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("network", f"{field.network.name or 'network'}, {grid(field.input_size)}"),
         ("unit", f"{listed(field.unit)} of {field.node} on {field.input}"),
-        ("image", f"{times(field.image.shape)} pixels from {listed(field.origin)}"),
+        ("image", f"{times(field.shape)} pixels from {listed(field.origin)}"),
         ("mean", listed(figures["mean"])),
         ("σ", f"{listed(figures['std'])} pixels"),
         ("excess kurtosis", listed(kurtosis)),

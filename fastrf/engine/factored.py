@@ -130,18 +130,6 @@ def table_bytes(graph: PlaneGraph, node: str, input_node: str) -> int:
     return graph.once(("bytes of profiles", node, input_node), added_up)
 
 
-def formed_bytes(shape: tuple[int, ...], rank: int, dtype: np.dtype[Any]) -> int:
-    """Bytes that forming an image of so many terms takes at its fullest moment, the image
-    included."""
-    image = math.prod(shape) * dtype.itemsize
-    if rank == 1:
-        # The product of all lines but the last.
-        return image + (math.prod(shape[:-1]) * dtype.itemsize if len(shape) > 1 else 0)
-    # What is compared between terms, in each of an axis' blocks.
-    blocks = sum(-(-n // terms.BLOCK) for n in set(shape[-2:]))
-    return image + (blocks * rank * 5 * 8 if rank > terms.FEW_TERMS and len(shape) > 1 else 0)
-
-
 def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:
     """First pixel and number of pixels per axis, counted from unit 0, beside which no pixel is
     above e^−nats, nor their sum; of a field with a polynomial.

@@ -20,6 +20,7 @@ from fastrf.engine.chains import run_lengths
 from fastrf.engine.cost import Costs
 from fastrf.engine.direct import fits_one_call
 from fastrf.engine.scaled import Headroom
+from fastrf.engine.terms import formed_bytes
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.transfer import Jump, transfer_function
 from fastrf.engine.windows import Span, reached, united
@@ -37,9 +38,11 @@ class Forecast:
         cells: pixel updates, upper bound.
         fixed: seconds that do not depend on the number of workers.
         shared: seconds of one worker, which several share.
-        memory: peak memory in bytes.
+        memory: peak memory in bytes, with that of all pixels.
         largest: pixels of the largest image.
         at_once: whether the direct engine had better take all layers in one call.
+        formed: the part of `memory` that is taken only when pixels are asked for, of engines that
+            leave factors.
     """
 
     operations: int
@@ -50,6 +53,12 @@ class Forecast:
     memory: int
     largest: int
     at_once: bool = False
+    formed: int = 0
+
+    @property
+    def working(self) -> int:
+        """Peak memory in bytes, without pixels that are formed when asked for."""
+        return self.memory - self.formed
 
     def on(self, costs: Costs) -> Forecast:
         """The same work on a device of these costs."""
@@ -114,8 +123,8 @@ def of_factored(
         forecast = _of_surveys(surveys, dtype)
         # Lines are short against the image, of which nothing is there but the result.
         held = max(_pooled(s) for s in surveys) * dtype.itemsize
-        formed = factored.formed_bytes(tuple(n for _, n in forecast.support), 1, dtype)
-        return replace(forecast, memory=cost.FIELD_BYTES + held + formed)
+        formed = formed_bytes(tuple(n for _, n in forecast.support), 1, dtype)
+        return replace(forecast, memory=cost.FIELD_BYTES + held + formed, formed=formed)
     rank = factored.rank(graph, node, input_node)
     nats = min(-Headroom.of(dtype).low * math.log(2), tail_nats(tail, graph.ndim))
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
@@ -125,6 +134,7 @@ def of_factored(
     rows = rank * sum(count for _, count in spans)
     factor = dtype_factor(dtype)
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
+    formed = formed_bytes(tuple(count for _, count in spans), rank, dtype)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
     return Forecast(
         len(function.operations),
@@ -134,10 +144,9 @@ def of_factored(
         + len(function.operations) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
-        cost.FIELD_BYTES
-        + factored.table_bytes(graph, node, input_node)
-        + factored.formed_bytes(tuple(count for _, count in spans), rank, dtype),
+        cost.FIELD_BYTES + factored.table_bytes(graph, node, input_node) + formed,
         pixels,
+        formed=formed,
     )
 
 

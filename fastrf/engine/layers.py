@@ -115,7 +115,7 @@ def fields(
         plans: dict[str, Plan] = {}
         for outlook in passes:
             plans = make_plans(outlook, input_node, device=place, **choice) | plans
-        memory = sum(p.memory for p in plans.values())
+        memory = sum(p.working for p in plans.values())
         options = {"dtype": dtype, "tail": tail, "device": place, **choice}
         units = _Units(graph, operations, input_node, wanted, plans, **options)
         chosen: list[tuple[Outlook, list[str]]] = []
@@ -129,7 +129,7 @@ def fields(
             if units.take_longer(own, sum(plan.seconds for plan in shared.values())):
                 chosen.append((outlook, own))
                 plans |= shared
-                memory += sum(plan.memory for plan in shared.values())
+                memory += sum(plan.working for plan in shared.values())
         parts = {node: units.planned(node) for node in wanted if node not in plans}
         return _Schedule(plans, chosen, parts, memory + units.memory(parts))
 
@@ -137,7 +137,10 @@ def fields(
         return load_of(schedule.plans.values(), dtype)._replace(memory=schedule.memory)
 
     schedule, place = preferred(device, on, load, memory_limit)
-    plans = {node: replace(plan, notes=notes_of(place)) for node, plan in schedule.plans.items()}
+    plans = {
+        node: replace(plan, notes=notes_of(place)).within(memory_limit, place)
+        for node, plan in schedule.plans.items()
+    }
     memory = schedule.memory
     check_memory(f"the fields of all {len(wanted)} layers need", memory, memory_limit, place)
     found: dict[str, Propagated] = {}
@@ -180,7 +183,8 @@ class _Schedule(NamedTuple):
         plans: by node, in the order in which they are made.
         correlated: passes that carry covariances, each with the nodes whose fields it makes.
         parts: what the maps that no pass serves are sums of (`_Units.planned`).
-        memory: bytes of all fields, and of the computation that takes most.
+        memory: bytes of all fields, and of the computation that takes most, without pixels that
+            are formed when asked for.
     """
 
     plans: dict[str, Plan]
@@ -316,9 +320,11 @@ class _Units:
         return False
 
     def memory(self, parts: Mapping[str, Sequence[_Part]]) -> int:
-        """Bytes of all these fields' images, and of the computation that takes most."""
-        pixels = sum(_pixels(self.plans[node].support) for node in parts if len(parts[node]) != 1)
-        return self.dtype.itemsize * pixels + max((self.plans[n].memory for n in parts), default=0)
+        """Bytes of all these fields' images, pixels or factors, and of the computation that takes
+        most."""
+        own = [self.plans[node] for node in parts if len(parts[node]) != 1]
+        held = sum(p.working if p.formed else self.dtype.itemsize * _pixels(p.support) for p in own)
+        return held + max((self.plans[n].working for n in parts), default=0)
 
     def _sum_plan(self, node: str, parts: Sequence[_Part]) -> Plan:
         below = [self.plans[part.node] for part in parts]
@@ -341,7 +347,8 @@ class _Units:
             support=tuple(support),
             cells=cells,
             seconds=cost.POINTWISE_SECONDS + 1e-9 * cells * cost.BOX_NANOSECONDS,
-            memory=2 * _pixels(support) * self.dtype.itemsize,
+            memory=2 * _pixels(support) * self.dtype.itemsize + sum(p.formed for p in below),
+            formed=0,
             **changed,
         )
 
@@ -417,7 +424,7 @@ def followed(
                 **({} if plan.channel is None else {"channel": plan.channel}),
             )
     except ToleranceError as error:
-        if plan.asked_for:
+        if plan.asked_for or not plan.fits:
             raise
         return followed(graph, plan.instead("direct", str(error)), progress)
     return plan, result

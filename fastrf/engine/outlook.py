@@ -17,6 +17,7 @@ from fastrf.engine.coherence import coherence_of_all
 from fastrf.engine.factored import Polynomial, Polynomials
 from fastrf.engine.forecast import Forecast, Reach, Reaches
 from fastrf.engine.scaled import Headroom
+from fastrf.engine.terms import formed_bytes
 from fastrf.engine.transfer import TransferFunction
 from fastrf.engine.upward_correlated import carried
 from fastrf.engine.windows import Span
@@ -99,8 +100,10 @@ class Outlook:
             # Equally spaced terms are a piece of the largest map's.
             rows = 1 if values[node].step is not None else rank
             seconds = 1e-9 * (form + rows * length * cost.ROW_NANOSECONDS)
-            memory = 8 * (rank + 3 * rows * length)
-            found[node] = self._forecast(node, rank * length, seconds, memory)
+            formed = formed_bytes(tuple(count for _, count in spans), rank, self.dtype)
+            memory = 8 * (rank + 3 * rows * length) + formed
+            forecast = self._forecast(node, rank * length, seconds, memory)
+            found[node] = replace(forecast, formed=formed)
         return found
 
     @cached_property

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -35,6 +36,9 @@ engine can better; with fewer, calls count, and others are asked too."""
 
 _ASKED_FOR = "asked for"
 
+_SOME = 1e-6
+"""A share of the mass that may well be dropped."""
+
 Planned = TypeVar("Planned")
 
 
@@ -56,8 +60,10 @@ class Plan:
         cells: pixel updates, upper bound.
         seconds: predicted time of the engine and of forming the pixels; lowering the network and
             compiling kernels, which happen once, are not counted.
-        memory: predicted peak memory in bytes.
+        memory: predicted peak memory in bytes, with that of all pixels.
         channel: the unit's channel, where channels are told apart; None: the mean over all.
+        formed: the part of `memory` that is taken only when `ERF.image` is asked for.
+        memory_limit: bytes, as asked for; where the default does not hold all pixels, what it was.
     """
 
     node: str
@@ -79,6 +85,26 @@ class Plan:
     tail: float | None
     notes: tuple[str, ...] = field(default=())
     channel: int | None = None
+    formed: int = 0
+    memory_limit: int | None = None
+
+    @property
+    def working(self) -> int:
+        """Predicted peak memory in bytes, without pixels that are formed when asked for."""
+        return self.memory - self.formed
+
+    @property
+    def fits(self) -> bool:
+        """Whether all pixels may be formed."""
+        return self.memory_limit is None or self.memory <= self.memory_limit
+
+    def within(self, memory_limit: int | None, device: Device) -> Plan:
+        """The plan with its limit, and a note where that does not hold all pixels."""
+        limit = limit_of(memory_limit, device)
+        if self.memory <= limit:
+            return replace(self, memory_limit=memory_limit)
+        note = f"all pixels do not fit {limit / 2**20:.3g} MiB: ask for measures or a window"
+        return replace(self, memory_limit=limit, notes=(*self.notes, note))
 
     @property
     def asked_for(self) -> bool:
@@ -89,7 +115,7 @@ class Plan:
         """The plan with an engine that is right pixel by pixel, and why."""
         method, accuracy = ENGINES[engine].method, ENGINES[engine].accuracy
         return replace(
-            self, method=method, engine=engine, reason=reason, accuracy=accuracy, tol=None
+            self, method=method, engine=engine, reason=reason, accuracy=accuracy, tol=None, formed=0
         )
 
     def __str__(self) -> str:
@@ -140,7 +166,8 @@ def make_plan(
 
     Raises:
         InputError: an option has a value that does not exist or does not fit the network.
-        PlanError: the computation would not fit into `memory_limit` bytes.
+        PlanError: the computation would not fit into `memory_limit` bytes, pixels that are formed
+            when asked for aside.
     """
     dtype = checked_dtype(dtype)
     check_options(method, accuracy, tol, tail, workers, memory_limit)
@@ -152,7 +179,8 @@ def make_plan(
     def on(place: Device) -> Plan:
         costs = costs_of(place)
         if method == "auto":
-            engine, reason, forecast = _chosen(where, dtype, accuracy, tail, tol, costs)
+            limit = limit_of(memory_limit, place)
+            engine, reason, forecast = _chosen(where, dtype, accuracy, tail, tol, costs, limit)
         else:
             engine, reason = _of_method(method, accuracy, where, tol), _ASKED_FOR
             forecast = ENGINES[engine].foretold(*where, dtype, tail, tol, costs=costs)
@@ -162,8 +190,28 @@ def make_plan(
 
     plan, place = preferred(device, on, lambda found: load_of([found], dtype), memory_limit)
     plan = replace(plan, notes=notes_of(place), channel=channel)
-    check_memory("the plan needs", plan.memory, memory_limit, place)
-    return plan
+    remedy = partial(_remedy, where, plan, tol)
+    check_memory("the plan needs", plan.working, memory_limit, place, remedy)
+    return plan.within(memory_limit, place)
+
+
+def _remedy(where: Where, plan: Plan, tol: float) -> str:
+    """What makes a plan smaller that does not fit."""
+
+    def smaller(dtype: str, tail: float | None) -> bool:
+        found = ENGINES[plan.engine].foretold(*where, np.dtype(dtype), tail, tol, costs=cost.CPU)
+        return found.working < plan.working
+
+    means = []
+    if plan.tail is None and smaller(plan.dtype, _SOME):
+        means.append("tail=")
+    if plan.dtype == "float64" and smaller("float32", plan.tail):
+        means.append("dtype='float32'")
+    if where[0].input_size is None:
+        means.append("an input_size")
+    if not means:
+        return ""
+    return f"use {' or '.join(filter(None, (', '.join(means[:-1]), means[-1])))}"
 
 
 def _check_channel(channel: object, where: Where) -> None:
@@ -178,14 +226,22 @@ def _check_channel(channel: object, where: Where) -> None:
         raise InputError(f"channel={short(channel)} must be a number from 0 to {(count or 1) - 1}")
 
 
-def check_memory(what: str, size: int, memory_limit: int | None, device: Device = HOST) -> None:
-    """Raises PlanError where the bytes needed are more than the limit."""
+def check_memory(
+    what: str,
+    size: int,
+    memory_limit: int | None,
+    device: Device = HOST,
+    remedy: Callable[[], str] = lambda: "use tail=, dtype='float32' or an input_size",
+) -> None:
+    """Raises PlanError where the bytes needed are more than the limit; `remedy` finds out what else
+    to do than to raise it."""
     limit = limit_of(memory_limit, device)
     if size > limit:
+        other = remedy()
         raise PlanError(
             f"{what} about {size / 2**20:.3g} MiB, more than the limit of "
             f"{limit / 2**20:.3g} MiB (memory_limit, by default half of what is free); "
-            f"raise memory_limit, or use tail=, dtype='float32' or an input_size"
+            f"raise memory_limit{other and f', or {other}'}"
         )
 
 
@@ -277,14 +333,14 @@ def _chosen_pass(
     best, forecasts = "direct", _forecasts("direct", outlook, tol, costs)
     if outlook.rank is not None:
         terms = _forecasts("factored", outlook, tol, costs)
-        fits = sum(f.memory for f in forecasts.values()) <= limit
-        if not fits or _seconds(terms) < _seconds(forecasts):
+        if _working(forecasts) > limit or _seconds(terms) < _seconds(forecasts):
             best, forecasts = "factored", terms
     enough = 0.0 if accuracy == "absolute" else NOTICEABLE
     if accuracy != "relative" and tol >= spectral.FINEST and _seconds(forecasts) > enough:
         waves = _forecasts("spectral", outlook, tol, costs)
         factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
-        if factor * _seconds(waves) < _seconds(forecasts):
+        fits = _working(waves) <= limit or _working(forecasts) > limit
+        if fits and factor * _seconds(waves) < _seconds(forecasts):
             reason += f"; right pixel by pixel, all take {_seconds(forecasts):.2g} s ({best})"
             best, forecasts = "spectral", waves
     return best, reason, forecasts
@@ -302,6 +358,10 @@ def _forecasts(method: str, outlook: Outlook, tol: float, costs: Costs) -> dict[
 
 def _seconds(forecasts: dict[str, Forecast]) -> float:
     return sum(f.seconds(1) for f in forecasts.values())
+
+
+def _working(forecasts: dict[str, Forecast]) -> int:
+    return sum(f.working for f in forecasts.values())
 
 
 def _plan(
@@ -332,6 +392,7 @@ def _plan(
         forecast.memory,
         tail,
         notes_of(device),
+        formed=forecast.formed,
     )
 
 
@@ -432,6 +493,33 @@ Where = tuple[PlaneGraph, str, tuple[int, ...], str]
 
 
 def _chosen(
+    where: Where,
+    dtype: np.dtype[Any],
+    accuracy: str,
+    tail: float | None,
+    tol: float,
+    costs: Costs,
+    limit: int,
+) -> tuple[str, str, Forecast]:
+    """As `_quickest`, unless its work does not fit into the limit and another engine's does, which
+    may leave factors."""
+    engine, reason, forecast = _quickest(where, dtype, accuracy, tail, tol, costs)
+    if forecast.working <= limit:
+        return engine, reason, forecast
+    for kind in ("relative",) if accuracy == "relative" else ("relative", "absolute"):
+        others = {
+            name: other.foretold(*where, dtype, tail, tol, costs=costs)
+            for name, other in ENGINES.items()
+            if other.accuracy == kind and other.refuses(*where, tol) is None
+        }
+        fit = {name: found for name, found in others.items() if found.working <= limit}
+        if fit:
+            best = min(fit, key=lambda name: fit[name].seconds(1))
+            return best, f"{engine} would take {forecast.working / 2**20:.3g} MiB", fit[best]
+    return engine, reason, forecast
+
+
+def _quickest(
     where: Where,
     dtype: np.dtype[Any],
     accuracy: str,

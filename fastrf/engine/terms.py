@@ -69,6 +69,18 @@ def shift_of(rank: int, ndim: int) -> int:
     return 0 if rank == 1 else 960 // (ndim + 1)
 
 
+def formed_bytes(shape: tuple[int, ...], rank: int, dtype: np.dtype[Any]) -> int:
+    """Bytes that forming an image of so many terms takes at its fullest moment, the image
+    included."""
+    image = math.prod(shape) * dtype.itemsize
+    if rank == 1:
+        # The product of all lines but the last.
+        return image + (math.prod(shape[:-1]) * dtype.itemsize if len(shape) > 1 else 0)
+    # What is compared between terms, in each of an axis' blocks.
+    blocks = sum(-(-n // BLOCK) for n in set(shape[-2:]))
+    return image + (blocks * rank * 5 * 8 if rank > FEW_TERMS and len(shape) > 1 else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Factor:
     """The profiles of all terms along one axis, each of sum 2^shift.
@@ -191,6 +203,10 @@ class FactoredImage(Image):
     def shift(self) -> int:
         return shift_of(self.rank, self.ndim)
 
+    @property
+    def forming(self) -> int:
+        return formed_bytes(self.shape, self.rank, self.dtype)
+
     # --- the pixels -------------------------------------------------------------------------
 
     def form(self, out: NDArray[Any] | None = None, workers: int = 1) -> NDArray[Any]:
@@ -239,6 +255,9 @@ class FactoredImage(Image):
 
     def pixels(self, workers: int = 1) -> NDArray[Any]:
         return self.form(workers=workers)
+
+    def window(self, box: Box, workers: int = 1) -> NDArray[Any]:
+        return self.cropped(box).form(workers=workers)
 
     def blocks(self) -> Iterator[tuple[int, Floats]]:
         height = self.shape[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastrf.arrays import on_host
 from fastrf.erf import ERF
-from fastrf.images import Image, image_of
+from fastrf.images import Image, Pixels, image_of
 
 DECADES = 8
 """Powers of ten below the peak that a picture tells apart; what is less is left blank."""
@@ -91,15 +91,10 @@ def picture(erf: ERF) -> Picture:
     """What a page keeps of a field."""
     image = image_of(erf.values)
     ndim = image.ndim
-    arrays: list[NDArray[Any]]
-    if ndim < 3:
-        arrays = [on_host(image.pixels())]
-    else:
-        arrays = [_section(image, axis, _middle(erf, axis)) for axis in range(ndim)]
     blocks, steps = [], []
-    for array in arrays:
-        step = (max(-(-max(array.shape) // FINEST[ndim]), 1),) * array.ndim
-        blocks.append(_relative(_summed(array, step)).astype(np.float32))
+    for seen in [image] if ndim < 3 else [_section(image, a, _middle(erf, a)) for a in range(ndim)]:
+        step = (max(-(-max(seen.shape) // FINEST[ndim]), 1),) * seen.ndim
+        blocks.append(_relative(_gathered(seen, step)).astype(np.float32))
         steps.append(step)
     profiles = []
     for axis in range(ndim):
@@ -114,10 +109,19 @@ def _middle(erf: ERF, axis: int) -> int:
     return min(max(round(erf.center[axis] - erf.origin[axis]), 0), erf.shape[axis] - 1)
 
 
-def _section(image: Image, axis: int, at: int) -> NDArray[Any]:
+def _section(image: Image, axis: int, at: int) -> Image:
     """The image's plane number `at` across an axis."""
     box = [(at, at + 1) if a == axis else (0, n) for a, n in enumerate(image.shape)]
-    return on_host(image.cropped(box).pixels()).squeeze(axis)
+    return Pixels(on_host(image.window(box)).squeeze(axis))
+
+
+def _gathered(image: Image, step: tuple[int, ...]) -> NDArray[Any]:
+    """As `_summed`, of an image whose pixels need not be there all at once."""
+    found = np.zeros([-(-n // s) for n, s in zip(image.shape, step, strict=True)])
+    for first, block in image.blocks():
+        rows = _summed(on_host(block), (1, *step[1:]))
+        np.add.at(found, (first + np.arange(len(rows))) // step[0], rows)
+    return found
 
 
 def _relative(array: NDArray[Any]) -> NDArray[Any]:

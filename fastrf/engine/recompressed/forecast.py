@@ -110,8 +110,9 @@ def _of(written: Script, graph: PlaneGraph) -> Forecast:
         count.cells + pixels,
         count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
         0.0,
-        8 * count.fullest + WORKING_BYTES,
+        8 * max(count.fullest, count.forming) + WORKING_BYTES,
         1,  # nothing that threads could share
+        formed=8 * max(0, count.forming - count.fullest),
     )
 
 
@@ -137,7 +138,8 @@ class Counts:
     Attributes:
         cells: pixels of all factors and images formed.
         seconds: time of all that.
-        fullest: most numbers that are held at a time.
+        fullest: most numbers that are held at a time,
+        forming: and when pixels are formed of what is left in factors; 0 where nothing is.
         operators: different maps.
         changes: how many reductions, and maps whose taps are no product.
         error: bound of what they change, relative to the final peak.
@@ -145,13 +147,14 @@ class Counts:
     """
 
     def __init__(self, written: Script) -> None:
-        self.cells, self.fullest, self.changes, self.roundings = 0, 0, 0, 0
+        self.cells, self.fullest, self.forming, self.changes, self.roundings = 0, 0, 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
         # Numbers of each block and its powers; those with factors of either sign are there twice.
         self._held = {written.seed.number: sum(written.seed.shape)}
         self._signed: set[int] = set()
+        self._cored: set[int] = set()
         last = written.last_uses()
         passages: set[int] = set()
         for at, step in enumerate(written.steps):
@@ -161,11 +164,15 @@ class Counts:
                 if step.reduces:
                     self._reduce(step.block.shape, terms)
                 self._add(step.block, signed=signed)
+                if step.reduces or self._any_cored(step.words):
+                    self._cored.add(step.block.number)
                 passages.update(id(w.step) for w in step.words)
             elif isinstance(step, Apply):
                 self._apply(step.passage, step.block.rank)
                 signed = step.source.number in self._signed or not step.passage.move.separable
                 self._add(step.block, signed=signed)
+                if step.source.number in self._cored:
+                    self._cored.add(step.block.number)
                 if not step.passage.move.separable:
                     self._change(CHANGE_ERROR[len(step.block.shape)])
                 passages.add(id(step.passage))
@@ -176,17 +183,23 @@ class Counts:
             terms, shape = self._multiplied_out(words), words[0].block.shape
             signed = self._any_signed(words)
             self._held.clear()
+            left = False
             if signed and len(shape) > 2:
+                left = terms > written.few or self._any_cored(words)
                 if terms > written.few:
                     self._reduce(shape, terms)
                 terms = min(terms, TYPICAL_RANK[3])
-            self._form(shape, terms, signed=signed)
+            self._form(shape, terms, signed=signed, left=left)
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
 
     def _any_signed(self, words: tuple[Words, ...]) -> bool:
         return any(w.block.number in self._signed for w in words)
+
+    def _any_cored(self, words: tuple[Words, ...]) -> bool:
+        """Whether a volume is in the Tucker form, which takes in what is added to it."""
+        return any(w.block.number in self._cored for w in words)
 
     def _add(self, block: Symbol, *, signed: bool) -> None:
         if signed:
@@ -197,11 +210,15 @@ class Counts:
         """Notes how much is held with so many numbers beside the blocks."""
         self.fullest = max(self.fullest, sum(self._held.values()) + math.ceil(beside))
 
-    def _form(self, shape: tuple[int, ...], terms: int, *, signed: bool) -> None:
+    def _form(self, shape: tuple[int, ...], terms: int, *, signed: bool, left: bool) -> None:
+        """`left` says whether pixels wait until they are asked for."""
         pixels, columns = math.prod(shape), terms * sum(shape)
         self.seconds += 1e-9 * GEMM_NANOSECONDS * pixels * terms
-        if signed and len(shape) > 2:
+        if left:
+            self._full(2 * columns)
             # The last product of matrices reads what all axes but one make, in another order.
+            self.forming = columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels // 8)
+        elif signed and len(shape) > 2:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
             self._full(columns + terms * shape[0] + pixels)
@@ -250,8 +267,14 @@ class Counts:
         work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
         work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
         measured = pixels <= volumes.MEASURED
-        # Factors, Q's and what bounds their errors; cores, one of them on its way to another order.
-        self._full((2 * terms + 5 * at_once) * sum(shape) + 6 * math.prod(columns))
+        # Factors, Q's and what bounds their errors; R's, and factors in their coordinates; cores,
+        # one of them on its way to another order, or three, what they change along the first
+        # axis and its squares.
+        cores = 6 * math.prod(columns)
+        if not measured:
+            cores = max(cores, 3 * math.prod(columns) + 2 * shape[0] * math.prod(columns[1:]))
+        inner = 4 * sum(n * n for n in columns)
+        self._full((2 * terms + 5 * at_once) * sum(shape) + inner + cores)
         if measured:
             self._full(2 * at_once * sum(shape) + 3 * pixels + 2 * at_once * math.prod(shape[1:]))
             work += 8 * GEMM_NANOSECONDS * pixels * max(columns)

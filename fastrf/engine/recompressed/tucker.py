@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,9 @@ from fastrf.images import Box, Image, Pixels, Stretch
 
 BLOCK = 1 << 20
 """Pixels, or numbers between columns, that are formed at once."""
+
+_DIGIT = 16
+"""Bits of a number that a search for pixels looks at in one pass over them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +70,31 @@ class TuckerImage(Image):
         """
         pixels = self._formed()
         pixels /= pixels.sum()
-        pixels[pixels < np.finfo(self.dtype).tiny] = 0
+        found = self._settled(pixels)
         if out is None:
-            out = self.xp.asarray(pixels.astype(self.dtype, copy=False))
-            assert out is not None
-            return out
-        out[...] = self.xp.asarray(pixels)
+            return found
+        out[...] = found
         return out
+
+    def _settled(self, pixels: Floats) -> NDArray[Any]:
+        pixels[pixels < np.finfo(self.dtype).tiny] = 0
+        found: NDArray[Any] = self.xp.asarray(pixels.astype(self.dtype, copy=False))
+        return found
 
     def pixels(self, workers: int = 1) -> NDArray[Any]:
         return self.form(workers=workers)
+
+    @property
+    def forming(self) -> int:
+        # What the last product of matrices reads, and later what is below the smallest number and
+        # the pixels in another precision.
+        read = 2 * len(self.terms.weights) * math.prod(self.shape[1:])
+        narrow = 4 if self.dtype == np.float32 else 0
+        return 8 * self.size + max(8 * read, (1 + narrow) * self.size)
+
+    def window(self, box: Box, workers: int = 1) -> NDArray[Any]:
+        part = self.cropped(box)
+        return part._settled(part._formed())
 
     def _formed(self) -> Floats:
         """The pixels in double precision, none of them negative."""
@@ -201,10 +220,42 @@ class TuckerImage(Image):
         return float(self._line(self.ndim - 1, lines).max())
 
     def peak(self) -> tuple[int, ...]:
-        return self._seen.peak()
+        if self.size <= BLOCK:
+            return self._seen.peak()
+        best, place = -1.0, (0,) * self.ndim
+        for first, block in self.blocks():
+            row, *rest = Pixels(block).peak()
+            value = float(block[(row, *rest)])
+            if value > best:
+                best, place = value, (first + row, *rest)
+        return place
 
     def count_above(self, limit: float) -> int:
-        return self._seen.count_above(limit)
+        if self.size <= BLOCK:
+            return self._seen.count_above(limit)
+        return sum(int((block > limit).sum()) for _, block in self.blocks())
 
     def brightest(self, goal: float) -> tuple[int, float, float]:
-        return self._seen.brightest(goal)
+        if self.size <= BLOCK:
+            return self._seen.brightest(goal)
+        # Numbers that are not negative are in the order of their bits. Those of the pixel looked
+        # for are found a digit at a time, from the highest: `above` and `mass` are of the pixels
+        # that are greater by what is known of it.
+        above, mass, known = 0, 0.0, 0
+        for shift in reversed(range(0, 64, _DIGIT)):
+            counts, sums = np.zeros(1 << _DIGIT, np.int64), np.zeros(1 << _DIGIT)
+            for _, block in self.blocks():
+                digits = block.ravel().view(np.int64) >> shift
+                alike = digits >> _DIGIT == known
+                own = digits[alike] & ((1 << _DIGIT) - 1)
+                counts += np.bincount(own, minlength=len(counts))
+                sums += np.bincount(own, block.ravel()[alike], len(counts))
+            reached = mass + np.cumsum(sums[::-1])
+            # Where rounding leaves the goal out of reach, the faintest pixels stand in.
+            digit = len(counts) - 1 - int(np.searchsorted(reached, min(goal, reached[-1])))
+            above += int(counts[digit + 1 :].sum())
+            mass += float(sums[digit + 1 :].sum())
+            known = known << _DIGIT | digit
+        value = float(np.int64(known).view(np.float64))
+        alike = max(0, math.ceil((goal - mass) / value) - 1)
+        return above + alike, mass + alike * value, value
