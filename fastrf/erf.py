@@ -94,7 +94,8 @@ class ERF:
         """
         if self._measured.forming and self._limit is not None:
             self._check_room("image", self.shape, self._measured.forming + self.values.nbytes)
-        with explained(self._place.name), self._place.current():
+        place = self._place
+        with explained(place.name), place.current():
             pixels: NDArray[Any] = self._measured.pixels(workers=getattr(self.plan, "workers", 1))
         return pixels
 

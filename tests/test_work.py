@@ -62,9 +62,9 @@ FIELDS = {
     [
         ("chain", 500),
         ("residual", 16_000),  # a thousand terms
-        ("clipped", 500),
-        ("resnet50", 290),
-        ("unet", 290),
+        ("clipped", 560),
+        ("resnet50", 300),
+        ("unet", 300),
         ("volume", 520),
     ],
 )

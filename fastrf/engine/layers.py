@@ -35,6 +35,7 @@ from fastrf.engine.plan import (
     check_memory,
     check_options,
     checked_dtype,
+    limit_of,
     load_of,
     make_correlated_plans,
     make_plan,
@@ -137,12 +138,12 @@ def fields(
         return load_of(schedule.plans.values(), dtype)._replace(memory=schedule.memory)
 
     schedule, place = preferred(device, on, load, memory_limit)
+    limit = limit_of(memory_limit, place)
     plans = {
-        node: replace(plan, notes=notes_of(place)).within(memory_limit, place)
+        node: replace(plan, notes=notes_of(place)).within(limit, memory_limit)
         for node, plan in schedule.plans.items()
     }
-    memory = schedule.memory
-    check_memory(f"the fields of all {len(wanted)} layers need", memory, memory_limit, place)
+    check_memory(f"the fields of all {len(wanted)} layers need", schedule.memory, limit, place)
     found: dict[str, Propagated] = {}
     for node, field in _computed(graph, passes, schedule, plans, found):
         if node in wanted and node not in found:

@@ -98,9 +98,9 @@ class Plan:
         """Whether all pixels may be formed."""
         return self.memory_limit is None or self.memory <= self.memory_limit
 
-    def within(self, memory_limit: int | None, device: Device) -> Plan:
-        """The plan with its limit, and a note where that does not hold all pixels."""
-        limit = limit_of(memory_limit, device)
+    def within(self, limit: int, memory_limit: int | None) -> Plan:
+        """The plan with the limit that it was asked for, and, where that does not hold all pixels,
+        with what `limit_of` makes of it and a note."""
         if self.memory <= limit:
             return replace(self, memory_limit=memory_limit)
         note = f"all pixels do not fit {limit / 2**20:.3g} MiB: ask for measures or a window"
@@ -176,10 +176,12 @@ def make_plan(
     if channel is not None:
         _check_channel(channel, where)
 
+    limits: dict[str, int] = {}
+
     def on(place: Device) -> Plan:
         costs = costs_of(place)
+        limit = limits[place.name] = limit_of(memory_limit, place)
         if method == "auto":
-            limit = limit_of(memory_limit, place)
             engine, reason, forecast = _chosen(where, dtype, accuracy, tail, tol, costs, limit)
         else:
             engine, reason = _of_method(method, accuracy, where, tol), _ASKED_FOR
@@ -191,8 +193,9 @@ def make_plan(
     plan, place = preferred(device, on, lambda found: load_of([found], dtype), memory_limit)
     plan = replace(plan, notes=notes_of(place), channel=channel)
     remedy = partial(_remedy, where, plan, tol)
-    check_memory("the plan needs", plan.working, memory_limit, place, remedy)
-    return plan.within(memory_limit, place)
+    limit = limits[place.name]
+    check_memory("the plan needs", plan.working, limit, place, remedy)
+    return plan.within(limit, memory_limit)
 
 
 def _remedy(where: Where, plan: Plan, tol: float) -> str:
