@@ -522,7 +522,7 @@ def test_names_do_not_leave_html(evil: Path, tmp_path: Path) -> None:
     "words",
     [["rf", "\x1b[2J"], ["rf", "plain(10**9)"], ["rf", "__import__('os').system('x')"],
      ["rf", "plain(3)", "--input-size", "9" * 30], ["rf", "plain(3)", "--output", EVIL],
-     ["erf", "plain(3)", "--unit", "9" * 40], ["erf", "plain(3)", "--unit", "9" * 18],
+     ["erf", "plain(3)", "--unit", "9" * 40], ["erf", "plain(3)", "--unit", "9" * 19],
      ["erf", "plain(3)", "--memory-limit", "1"], ["erf", "plain(3)", "--tol", "nan"],
      ["erf", "plain(3)", "--workers", "99999999999"], ["rf", "sys:exit"], ["rf", "json:dumps"],
      ["rf", "no_such_module:x"], ["design", "--target-erf", "nan"], ["sweep", "--store", "a\0b"],
