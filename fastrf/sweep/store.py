@@ -179,14 +179,17 @@ class Store:
 
     # --- rows -------------------------------------------------------------------------------
 
-    def _run(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """A query under way: one that has columns."""
+    @contextmanager
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> Iterator[sqlite3.Cursor]:
+        """A query under way: one that has columns. Pages may be damaged wherever it gets to."""
         try:
-            cursor = self._connection.execute(sql, values)
-            if cursor.description is None:
-                raise sqlite3.ProgrammingError("it finds nothing")
-            return cursor
-        except sqlite3.DatabaseError as error:
+            with closing(self._connection.execute(sql, values)) as cursor:
+                if cursor.description is None:
+                    raise sqlite3.ProgrammingError("it finds nothing")
+                yield cursor
+        except UnicodeDecodeError as error:  # in a message of SQLite's own
+            raise _failure(self.path, sqlite3.DatabaseError(f"malformed: {error}")) from None
+        except sqlite3.Error as error:
             denied = "authoriz" in str(error)  # another file than the store's
             if denied or isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
                 raise InputError(
@@ -197,7 +200,7 @@ class Store:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows that a query finds."""
-        with closing(self._run(sql)) as cursor:
+        with self._run(sql) as cursor:
             return cursor.fetchall()
 
     @property
@@ -210,7 +213,7 @@ class Store:
             beyond = [str(axis) for axis in AXES if axis >= most]
             left |= {n for n in RESULTS if n.rpartition("_")[2] in beyond and n[-2:-1] == "_"}
             left |= {name for name, (_, b) in COVARIANCES.items() if b >= most}
-        with closing(self._run("SELECT * FROM sweep LIMIT 0")) as cursor:
+        with self._run("SELECT * FROM sweep LIMIT 0") as cursor:
             return [name for name, *_ in cursor.description if name not in left]
 
     @property
@@ -224,7 +227,7 @@ class Store:
         Raises:
             InputError: it is not one query that only reads.
         """
-        with closing(self._run(self.select if sql is None else sql)) as cursor:
+        with self._run(self.select if sql is None else sql) as cursor:
             names = [name for name, *_ in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -244,7 +247,7 @@ class Store:
     # --- frames and files -------------------------------------------------------------------
 
     def _by_column(self, sql: str | None) -> dict[str, list[Any]]:
-        with closing(self._run(self.select if sql is None else sql)) as cursor:
+        with self._run(self.select if sql is None else sql) as cursor:
             names = [name for name, *_ in cursor.description]
             found = cursor.fetchall()
         columns = zip(*found, strict=True) if found else ((),) * len(names)
@@ -289,7 +292,7 @@ class Store:
     def write_csv(self, file: IO[str], sql: str | None = None) -> None:
         """Writes the same as CSV, row by row; what is not there is an empty cell."""
         writer = csv.writer(file, lineterminator="\n")
-        with closing(self._run(self.select if sql is None else sql)) as cursor:
+        with self._run(self.select if sql is None else sql) as cursor:
             writer.writerow([name for name, *_ in cursor.description])
             writer.writerows(cursor)
 
@@ -298,7 +301,7 @@ class Store:
     def _blob(self, name: str, key: str) -> tuple[bytes, np.dtype[Any], tuple[int, ...]]:
         columns = ", ".join(["dtype", *(f"shape_{axis}" for axis in AXES)])
         sql = f"SELECT {name}, {columns} FROM results WHERE key = ?"
-        with closing(self._run(sql, (key,))) as cursor:
+        with self._run(sql, (key,)) as cursor:
             found = cursor.fetchone()
         if found is None or found[0] is None:
             raise InputError(
@@ -561,6 +564,14 @@ def _reading(path: Path) -> sqlite3.Connection:
 
 
 def _try_reading(connection: sqlite3.Connection) -> None:
+    try:
+        _prepare_reading(connection)
+    except UnicodeDecodeError as error:  # in a message of SQLite's own
+        raise sqlite3.DatabaseError(f"malformed: {error}") from None
+
+
+def _prepare_reading(connection: sqlite3.Connection) -> None:
+    connection.text_factory = lambda text: text.decode("utf-8", errors="replace")
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
