@@ -233,8 +233,10 @@ def sweep(lab: Lab, dtype: str) -> Figures:
     for _ in range(lab.scale.chains):
         kernels = rng.choice([1, 3, 3, 3, 5], lab.scale.depth).tolist()
         convs = [rf.Conv(k, padding=k // 2) for k in kernels]
-        chains.append((Chain.of(rf.Sequential(*convs, ndim=2)), None, None))
-    packed = pack([c for c in chains if c[0] is not None], 2)  # type: ignore[misc]
+        chain = Chain.of(rf.Sequential(*convs, ndim=2))
+        assert chain is not None  # convolutions alone
+        chains.append((chain, None, None))
+    packed = pack(chains, 2)
 
     def call() -> None:
         for _ in measured(packed, lab.device, np.dtype(dtype)):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,11 @@ class _Python:
     def all(self) -> Iterator[Mutant]:
         return self._inside(ast.parse(self.source), frozenset())
 
-    def _span(self, node: ast.AST) -> tuple[int, int]:
+    def _span(self, node: Any) -> tuple[int, int]:
+        """Where a node of the tree that has a place begins and ends."""
         return (
-            self.begins[node.lineno - 1] + node.col_offset,  # type: ignore[attr-defined]
-            self.begins[node.end_lineno - 1] + node.end_col_offset,  # type: ignore[attr-defined]
+            self.begins[node.lineno - 1] + node.col_offset,
+            self.begins[node.end_lineno - 1] + node.end_col_offset,
         )
 
     def _mutant(self, kind: str, start: int, end: int, after: str) -> Mutant:

@@ -12,8 +12,8 @@ import os
 from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-from zipfile import ZipFile
+from typing import Any, BinaryIO
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,7 @@ def read_arrays(
         PlanError: its arrays would take more than `limit` bytes.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():
-            raise InputError(f"{str(path)!r} is no regular file; give a .npz file")
-        file = Path(path).open("rb")  # noqa: SIM115  (closed below)
-    except (OSError, ValueError, TypeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise InputError(f"cannot read {str(path)!r}: {reason}; check the path") from None
-    try:
-        with file, ZipFile(file) as archive:
+        with _opened(path) as file, ZipFile(file) as archive:
             sizes = {n.removesuffix(".npy"): archive.getinfo(n) for n in archive.namelist()}
             wanted = {name: sizes[name] for name in names if name in sizes}
             total = sum(member.file_size for member in wanted.values())
@@ -53,19 +46,29 @@ def read_arrays(
                     f"{str(path)!r} holds arrays of {total / 2**20:.3g} MiB, more than the limit "
                     f"of {limit / 2**20:.3g} MiB; raise memory_limit if you trust the file"
                 )
-            return {
-                name: _array(archive.open(member).read(_HEADER), archive, member)
-                for name, member in wanted.items()
-            }
+            return {name: _array(archive, member) for name, member in wanted.items()}
     except (InputError, PlanError):
         raise
     except Exception as error:  # whatever damaged bytes make zipfile, zlib and NumPy raise
         raise InputError(f"{str(path)!r} is no NPZ file, or damaged ({error})") from None
 
 
-def _array(head: bytes, archive: ZipFile, member: Any) -> NDArray[Any]:
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise InputError(f"{str(path)!r} is no regular file; give a .npz file")
+        return Path(path).open("rb")
+    except InputError:  # a ValueError too
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(f"cannot read {str(path)!r}: {reason}; check the path") from None
+
+
+def _array(archive: ZipFile, member: ZipInfo) -> NDArray[Any]:
     """One array, whose header fits the size of its member."""
-    start = BytesIO(head)
+    with archive.open(member) as file:
+        start = BytesIO(file.read(_HEADER))
     version = np.lib.format.read_magic(start)
     read = np.lib.format.read_array_header_1_0
     if version != (1, 0):

@@ -28,7 +28,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +62,14 @@ _TRACE = 2.0**-54
 # Terms that are together below this part of the largest one show in no pixel that matters.
 
 
-class Loss(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Loss:
     """Bounds of what an image was changed by: its largest pixel, and the sum of all."""
 
     largest: float = 0.0
     total: float = 0.0
 
-    def __add__(self, other: Loss) -> Loss:  # type: ignore[override]
+    def __add__(self, other: Loss) -> Loss:
         return Loss(self.largest + other.largest, self.total + other.total)
 
     def times(self, factor: float) -> Loss:

@@ -7,6 +7,7 @@ A tilted tap vector is again a nonnegative tap vector with a gain, so that the a
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -103,7 +104,7 @@ KEPT_MAPS = 16
 """Tilted maps that are kept for the next layer of their kind; those of large grids are large."""
 
 
-class Tilts(Generic[T]):
+class Tilts(ABC, Generic[T]):
     """Maps tilted by an array of θ, shape (windows, axes).
 
     θ has 24 significant bits, so that θ·pixels is exact, and with it the part of a pixel's
@@ -145,11 +146,11 @@ class Tilts(Generic[T]):
         log = sum((p.log for p in parts), np.zeros(len(self.theta)))
         return self._from(log, centre, parts, spacing)
 
+    @abstractmethod
     def _from(
         self, log: Array, centre: Indices, parts: Sequence[Taps], spacing: Sequence[int]
     ) -> T:
         """The value of taps: one part per axis where they are a product, else one in all."""
-        raise NotImplementedError
 
     def start(self) -> tuple[Array, Indices]:
         """Logarithm and centre of F = 1."""

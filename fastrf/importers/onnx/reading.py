@@ -55,7 +55,7 @@ def open_model(model: Any) -> tuple[str, ModelProto]:
         raise MissingExtra(
             'reading ONNX models needs the package onnx; pip install "fastrf[onnx]"'
         ) from None
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     if isinstance(model, onnx.ModelProto):
         return "model", model

@@ -116,18 +116,18 @@ def from_torch(
 
 def _shapes(given: Any) -> list[tuple[int, ...]] | dict[str, tuple[int, ...]]:
     if isinstance(given, Mapping):
-        shapes: Any = {str(name): _shape(shape, given) for name, shape in given.items()}
-        listed = list(shapes.values())
+        named = {str(name): _shape(shape, given) for name, shape in given.items()}
+        listed = list(named.values())
     elif isinstance(given, Sequence) and given and isinstance(given[0], Sequence):
-        shapes = listed = [_shape(shape, given) for shape in given]
+        named, listed = None, [_shape(shape, given) for shape in given]
     else:
-        shapes = listed = [_shape(given, given)]
+        named, listed = None, [_shape(given, given)]
     if not any(3 <= len(shape) <= 5 for shape in listed):
         raise InputError(
             f"input_shape={short(given)} holds no map; give (N, C, spatial…) with one to three "
             f"spatial axes, such as (1, 3, 224, 224)"
         )
-    return shapes  # type: ignore[no-any-return]
+    return listed if named is None else named
 
 
 def _shape(shape: Any, given: Any) -> tuple[int, ...]:

@@ -298,7 +298,7 @@ def _body(node: fx.Node) -> fx.GraphModule | None:
     for argument in node.args:
         if getattr(argument, "op", "") == "get_attr":
             owner: Any = node.graph.owning_module
-            for part in str(argument.target).split("."):  # type: ignore[union-attr]
+            for part in str(getattr(argument, "target", "")).split("."):
                 owner = getattr(owner, part)
             found: fx.GraphModule = owner
             return found
