@@ -191,8 +191,8 @@ def _kept(shared: Floats) -> Floats:
 
 def _excess(terms: Sequence[Term], shared: Floats) -> Floats:
     """M(τ) − M(∞) behind fixed weights, of that before them."""
-    pairs = itertools.product(terms, terms)
-    found: Floats = sum(_applied(a, b, shared) for a, b in pairs)  # type: ignore[assignment]
+    first, *rest = (_applied(a, b, shared) for a, b in itertools.product(terms, terms))
+    found: Floats = sum(rest, start=first)
     return found / math.prod(axis.up for axis in terms[0])
 
 
