@@ -7,7 +7,6 @@ from typing import Any
 
 from fastrf.kernels._shield import out_of_reach
 from numba import njit
-from numba.core.registry import cpu_target
 
 from ._cache import KernelCache
 
@@ -35,8 +34,3 @@ def helper(function: Callable[..., Any]) -> Any:
     """
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, fastmath={"contract"}, **options)(function)
-
-
-def prepare() -> None:
-    """Loads the parts of Numba that it loads at the first compilation, SciPy's BLAS among them."""
-    cpu_target.target_context.refresh()
