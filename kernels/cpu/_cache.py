@@ -6,10 +6,10 @@ it may not write, as in a container image that was filled when it was built. Thi
 place (`numba.core.caching._Cache`): whatever is wrong with it, the kernel is compiled, and one
 warning says what would help.
 
-A file holds the SHA-256 of the rest, then a pickle of the symbols that the machine code calls and of
-what Numba makes of the compilation. It is
-named by everything that its contents depend on, and written under another name first: processes
-that fill one folder at once do not disturb each other, and none ever reads half a file.
+A file holds the SHA-256 of the rest, then a pickle of the symbols that the machine code calls and
+of what Numba makes of the compilation. It is named by everything that its contents depend on, and
+written under another name first: processes that fill one folder at once do not disturb each other,
+and none ever reads half a file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fastrf.kernels import tables
 from fastrf.kernels._folders import user_folder
 from numba.core import compiler, config
 from numba.core.caching import _Cache
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 PACKAGE = Path(__file__).parent
@@ -99,6 +99,14 @@ def _called_by(library: Any) -> list[str]:
     outside = [*module.functions, *module.global_variables]
     names = [value.name for value in outside if value.is_declaration]
     return [name for name in names if not name.startswith("llvm.")]
+
+
+def _reduced(compiled: Any) -> tuple[Any, ...]:
+    """What Numba makes of a compilation, without the environments that hold no constants: machine
+    code reads nothing else of them, and each has the module that it came from imported, NumPy's
+    part of the compiler among them."""
+    *rest, environments = compiled._reduce()
+    return *rest, [environment for environment in environments if environment.consts]
 
 
 def _provide(symbols: list[str], target: Any) -> None:
@@ -170,7 +178,7 @@ class KernelCache(_Cache):
         name = self._file(signature, compiled.codegen)
         if name is None or compiled.library.has_dynamic_globals:
             return
-        data = dumps((_called_by(compiled.library), compiled._reduce()))
+        data = dumps((_called_by(compiled.library), _reduced(compiled)))
         data = hashlib.sha256(data).digest() + data
         problems = []
         for folder in folders():
