@@ -27,7 +27,7 @@ def kernel(function: Callable[..., None]) -> Any:
 
 
 def helper(function: Callable[..., Any]) -> Any:
-    """Compile ``function``, which kernels of its own file alone call, from compiled code.
+    """Compile ``function``, which compiled code of these modules alone calls.
 
     Without what Python would call it by, and without a place in the cache: a kernel that is
     cached holds its helpers' code.
