@@ -114,7 +114,7 @@ def test_deeper_than_the_recursion_limit(name: str) -> None:
     assert max(map(len, network.nodes)) < 200
     assert pickle.loads(pickle.dumps(network)) == network
     assert network == BUILDERS[name](count)
-    assert rf.erf(network, input_size=9).shape == (9,)
+    assert rf.erf(network, input_size=9).shape == (9 if name not in SIDEWAYS else 3,)
 
 
 def test_blocks_that_hold_another_one_twice() -> None:
@@ -126,7 +126,8 @@ def test_blocks_that_hold_another_one_twice() -> None:
             held.append(rf.Sequential(held[-1], held[-1]))
 
     def refused() -> None:
-        pytest.raises(InputError, double).match("more than 1250000 layers; repeat less")
+        with pytest.raises(InputError, match="more than 1250000 layers; repeat less"):
+            double()
 
     assert calls(refused) < 10_000
     assert len(held[-1]) == 3 * 2**18
