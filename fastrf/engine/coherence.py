@@ -534,17 +534,19 @@ class _Ways:
         self, readers: Mapping[int, Sequence[tuple[Operation, Kinds]]]
     ) -> dict[int, list[Operation]]:
         """The deterministic operations that read each plane and lead to where ways can meet:
-        where several of them write, each channel of a concatenation having one writer alone."""
+        where several of them write, each channel of a concatenation or of a space-to-depth having
+        one writer alone."""
         graph = self.graph
         found = {
             q: [op for op, kinds in ops if is_deterministic(graph, op, kinds)]
             for q, ops in readers.items()
         }
         writers = Counter(p for ops in found.values() for op in ops for p, _ in op.targets)
+        apart = Concat | PixelUnshuffle
         leads = {
             p
             for p, count in writers.items()
-            if count > 1 and not isinstance(graph.network.nodes[graph.planes[p].node].layer, Concat)
+            if count > 1 and not isinstance(graph.network.nodes[graph.planes[p].node].layer, apart)
         }
         onward = {}
         for q in sorted(found, reverse=True):

@@ -48,6 +48,13 @@ def _matmul(op: Op) -> Result:
     return contracted(op, x, max(rank - 2, 0), out, matrix_of(op.learned(0)))
 
 
+@handles("LSTM GRU RNN")
+def _recurrent(op: Op) -> Result:
+    """Each element of a sequence reads all those before it (and behind it, in both directions)."""
+    x = op.attend(op.maps)
+    return [replace(x, shape=shape) for shape in op.shapes]
+
+
 # --- products of maps -----------------------------------------------------------------------
 
 

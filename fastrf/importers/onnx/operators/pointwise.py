@@ -21,6 +21,12 @@ def _unary(op: Op) -> Result:
     return op.chain(op.x, op.weighting.activation(op.type.lower(), *_function(op)))
 
 
+@handles("DynamicQuantizeLinear")
+def _quantized(op: Op) -> Result:
+    """The scale and the zero point are taken from the map's range, and count as constants."""
+    return [op.chain(op.x, op.weighting.activation("quantizelinear")), Const(()), Const(())]
+
+
 def _function(op: Op) -> tuple[str | None, float | None]:
     """The name by which `fastrf.activations` knows a function with these attributes (None: the
     operator's), and its slope."""

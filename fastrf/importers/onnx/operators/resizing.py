@@ -13,26 +13,23 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import Shape, known
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
-from fastrf.importers.spelling import spell, uncropped
-from fastrf.layers import Layer, Pad, Upsample
+from fastrf.importers.padding import padded
+from fastrf.importers.spelling import spell
+from fastrf.layers import Layer, Upsample
 
 _PAD_MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 @handles("Pad")
 def _pad(op: Op) -> Result:
-    x = op.standard(op.x)
+    x = op.x if op.x.axes is not None else op.standard(op.x)
     pads = op.operand(1, "pads", op.attr("paddings"))
-    rank = op.ndim + 2
+    rank = len(x.axes or ())
     axes = op.operand(3, "axes") or list(range(rank))
-    pairs = [(0, 0)] * rank
-    for i, axis in enumerate(axes):
-        pairs[op.axis(axis, rank)] = (pads[i], pads[len(axes) + i])
-    if any(map(any, pairs[:2])):
-        refuse(f"pads the batch or the channels by {pairs[:2]}")
+    ends = {op.axis(a, rank): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
+    pairs = {axis: pair for axis, pair in ends.items() if any(pair)}
     mode: Any = _PAD_MODES[op.choice(*("mode", *_PAD_MODES))]
-    cut, left = uncropped(pairs[2:])
-    return op.grid(x, *cut, *([Pad(left, mode)] if left != 0 or not cut else []))
+    return padded(op, x, pairs, mode)
 
 
 @handles("Resize Upsample")

@@ -113,6 +113,8 @@ def _transpose(op: Op) -> Result:
     if x.axes is None:
         return replace(x, shape=op.shape)
     order = op.attr("perm") or list(range(len(x.axes)))[::-1]
+    if len(order) != len(x.axes):
+        refuse(f"orders {len(order)} axes of a tensor of shape {x.dims}")
     if sorted(order) != list(range(len(x.axes))):
         op.fail(f"perm={order} is no order of its axes")
     return moved(op, x, tuple(x.axes[p] for p in order))
