@@ -86,6 +86,16 @@ STEPS: dict[str, Callable[[Network], Any]] = {
 }
 
 
+def test_the_fields_of_all_layers() -> None:
+    """On an image each is followed by itself, in compiled code: Python does no more for each."""
+
+    def work(count: int) -> Callable[[], Any]:
+        network = chain(count)
+        return lambda: rf.erf(network, input_size=32, layers="all", workers=1)
+
+    assert grows(work) < 2.4
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", ["chain", "shortcuts", "residual", "parallel"])
 def test_steps(name: str, step: str) -> None:

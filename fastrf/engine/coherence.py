@@ -162,12 +162,7 @@ def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
 
 def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
     """The nodes that correlate gradients which are uncorrelated above them."""
-    reached = set(graph.planes_of[input_node])
-    operations = []
-    for op in graph.operations:
-        if any(q in reached for q, _ in op.sources):
-            reached.update(p for p, _ in op.targets)
-            operations.append(op)
+    operations = _reached(graph, input_node)
     if not _anything_common(operations):
         return set()
     readers = _readers(graph, operations)
@@ -185,6 +180,17 @@ def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
                 if not _alone(lags):
                     found.add(op.node)
     return found
+
+
+def _reached(graph: PlaneGraph, input_node: str) -> list[Operation]:
+    """The operations that an input leads to."""
+    reached = set(graph.planes_of[input_node])
+    operations = []
+    for op in graph.operations:
+        if any(q in reached for q, _ in op.sources):
+            reached.update(p for p, _ in op.targets)
+            operations.append(op)
+    return operations
 
 
 def _readers(
@@ -210,6 +216,10 @@ def _found(
         ancestors = graph.ancestors(node)
         all_ = [op for op in graph.operations if op.node in ancestors]
     else:
+        # Of a graph without anything in common, no part is looked at by itself.
+        key = ("anything common", input_node)
+        if not graph.once(key, lambda: _anything_common(_reached(graph, inputs[0]))):
+            return Coherence()
         all_ = graph.between(node, input_node)
     if not _anything_common(all_):
         return Coherence()
