@@ -751,7 +751,7 @@ def _projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
 def _projected_operation(op: Operation, axis: int, moves: Mapping[int, SpatialMap]) -> Operation:
     maps = tuple(moves[id(m)] for m in op.maps)
     if axis == 0:
-        return replace(op, maps=maps)
+        return Operation(op.node, maps, op.sources, op.targets, op.gain)
     sources = tuple((q, 1.0) for q, _ in op.sources)
     targets = tuple((p, 1.0) for p, _ in op.targets)
     return Operation(op.node, maps, sources, targets)
