@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 import fastrf as rf
-from bench.large_graphs import chain, from_json, from_onnx, shortcuts, zoo
+from bench.large_graphs import (
+    chain,
+    dense,
+    from_json,
+    from_onnx,
+    from_toml,
+    shortcuts,
+    unets,
+    zoo,
+)
 from fastrf import netfile
 from fastrf.engine import covariance
 from fastrf.errors import InputError
@@ -49,7 +58,9 @@ NESTED: dict[str, Callable[[int], Network]] = {
 SIDEWAYS = ("shortcut", "parallel", "unnamed")
 """Those that are deep blocks and no deep networks."""
 
-BUILDERS = {"chain": chain, "shortcuts": shortcuts, "zoo": zoo, "json": from_json} | NESTED
+FILES = {"json": from_json, "toml": from_toml}
+GRAPHS = {"chain": chain, "shortcuts": shortcuts, "zoo": zoo, "dense": dense, "unets": unets}
+BUILDERS = GRAPHS | FILES | NESTED
 
 
 def calls(work: Callable[[], Any]) -> int:
@@ -97,7 +108,7 @@ def test_the_fields_of_all_layers() -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", ["chain", "shortcuts", "residual", "parallel"])
+@pytest.mark.parametrize("name", ["chain", "shortcuts", "dense", "unets", "residual", "parallel"])
 def test_steps(name: str, step: str) -> None:
     def work(count: int) -> Callable[[], Any]:
         network = BUILDERS[name](count)
