@@ -112,6 +112,7 @@ def test_the_fields_of_all_layers() -> None:
 def test_steps(name: str, step: str) -> None:
     def work(count: int) -> Callable[[], Any]:
         network = BUILDERS[name](count)
+        assert network.nodes
         return lambda: STEPS[step](network)
 
     assert grows(work) < 2.4
@@ -135,7 +136,7 @@ def test_deeper_than_the_recursion_limit(name: str) -> None:
     assert max(map(len, network.nodes)) < 200
     assert pickle.loads(pickle.dumps(network)) == network
     assert network == BUILDERS[name](count)
-    assert rf.erf(network, input_size=9).shape == (9 if name not in SIDEWAYS else 3,)
+    assert rf.erf(network, input_size=16).shape == (16 if name not in SIDEWAYS else 3,)
 
 
 def test_blocks_that_hold_another_one_twice() -> None:
@@ -161,10 +162,13 @@ def test_blocks_that_hold_another_one_twice() -> None:
     assert list(nothing.nodes) == ["input"]
 
 
-def test_names_that_are_too_long() -> None:
+def test_names_that_are_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name is a text of its own for each layer below it."""
-    block = rf.Sequential(*[rf.Sequential(CONV, CONV)] * 50_000, name="x" * 10_000)
-    with pytest.raises(InputError, match="shorter names"):
+    monkeypatch.setattr("fastrf.network.MOST_LETTERS", 100_000)
+    fits = rf.Sequential(*[rf.Sequential(CONV, CONV)] * 500, name="x" * 30)
+    assert len(rf.Sequential(fits, fits).nodes) == 2001
+    block = rf.Sequential(*[rf.Sequential(CONV, CONV)] * 500, name="x" * 60)
+    with pytest.raises(InputError, match="layers take more than 100000 characters; give"):
         _ = rf.Sequential(block, block).nodes
 
 
