@@ -173,8 +173,18 @@ def run_lengths(operations: Sequence[Operation]) -> dict[int, int]:
     """For each layer of a run, by id, how many layers of it one sweep takes where no border cuts
     them off."""
     found: dict[int, int] = {}
+    known: dict[int, Layer | None] = {}  # equal layers share their maps
+
+    def layer(op: Operation) -> Layer | None:
+        if len(op.maps) != 1:
+            return None
+        key = id(op.maps[0])
+        if key not in known:
+            known[key] = _layer(op.maps[0])
+        return known[key]
+
     for chain in chains(operations):
-        pieces = ((layer_of(op), op) for op in chain if op.maps)
+        pieces = ((layer(op), op) for op in chain if op.maps)
         for _, group in groupby(pieces, key=lambda piece: piece[0] and piece[0].key):
             members = list(group)
             first = members[0][0]

@@ -58,7 +58,10 @@ def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
         nodes = {op.node for op in graph.between(node, input_node)}
         return any(weights_of(graph.network.nodes[name].layer) is not None for name in nodes)
 
-    return graph.once(("weights", node, input_node), found)
+    def anywhere() -> bool:
+        return any(weights_of(node.layer) is not None for node in graph.network.nodes.values())
+
+    return graph.once("weights", anywhere) and graph.once(("weights", node, input_node), found)
 
 
 def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:

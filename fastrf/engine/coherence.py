@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from fastrf.engine.coefficients import Term, meetings, terms
+from fastrf.errors import PlanError
 from fastrf.layers import (
     Activation,
     ChannelShuffle,
@@ -56,6 +57,9 @@ MOST_STEPS = 1_000_000
 `STEPS_EACH` for each operation."""
 
 STEPS_EACH = 8
+
+MOST_LAGS = 1 << 14
+"""Most lags along an axis; there is a plane of covariances for each of their combinations."""
 
 KEPT_MAPS = 4096
 """Maps whose lags are kept: all layers of a network ask for those of the maps below them."""
@@ -162,12 +166,7 @@ def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
 
 def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
     """The nodes that correlate gradients which are uncorrelated above them."""
-    reached = set(graph.planes_of[input_node])
-    operations = []
-    for op in graph.operations:
-        if any(q in reached for q, _ in op.sources):
-            reached.update(p for p, _ in op.targets)
-            operations.append(op)
+    operations = _reached(graph, input_node)
     if not _anything_common(operations):
         return set()
     readers = _readers(graph, operations)
@@ -185,6 +184,17 @@ def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
                 if not _alone(lags):
                     found.add(op.node)
     return found
+
+
+def _reached(graph: PlaneGraph, input_node: str) -> list[Operation]:
+    """The operations that an input leads to."""
+    reached = set(graph.planes_of[input_node])
+    operations = []
+    for op in graph.operations:
+        if any(q in reached for q, _ in op.sources):
+            reached.update(p for p, _ in op.targets)
+            operations.append(op)
+    return operations
 
 
 def _readers(
@@ -210,6 +220,10 @@ def _found(
         ancestors = graph.ancestors(node)
         all_ = [op for op in graph.operations if op.node in ancestors]
     else:
+        # Of a graph without anything in common, no part is looked at by itself.
+        key = ("anything common", input_node)
+        if not graph.once(key, lambda: _anything_common(_reached(graph, inputs[0]))):
+            return Coherence()
         all_ = graph.between(node, input_node)
     if not _anything_common(all_):
         return Coherence()
@@ -351,7 +365,7 @@ def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
     found = (frozenset((0,)),) * len(lags)
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
-        spread = tuple(frozenset(t for r in m.values() for t in r) for m in met)
+        spread = tuple(_spelled_out(m.values()) for m in met)
         found = united_lags(found, spread)
     return found
 
@@ -371,12 +385,35 @@ def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
     return _mixed_below(own, own, lags, wanted)
 
 
+def _spelled_out(ranges: Iterable[range]) -> frozenset[int]:
+    """What lies in any of some ranges; they overlap, and each may be as long as all together."""
+    found: list[range] = []
+    for one in sorted(ranges, key=lambda r: r.start):
+        if found and one.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, one.stop))
+        else:
+            found.append(one)
+    count = sum(map(len, found))
+    if count > MOST_LAGS:
+        raise PlanError(
+            f"fixed layers correlate gradients at {count} distances along an axis, more than the "
+            f"{MOST_LAGS} that are followed; give smaller windows or scales"
+        )
+    return frozenset(itertools.chain.from_iterable(found))
+
+
+def _meet(lags: frozenset[int], those: range) -> bool:
+    if len(lags) < len(those):
+        return any(t in those for t in lags)
+    return not lags.isdisjoint(those)
+
+
 def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags) -> Lags:
     found = (frozenset((0,)),) * len(lags)
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, want) for x, y, want in zip(one, other, wanted, strict=True))
         here = tuple(
-            frozenset(t for t, r in m.items() if not axis.isdisjoint(r))
+            frozenset(t for t, r in m.items() if _meet(axis, r))
             for m, axis in zip(met, lags, strict=True)
         )
         found = united_lags(found, here)

@@ -308,10 +308,10 @@ def _weighted(
         image = image.cropped(box)
         dropped = max(0.0, 1 - image.total / whole)
         image = image.normalised()
-    return Factored(_visible(image), value.mass * (1 - dropped), dropped)
+    return Factored(trimmed(image), value.mass * (1 - dropped), dropped)
 
 
-def _visible(image: FactoredImage) -> FactoredImage:
+def trimmed(image: FactoredImage) -> FactoredImage:
     """The image without rows and columns in which all pixels are below the smallest normal number,
     and so 0."""
     tiny = float(np.finfo(image.dtype).smallest_normal)
@@ -722,7 +722,7 @@ def _propagate_projections(
     origin = tuple(p.origin[0] for p in profiles)
     dtype = np.dtype(options.get("dtype", np.float64))
     image = FactoredImage(np.ones(1), factors, origin, dtype, kernels, xp)
-    image = _visible(image)
+    image = trimmed(image)
     mass = reduce(mul, (p.mass for p in profiles))
     # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
     held = math.prod(1 - p.lost for p in profiles)
@@ -751,7 +751,7 @@ def _projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
 def _projected_operation(op: Operation, axis: int, moves: Mapping[int, SpatialMap]) -> Operation:
     maps = tuple(moves[id(m)] for m in op.maps)
     if axis == 0:
-        return replace(op, maps=maps)
+        return Operation(op.node, maps, op.sources, op.targets, op.gain)
     sources = tuple((q, 1.0) for q, _ in op.sources)
     targets = tuple((p, 1.0) for p, _ in op.targets)
     return Operation(op.node, maps, sources, targets)

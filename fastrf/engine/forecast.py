@@ -343,6 +343,9 @@ def _walked(
     live = dict.fromkeys(reaches, 1)
     calls, cells, nanoseconds, alone, largest, held = 0.0, 0, 0.0, 0.0, 1, 1
     done: str | None = None
+    idle, latest = Work(trimmed, 0), _Latest()
+    counted: tuple[Reach, ...] = ()
+    count = 0
     for op in reversed(operations):
         if done not in (None, op.node):
             for p in graph.planes_of[done or ""]:
@@ -352,22 +355,33 @@ def _walked(
         if not targets:
             continue
         reach: tuple[Reach, ...] | None = reduce(merged, targets)
-        work = Work(trimmed, runs.get(id(op), 0))
-        for move in reversed(op.maps):
-            reach = None if reach is None else work.transpose(move, reach)
+        if not op.maps:
+            work = idle
+        else:
+            # Deep in a network windows fill the maps, and equal layers are equal work.
+            moves, given = tuple(map(id, op.maps)), (reach, runs.get(id(op), 0))
+            before = latest.get(moves)
+            if before is not None and before[0] == given:
+                _, work, reach = before
+            else:
+                work = Work(trimmed, given[1])
+                for move in reversed(op.maps):
+                    reach = None if reach is None else work.transpose(move, reach)
+                latest[moves] = given, work, reach
         if reach is None:
             continue
         calls += work.calls * cost.OPERATION_SECONDS if op.maps else cost.POINTWISE_SECONDS
-        count = pixels_of(reach, trimmed)
+        if reach != counted:
+            counted, count = reach, pixels_of(reach, trimmed)
         for q, _ in op.sources:
             if q in reaches:
                 reaches[q] = merged(reaches[q], reach)
                 cells += count
                 nanoseconds += count * cost.BOX_NANOSECONDS
                 alone += count * cost.BOX_NANOSECONDS
+                live[q] = pixels_of(reaches[q], trimmed)
             else:
-                reaches[q] = reach
-            live[q] = pixels_of(reaches[q], trimmed)
+                reaches[q], live[q] = reach, count
         cells += work.cells
         nanoseconds += work.nanoseconds
         alone += work.alone
@@ -386,6 +400,11 @@ def _walked(
     return _Survey(
         len(operations), calls, cells, nanoseconds, largest, held, spans, at_once=quicker
     )
+
+
+_Latest = dict[tuple[int, ...], tuple[Any, "Work", tuple[Reach, ...] | None]]
+"""By the ids of an operation's maps, the last window that they were given, the work and the window
+that came of it."""
 
 
 def pixels_of(reach: tuple[Reach, ...], nats: float) -> int:

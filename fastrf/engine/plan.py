@@ -17,6 +17,7 @@ from fastrf.engine.cost import Costs
 from fastrf.engine.extents import check_extent
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
+from fastrf.engine.prefixes import Prefixes
 from fastrf.engine.windows import Span
 from fastrf.errors import InputError, PlanError, short
 from fastrf.layers.checks import is_whole
@@ -323,6 +324,28 @@ def make_correlated_plans(
         n: _plan((n, outlook.unit, input_node), "correlated", reason, f, *options)
         for n, f in forecasts.items()
         if n in nodes
+    }
+
+
+def make_batched_plans(
+    batch: Prefixes,
+    units: Mapping[str, tuple[int, ...]],
+    input_node: str,
+    dtype: np.dtype[Any],
+    *,
+    device: Device,
+    workers: int | None = None,
+) -> dict[str, Plan]:
+    """As `make_plans`, of the maps of a chain on an image."""
+    forecasts = {n: f.on(costs_of(device)) for n, f in batch.forecasts(dtype).items()}
+    count = _workers(workers, forecasts.values(), device)
+    reason = (
+        f"its part of one batch of {len(forecasts)} maps; a chain of separable layers is an outer "
+        f"product of profiles"
+    )
+    return {
+        n: _plan((n, units[n], input_node), "factored", reason, f, device, dtype, count, None, 0.0)
+        for n, f in forecasts.items()
     }
 
 

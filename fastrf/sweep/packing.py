@@ -229,7 +229,8 @@ def geometry(packed: Packed) -> Geometry:
         depth += 1
         own = own[(depth < depths[own]) & regular[own]]
     for line in own.tolist():
-        found = _Followed(*(int(of[line]) for of in (size, stride, padding, pixels)))
+        n = int(pixels[line])
+        found = _Followed(int(size[line]), int(stride[line]), int(padding[line]), n)
         at = packed.offsets[line] + depth
         regular[line] = found.through(packed.layers[:TAPS, at : packed.offsets[line + 1]])
         size[line], stride[line] = found.size, found.stride

@@ -75,7 +75,7 @@ def _fraction(value: float) -> Fraction:
     return fraction
 
 
-def _rule(op: Op, old: bool) -> tuple[Any, str, str]:
+def _rule(op: Op, old: bool) -> tuple[Any, Any, str]:
     """Mode, coordinates and rounding of a resize."""
     mode = op.choice("mode", "nearest", "linear", "cubic")
     if old:
@@ -89,7 +89,7 @@ def _rule(op: Op, old: bool) -> tuple[Any, str, str]:
 
 def _upsample(
     op: Op,
-    rule: tuple[Any, str, str],
+    rule: tuple[Any, Any, str],
     scale: Sequence[Fraction | None],
     size: Shape,
     out: Sequence[int | None],
