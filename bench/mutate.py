@@ -82,7 +82,12 @@ class Tests:
     """Which tests execute a line, and how long they take."""
 
     lines: dict[str, dict[int, frozenset[str]]]
-    seconds: dict[str, float]
+    compiled: dict[str, float]
+    interpreted: dict[str, float]
+
+    def seconds(self, mutant: Mutant) -> dict[str, float]:
+        """How long tests take in the way in which they meet the fault."""
+        return self.interpreted if mutant.path.startswith("kernels/cpu") else self.compiled
 
     def of(self, mutant: Mutant, budget: float) -> list[str]:
         """The quickest tests that execute its line, up to a sum of seconds."""
@@ -98,9 +103,10 @@ class Tests:
             found = frozenset(t for t in found if t.split("::")[0] in INTERPRETED)
         if budget < LONG:
             found = self._nearest(path, found)
+        seconds = self.seconds(mutant)
         chosen, total = [], 0.0
-        for test in sorted(found, key=lambda t: (self.seconds.get(t, 0.05), t)):
-            total += self.seconds.get(test, 0.05)
+        for test in sorted(found, key=lambda t: (seconds.get(t, 0.05), t)):
+            total += seconds.get(test, 0.05)
             if chosen and total > budget:
                 break
             chosen.append(test)
@@ -154,14 +160,16 @@ def tests() -> Tests:
         some = frozenset().union(*host.values())
         count = source.read_text().count("\n") + 1
         lines[source.relative_to(ROOT).as_posix()] = dict.fromkeys(range(1, count + 1), some)
-    seconds: dict[str, float] = defaultdict(float)
+    compiled: dict[str, float] = defaultdict(float)
+    interpreted: dict[str, float] = defaultdict(float)
     for report in FOLDER.glob("*.xml"):
+        seconds = interpreted if report.stem.endswith("-interpreted") else compiled
         for case in ElementTree.parse(report).iter("testcase"):
             name = case.attrib["classname"].split(".")[-1]
             if name in files:
                 test = f"{files[name]}::{case.attrib['name'].split('[')[0]}"
                 seconds[test] += float(case.attrib["time"])
-    return Tests(lines, seconds)
+    return Tests(lines, compiled, interpreted)
 
 
 class Tree:
@@ -279,7 +287,8 @@ class Trials:
             self.results[mutant] = {"fate": "not run by any test"}
             return
         tree = self.free.pop()
-        expected = sum(self.known.seconds.get(t, 0.05) for t in chosen)
+        seconds = self.known.seconds(mutant)
+        expected = sum(seconds.get(t, 0.05) for t in chosen)
         run = Run(mutant, tree, chosen, PATIENCE + 2 * expected, budget, trial)
         if trial is None:
             tree.plant(mutant)

@@ -50,6 +50,8 @@ CHOICE = " and ".join(
         "thousand_layers",
         "tiles_have_the_bits",
         "writable",
+        "(agrees_with_fractions and wide)",
+        "(a_chain_does_not_depend_on_the_others and wide)",
         "(agrees_with_fractions and float32)",
         "(a_chain_does_not_depend_on_the_others and float32)",
     )
