@@ -367,6 +367,8 @@ def test_accumulate_flushes_subnormals_and_keeps_nan(dtype):
 
 
 POWERS = [(0, 3), (1, 1), (1, 5), (2, 2), (40, 3), (31, 4), (12, 31), (3, 101), (300, 2)]
+# Numbers of ways beyond 2^300, where what is summed up is brought down.
+POWERS += [(350, 3), (700, 2), (70, 31)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
