@@ -67,7 +67,7 @@ LIBRARIES = (
 )  # fmt: skip
 """Imported once, before any child begins."""
 
-QUICK, LONG = 20.0, 80.0
+QUICK, LONG = 40.0, 160.0
 """Seconds of tests, as measured with coverage, in the first and the second try."""
 PATIENCE = 60.0
 """Seconds of a processor on top, before a run counts as endless: others may use it, too."""
@@ -346,6 +346,8 @@ class Trials:
         self.results[mutant]["seconds"] = seconds
         self.note(mutant)
         print(len(self.results), mutant.path, mutant.line, self.results[mutant], flush=True)
+        if self.results[mutant]["fate"] != "caught":
+            print("  - {}\n  + {}".format(*mutant.diff((ROOT / mutant.path).read_bytes())))
 
 
 def sample(parts: Iterable[str], files: Sequence[str], per_file: int | None, seed: int) -> Iterator:

@@ -30,6 +30,7 @@ FOLDER = ROOT / ".coverage"
 DATA = FOLDER / "data"
 
 INTERPRETED = (
+    "tests/test_layout.py",
     "tests/test_kernels.py",
     "tests/test_run_kernels.py",
     "tests/test_chain_profiles.py",
