@@ -534,6 +534,42 @@ def test_mixed_and_integer_dtypes_are_refused(name):
             run(name, case, np.float64, y)
 
 
+def _plane(*shape):
+    return np.ones(shape)
+
+
+# One small call of each, with all floating arrays as float64.
+DOORS = {
+    "transposed_conv": (_plane(1, 2, 2), _plane(1, 1, 1), (1,) * 3, (1,) * 3, (0,) * 3),
+    "strided_gather": (_plane(1, 2, 2), _plane(1, 1, 1), (1,) * 3, (1,) * 3, (0,) * 3),
+    "transposed_box": (_plane(1, 2, 2), 1, 1, 1, 0),
+    "gather_box": (_plane(1, 2, 2), 1, 1, 1, 0),
+    "transposed_table": (_plane(1, 2, 2), np.arange(2), _plane(2, 1)),
+    "accumulate": (_plane(1, 2, 2), 1.0),
+    "box_power": (1, 2, 0),
+    "outer_product": (_plane(2), _plane(2)),
+    "sum_of_terms": (_plane(3), _plane(3, 2), _plane(3, 2), 0),
+    "box_run": (_plane(1, 2, 2), (1, 1, 1), 1, (0, 0, 0)),
+    "conv_run": (_plane(1, 2, 2), _plane(1, 1, 1), 1, (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_every_array_has_the_dtype_of_the_others(name):
+    call = getattr(kernels.load(), name)
+    out = {"box_power": _plane(2), "outer_product": _plane(2, 2), "sum_of_terms": _plane(2, 2)}
+    values = [*DOORS[name], out.get(name, _plane(1, 2, 2))]
+    call(*values)
+    floats = [i for i, v in enumerate(values) if getattr(v, "dtype", None) == np.float64]
+    for odd in floats:
+        for dtype in (np.float32, np.float16, np.int64):
+            if len(floats) == 1 and dtype is np.float32:
+                continue
+            mixed = [v.astype(dtype) if i == odd else v for i, v in enumerate(values)]
+            with pytest.raises(TypeError, match=r"all arrays .* float32, or all are float64"):
+                call(*mixed)
+
+
 @pytest.mark.parametrize("name", BOXES)
 def test_impossible_boxes_are_refused(name):
     y = np.ones((2, 5, 3))
