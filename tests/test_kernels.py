@@ -539,7 +539,7 @@ def test_impossible_steps_are_refused(name):
     call, y = getattr(kernels.load(), name), np.ones((1, 5, 5))
     for zero in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
         for what, steps in (("stride", (zero, (1, 1, 1))), ("dilation", ((1, 1, 1), zero))):
-            with pytest.raises(ValueError, match=f"{what} is 0; it has to be at least 1"):
+            with pytest.raises(ValueError, match=rf"{what} is \(.*0.*\); it has to be at least"):
                 call(y, np.ones((1, 1, 1)), *steps, (0, 0, 0), y.copy())
 
 
