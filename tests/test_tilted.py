@@ -255,7 +255,7 @@ def test_lattices_are_supports(seed: int) -> None:
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_tilts_lie_a_step_apart(mirrored: bool) -> None:
     """In Fisher length, from one end of what is visible, or from the middle, to the other end."""
-    n = 400
+    n = 1000
     graph, node, source = _graph(zoo.plain(n, ndim=1))
     function = TransferFunction(graph, node, source)
     symmetry = Symmetry((0,), (mirrored,), (False,))
