@@ -208,6 +208,19 @@ def test_window_of_deep_networks(name: str, dtype: str) -> None:
     assert contains(plan_of(net, dtype=dtype, method="direct"), result)
 
 
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("unit", [-900, 900])
+def test_window_of_units_far_from_the_middle(name: str, unit: int) -> None:
+    """Farther than the window is wide, so that it cannot hold both the unit and pixel 0."""
+    block = DEEP[name]
+    net = rf.Sequential(*block * (400 // len(block)), ndim=1)
+    result = rf.erf(net, unit=unit, dtype="float32", method="direct")
+    plan = plan_of(net, None, unit, dtype="float32", method="direct")
+    assert contains(plan, result)
+    ((_, predicted),) = plan.support
+    assert predicted < 900
+
+
 @pytest.mark.parametrize(
     "padding", [((2, 0),), ((0, 2),), ((1, 1),)], ids=["to the left", "to the right", "centred"]
 )
