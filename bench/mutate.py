@@ -387,6 +387,7 @@ def main() -> None:
     parser.add_argument("--per-file", type=int, help="faults of every file, in place of the sample")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--new", action="store_true", help="do not try survivors again")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin none after this time")
     parser.add_argument("--out", type=Path, help="write results here instead of a record")
     given = parser.parse_args()
@@ -401,8 +402,13 @@ def main() -> None:
         trials = Trials(known, Path(name), given.jobs)
         before = trials.before()
         trials.results |= {m: before[key(m)] for _, m in drawn if key(m) in before}
+        for _, mutant in drawn:
+            reason = equivalent.get((mutant.path, *mutant.diff((ROOT / mutant.path).read_bytes())))
+            if reason is not None:
+                trials.results[mutant] = {"fate": "equivalent", "reason": reason}
+        ended = {"caught", "equivalent", *(("survived", "not run by any test") * given.new)}
         waiting = [
-            m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") != "caught"
+            m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") not in ended
         ]
         while trials.running or (waiting and time.monotonic() < stop):
             while trials.free and waiting and time.monotonic() < stop:
@@ -413,11 +419,10 @@ def main() -> None:
     for part, mutant in drawn:
         if mutant in trials.results:
             line, becomes = mutant.diff((ROOT / mutant.path).read_bytes())
-            result = trials.results[mutant]
-            if result["fate"] != "caught" and (mutant.path, line, becomes) in equivalent:
-                result = {"fate": "equivalent", "reason": equivalent[mutant.path, line, becomes]}
             where = {"path": mutant.path, "at": mutant.line, "kind": mutant.kind}
-            found.append({"part": part, **where, "line": line, "becomes": becomes, **result})
+            found.append(
+                {"part": part, **where, "line": line, "becomes": becomes, **trials.results[mutant]}
+            )
     report(found, given.out, given.seed)
 
 
