@@ -252,6 +252,13 @@ def test_lattices_are_supports(seed: int) -> None:
         assert pixels.tolist() == list(range(first, last + 1, step or 1))
 
 
+def test_one_pixel() -> None:
+    graph, node, source = _graph(rf.Sequential(rf.Conv(1, stride=2, gain=0.25), rf.Identity()))
+    found = propagate_tilted(graph, node, (3, -2), source)
+    assert (found.image.tolist(), found.origin) == ([[1.0]], (6, -4))
+    assert found.mass.log() == pytest.approx(math.log(0.25))
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_tilts_lie_a_step_apart(mirrored: bool) -> None:
     """In Fisher length, from one end of what is visible, or from the middle, to the other end."""
