@@ -252,6 +252,10 @@ MEMORY: dict[str, tuple[rf.Network, Any]] = {
     ),
     "3-D": (rf.Sequential(*[rf.Conv(3, padding=1)] * 20, ndim=3), None),
     "strided": (rf.Sequential(*[rf.Conv(5, stride=2, padding=2)] * 7), None),
+    "strided, dense taps": (
+        rf.Sequential(*[rf.Conv(3, stride=2, taps=np.arange(1, 10).reshape(3, 3))] * 9),
+        None,
+    ),
     "linear": (rf.Sequential(rf.Upsample(2, "linear"), *[rf.Conv(9, padding=4)] * 40), 200),
     "global": (rf.Sequential(rf.Conv(3, padding=1), rf.SqueezeExcite(), rf.Conv(3)), 300),
     "unet": (rf.zoo.unet(4, 2), 256),
