@@ -73,6 +73,8 @@ PATIENCE = 60.0
 """Seconds of a processor on top, before a run counts as endless: others may use it, too."""
 MEMORY = 16 * 2**30
 
+UNCAUGHT = {"survived", "not run by any test"}
+
 ELSEWHERE = ("test_packaging", "test_report_page")
 """Tests that need the checkout itself, or a browser, which `MEMORY` has no room for."""
 
@@ -387,7 +389,8 @@ def main() -> None:
     parser.add_argument("--per-file", type=int, help="faults of every file, in place of the sample")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--new", action="store_true", help="do not try survivors again")
+    parser.add_argument("--only", choices=("new", "survivors"), help="the default is both")
+    parser.add_argument("--note", help="what a reader of the record has to know")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin none after this time")
     parser.add_argument("--out", type=Path, help="write results here instead of a record")
     given = parser.parse_args()
@@ -406,10 +409,8 @@ def main() -> None:
             reason = equivalent.get((mutant.path, *mutant.diff((ROOT / mutant.path).read_bytes())))
             if reason is not None:
                 trials.results[mutant] = {"fate": "equivalent", "reason": reason}
-        ended = {"caught", "equivalent", *(("survived", "not run by any test") * given.new)}
-        waiting = [
-            m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") not in ended
-        ]
+        left = {"new": {None}, "survivors": UNCAUGHT, None: {None, *UNCAUGHT}}[given.only]
+        waiting = [m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") in left]
         while trials.running or (waiting and time.monotonic() < stop):
             while trials.free and waiting and time.monotonic() < stop:
                 trials.start(waiting.pop(), QUICK)
@@ -423,10 +424,10 @@ def main() -> None:
             found.append(
                 {"part": part, **where, "line": line, "becomes": becomes, **trials.results[mutant]}
             )
-    report(found, given.out, given.seed)
+    report(found, given)
 
 
-def report(found: list[dict[str, Any]], out: Path | None, seed: int) -> None:
+def report(found: list[dict[str, Any]], given: argparse.Namespace) -> None:
     """Prints what survived, and writes all down."""
     for r in found:
         if r["fate"] not in ("caught", "equivalent"):
@@ -438,14 +439,15 @@ def report(found: list[dict[str, Any]], out: Path | None, seed: int) -> None:
         if any(r["part"] == part for r in found)
     ]
     print(table(["part", *fates], rows))
-    if out is not None:
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.out is not None:
+        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return
     counts = {row[0]: dict(zip(fates, map(int, row[1:]), strict=True)) for row in rows}
     others = [
         {k: v for k, v in r.items() if k != "seconds"} for r in found if r["fate"] != "caught"
     ]
-    write("mutation", {"seed": seed, "faults": len(found), "parts": counts, "not caught": others})
+    whole = {"note": given.note, "seed": given.seed, "faults": len(found), "parts": counts}
+    write("mutation", {**whole, "not caught": others})
 
 
 if __name__ == "__main__":
