@@ -279,6 +279,20 @@ def test_sums_of_fields_are_said_to_be_sums() -> None:
     assert "image of" not in fields["stem"].plan.reason
 
 
+def test_larger_sums_take_longer() -> None:
+    """Of two branches that see 3·2^n pixels along each axis."""
+    seconds = []
+    for n in (4, 6, 7):
+        layers = [rf.Conv(2, stride=2)] * n
+        net = rf.Sequential(*layers, rf.Residual(rf.Conv(3, padding=1)))
+        fields = rf.erf(net, input_size=5 * 2**n, layers="all", method="direct")
+        plan = fields["residual1.add1"].plan
+        assert plan.reason.endswith("added up")
+        assert plan.cells == 2 * (3 * 2**n) ** 2
+        seconds.append(plan.seconds)
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+
+
 def test_no_sum_where_pixels_may_have_been_cut_off() -> None:
     """350 layers of 9 taps reach 9^−350 of the mass, below the smallest normal number."""
     net = rf.Sequential(rf.Residual(*[rf.Conv(9, padding=4)] * 350), rf.Conv(1), ndim=1)

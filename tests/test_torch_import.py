@@ -285,6 +285,12 @@ def windows(x):
     return y.reshape(n, c, h, w)
 
 
+def six(x, *sizes):
+    """Six channels, counted in two digits."""
+    n, _, h, w = x.shape
+    return torch.cat([x, x[:, 2:]], 1).view(n, *sizes, h, w)
+
+
 def unstacked(x):
     a, b = torch.stack([x[:, :2], x[:, 2:]], dim=1).unbind(1)
     return torch.cat([b, a], 1)
@@ -300,6 +306,10 @@ MOVES = {
     "shuffle": shuffle,
     "stack": unstacked,
     "heads": heads,
+    "every third channel": lambda x: six(x, 2, 3)[:, :, 1],
+    "two of three channels": lambda x: six(x, 2, 3)[:, :, 1:].reshape(1, 4, 8, 6),
+    "a run of channels": lambda x: six(x, 3, 2)[:, 1:].reshape(1, 4, 8, 6),
+    "the last run of channels": lambda x: six(x, 3, 2)[:, -1],
     "merged patches": merged,
     "windows": windows,
     "tokens": lambda x: tokens(x).transpose(1, 2).reshape(x.shape) + x,
