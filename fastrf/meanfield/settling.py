@@ -12,7 +12,11 @@ M(τ) is followed too (`mixing`), as far as other fixed weights will ask for it.
   Σ v / Π stride, as an output reads one in so many taps.
 * Averaging, fixed filters and resizing of weights w make M(∞)(Σw)² + Σ w w′(M(τ) − M(∞)) of M(0),
   of taps τ apart, and M(∞)(Σw)² of M(∞).
-* Max-pooling and padding leave them as they are.
+* Max-pooling leaves them as they are.
+
+Where the size of the maps is known, what padding takes away from M(0) and M(∞) near their
+borders is followed pixel by pixel (`borders`): norms divide by the mean over all pixels, and
+activations and products have the gain of that mean.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from fastrf.layers import (
     Activation,
+    AdaptivePool,
     Add,
     Attention,
     Concat,
@@ -30,6 +37,7 @@ from fastrf.layers import (
     ConvTranspose,
     Dropout,
     FullyConnected,
+    GlobalPool,
     Identity,
     Input,
     Layer,
@@ -39,8 +47,9 @@ from fastrf.layers import (
     Scale,
 )
 from fastrf.maps import Size
+from fastrf.meanfield.borders import MOST, Borders
 from fastrf.meanfield.laws import Law
-from fastrf.meanfield.mixing import Fixed, asked_neighbours, farthest, is_cut, mixed, moved
+from fastrf.meanfield.mixing import SETTLED, Fixed, asked_neighbours, farthest, is_cut, mixed, moved
 from fastrf.meanfield.signal import (
     Signal,
     activated,
@@ -107,6 +116,7 @@ class MeanField:
 
     Attributes:
         neighbours: maps of whose pixels it matters what neighbours have in common.
+        bordered: whether it matters what padding changes.
         laws: of what there are among them (see `laws`).
         signals: of every map so far.
         factors: by node, the gains of the factors of products that ask for them.
@@ -117,6 +127,10 @@ class MeanField:
     def __init__(self, nodes: Mapping[str, Node], followed: Collection[str] = ()) -> None:
         self.followed = followed
         self.neighbours = asked_neighbours(nodes)
+        self.bordered = bool(followed) or any(
+            isinstance(node.layer, SETTLED) and node.layer.depends_on_network
+            for node in nodes.values()
+        )
         self.laws: dict[str, Law] = {}
         self.signals: dict[str, Signal] = {}
         self.factors: dict[str, list[float]] = {}
@@ -134,7 +148,7 @@ class MeanField:
         if isinstance(layer, Conv | ConvTranspose | FullyConnected) and layer.depends_on_network:
             layer = self._drawn(layer, channels[node.inputs[0]], channels[node.name], sizes, node)
         elif isinstance(layer, Activation) and layer.depends_on_network:
-            layer = self._activation(layer, read[0].square)
+            layer = self._activation(layer, read[0].mean_square)
         elif isinstance(layer, Norm) and layer.mean_field:
             gain = layer.gain
             if layer.statistics != "lrn":
@@ -144,13 +158,15 @@ class MeanField:
         elif isinstance(layer, Multiply) and layer.mean_field:
             others = (read[:i] + read[i + 1 :] for i in range(len(read)))
             self.factors[node.name] = [
-                math.prod(signal.square for signal in factors) for factors in others
+                math.prod(signal.mean_square for signal in factors) for factors in others
             ]
             self._assume_mean_field()
         counts = [channels[i] for i in node.inputs]
         size = sizes[node.inputs[0]] if node.inputs else None
         follow = node.name in self.neighbours
         signal = _behind(layer, read, counts, size, follow)
+        if read and self.bordered:
+            signal = _at_borders(layer, read[0], signal, [sizes[i] for i in node.inputs])
         if not follow:
             signal = signal.alone()
         if is_cut(signal):
@@ -168,11 +184,15 @@ class MeanField:
             law = self._law(node, layer)
             if law is not None:
                 self.laws[node.name] = law
-                far = law.mean**2 / law.square
+                far, level, borders = law.mean**2 / law.square, math.log(law.square), signal.borders
+                if borders is not None:  # the law is that of the mean over all pixels
+                    level -= math.log(borders.mean)
+                    borders = borders.bent(lambda square: square, far)
                 signal = replace(
                     signal,
-                    level=math.log(law.square),
+                    level=level,
                     far=far,
+                    borders=borders,
                     alike=signal.between(far),
                     gaussian=False,
                     centred=False,
@@ -208,7 +228,7 @@ class MeanField:
         signal = self.signals[source]
         if not (signal.gaussian and signal.centred):
             return None
-        return Law.gaussian(source, signal.square)
+        return Law.gaussian(source, signal.mean_square)
 
     def _sum(self, inputs: Sequence[str]) -> Law | None:
         """A law and fresh Gaussians on top."""
@@ -221,7 +241,7 @@ class MeanField:
         roots = [self.signals[laws[0]].roots, *(signal.roots for signal in free.values())]
         if len(frozenset().union(*roots)) < sum(map(len, roots)):
             return None
-        return self.laws[laws[0]].plus({name: signal.square for name, signal in free.items()})
+        return self.laws[laws[0]].plus({name: signal.mean_square for name, signal in free.items()})
 
     def _drawn(
         self,
@@ -301,3 +321,44 @@ def _behind(
     elif isinstance(layer, Conv | FullyConnected | Attention):
         gain = layer.gain
     return signal.times(gain)
+
+
+def _at_borders(layer: Layer, read: Signal, signal: Signal, sizes: Sequence[Size | None]) -> Signal:
+    """What a layer writes, with what padding has made of it so far.
+
+    Args:
+        read: the first map that it reads.
+        signal: what it writes.
+        sizes: of all maps that it reads.
+    """
+    if None in sizes or isinstance(layer, Attention):
+        return replace(signal, borders=None)
+    size = np.broadcast_shapes(*(own or () for own in sizes))
+    maps = layer.maps(size, len(size))
+    if not maps:
+        borders = signal.borders
+        if borders is not None and borders.square.shape != size:
+            borders = borders.spread(size)
+        return replace(signal, borders=borders)
+    out = maps[-1].size_out or ()
+    if max(map(math.prod, (size, out))) > MOST or isinstance(layer, FullyConnected):
+        return replace(signal, borders=None)
+    borders = read.borders or Borders.none(size, read.far)
+    if isinstance(layer, GlobalPool | AdaptivePool) and layer.mode == "avg" and maps[0].is_global:
+        borders = borders.whole(read.far)
+    elif any(move.is_global for move in maps):
+        return replace(signal, borders=None)
+    else:
+        far = read.far
+        for move in maps:
+            if move.kind == "random":
+                borders = borders.random(move)
+            else:
+                borders = borders.fixed(move, far, signal.far)
+                far = signal.far
+    square = borders.mean
+    if math.prod(out) == 1:
+        level = signal.level + math.log(max(square, 1e-300))
+        return replace(signal, level=level, far=float(borders.own.mean()) / square, borders=None)
+    same = read.borders is None and np.ptp(borders.square) < 1e-12 > np.ptp(borders.shared)
+    return replace(signal, borders=None if same else borders)
