@@ -304,7 +304,8 @@ def journalled(journal: Path) -> list[Outcome]:
     whole, _, rest = journal.read_text(encoding="utf-8").rpartition("\n")
     if rest:
         journal.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    return [Outcome(**json.loads(line)) for line in whole.splitlines()]
+    outcomes = (Outcome(**json.loads(line)) for line in whole.splitlines())
+    return [*{outcome.model: outcome for outcome in outcomes}.values()]
 
 
 def write_down(journal: Path, outcome: Outcome) -> None:

@@ -161,8 +161,9 @@ Steps = list[tuple[slice, slice]]
 def _weights(move: SpatialMap, power: float = 1.0) -> Weights:
     """What the taps' variances are, to a power, over what they sum up to far from borders."""
     if isinstance(move.taps, np.ndarray):
-        whole = move.taps**power
-        return whole * (math.prod(map(_passes, move.axes)) / whole.sum())
+        whole: Floats = move.taps**power
+        whole = whole * (math.prod(map(_passes, move.axes)) / whole.sum())
+        return whole
     found = []
     for number, axis in enumerate(move.axes):
         if isinstance(axis, Table):

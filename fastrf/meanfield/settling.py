@@ -22,8 +22,9 @@ activations and products have the gain of that mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -48,7 +49,7 @@ from fastrf.layers import (
 )
 from fastrf.maps import Size
 from fastrf.meanfield.borders import MOST, Borders
-from fastrf.meanfield.laws import Law
+from fastrf.meanfield.laws import Largest, Law
 from fastrf.meanfield.mixing import SETTLED, Fixed, asked_neighbours, farthest, is_cut, mixed, moved
 from fastrf.meanfield.signal import (
     Signal,
@@ -67,6 +68,9 @@ Channels = Mapping[str, int | None]
 
 RANDOM = (Conv, ConvTranspose, FullyConnected, Attention)
 """Layers behind which neither values nor gradients know what came before."""
+
+_POINTWISE = (Activation, Identity, Scale)
+"""Layers that make one value of one."""
 
 
 def alike(nodes: Mapping[str, Node]) -> list[str]:
@@ -107,31 +111,58 @@ def along_identities(nodes: dict[str, Node]) -> set[str]:
     return found
 
 
+def around_pools(nodes: Mapping[str, Node]) -> set[str]:
+    """Max-pooling, and activations next to it: what passes is that of the largest value."""
+    found = {name for name, node in nodes.items() if isinstance(node.layer, MaxPool)}
+    for name in list(found):
+        (source,) = nodes[name].inputs
+        while isinstance(nodes[source].layer, _POINTWISE):
+            found.add(source)
+            (source,) = nodes[source].inputs
+    for name, node in nodes.items():
+        if isinstance(node.layer, _POINTWISE) and not found.isdisjoint(node.inputs):
+            found.add(name)
+    return found
+
+
+_ALIKE = 0.99
+"""Correlation of neighbouring pixels beyond which the largest of them is like any one."""
+
+
 class MeanField:
     """Settles the layers of a bound network one after the other, in topological order.
 
     Args:
         nodes: all that will be settled.
         followed: those along identities, whose laws are asked for.
+        pooled: those around max-pooling, too.
 
     Attributes:
         neighbours: maps of whose pixels it matters what neighbours have in common.
         bordered: whether it matters what padding changes.
         laws: of what there are among them (see `laws`).
+        passed: of max-pooling, E[f′²] of what it chooses from so many pixels, over that of any
+            one, where it is known.
         signals: of every map so far.
         factors: by node, the gains of the factors of products that ask for them.
         nodes: the nodes so far, with layers that depend on nothing around them.
         assumptions: what was assumed of the layers so far.
     """
 
-    def __init__(self, nodes: Mapping[str, Node], followed: Collection[str] = ()) -> None:
-        self.followed = followed
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        followed: Collection[str] = (),
+        pooled: Collection[str] = (),
+    ) -> None:
+        self.followed, self.pooled = followed, pooled
         self.neighbours = asked_neighbours(nodes)
         self.bordered = bool(followed) or any(
             isinstance(node.layer, SETTLED) and node.layer.depends_on_network
             for node in nodes.values()
         )
         self.laws: dict[str, Law] = {}
+        self.passed: dict[str, Callable[[int], float]] = {}
         self.signals: dict[str, Signal] = {}
         self.factors: dict[str, list[float]] = {}
         self.nodes: dict[str, Node] = {}
@@ -180,32 +211,62 @@ class MeanField:
             signal = replace(signal, gaussian=mixes, centred=True, roots=roots)
         elif isinstance(layer, Input):
             signal = replace(signal, roots=frozenset((node.name,)))
-        if node.name in self.followed:
-            law = self._law(node, layer)
-            if law is not None:
-                self.laws[node.name] = law
-                far, level, borders = law.mean**2 / law.square, math.log(law.square), signal.borders
-                if borders is not None:  # the law is that of the mean over all pixels
-                    level -= math.log(borders.mean)
-                    borders = borders.bent(lambda square: square, far)
-                signal = replace(
-                    signal,
-                    level=level,
-                    far=far,
-                    borders=borders,
-                    alike=signal.between(far),
-                    gaussian=False,
-                    centred=False,
-                )
+        if node.name in self.followed or node.name in self.pooled:
+            signal = self._as_law(node, layer, signal)
         self.signals[node.name] = signal
         self.nodes[node.name] = node if layer is node.layer else replace(node, layer=layer)
         return self.nodes[node.name]
+
+    def _as_law(self, node: Node, layer: Layer, signal: Signal) -> Signal:
+        """The signal once the law of what a node writes is known; as it is where it is not."""
+        largest = self._largest(node, layer) if isinstance(layer, MaxPool) else None
+        law = largest.law if largest else self._law(node, layer)
+        if law is None:
+            return signal
+        far = largest.far if largest else law.mean**2 / law.square
+        self.laws[node.name] = law
+        if node.name not in self.followed:
+            if isinstance(layer, Activation) and self.signals[node.inputs[0]].gaussian:
+                return signal  # The same, found in another way.
+            if isinstance(layer, Activation):
+                gain = float(law.chances @ law.slope**2) / layer.pointwise_gain
+                self.factors[node.name] = [gain]
+        level, borders = math.log(max(law.square, 1e-300)), signal.borders
+        if borders is not None:  # The law is that of the mean over all pixels.
+            level -= math.log(borders.mean)
+            borders = borders.bent(lambda square: square, far)
+        return replace(
+            signal,
+            level=level,
+            far=far,
+            alike=signal.between(far),
+            gaussian=False,
+            centred=False,
+            borders=borders,
+        )
+
+    def _largest(self, node: Node, layer: MaxPool) -> Largest | None:
+        """Of what max-pooling reads in a window."""
+        source = node.inputs[0]
+        law = self.laws.get(source) or self._free(source)
+        if law is None:
+            return None
+        # Pixels of a sum along an identity count as independent.
+        first = source
+        while isinstance(self.nodes[first].layer, _POINTWISE):
+            first = self.nodes[first].inputs[0]
+        alike = self.signals[first].far if self.signals[first].gaussian else 0.0
+        if alike > _ALIKE:
+            return None
+        largest = cache(lambda count: law.largest(node.name, count, alike))
+        self.passed[node.name] = lambda count: largest(count).passed
+        return largest(math.prod(layer.kernel))
 
     def _law(self, node: Node, layer: Layer) -> Law | None:
         """The law of what a node along an identity writes; None where it is not followed."""
         if isinstance(layer, Add):
             return self._sum(node.inputs)
-        if not node.inputs:
+        if not node.inputs or isinstance(layer, MaxPool):
             return None
         source = node.inputs[0]
         law = self.laws.get(source)
@@ -217,8 +278,6 @@ class MeanField:
             return law and law.bent(layer.known.value, layer.known.slope, own or 0.0)
         if law is None:
             return None
-        if isinstance(layer, MaxPool):
-            return law.largest(node.name, math.prod(layer.kernel))
         if isinstance(layer, Scale):
             return law.times(layer.factor)
         return law if isinstance(layer, Identity) else None
