@@ -90,7 +90,7 @@ class Borders:
 
     def random(self, move: SpatialMap) -> Borders:
         """Behind random weights."""
-        weights = _weights(move)
+        weights = _weights(move, math.prod(map(_passes, move.axes)))
         f = np.sqrt(self.own)
         shared = np.zeros(move.size_out or ())
         if f.any():
@@ -98,19 +98,25 @@ class Borders:
         square, own = (_behind(move, weights, x) for x in (self.square, self.own))
         return Borders(square, own, shared)
 
-    def fixed(self, move: SpatialMap, before: float, behind: float) -> Borders:
+    def fixed(
+        self, move: SpatialMap, before: float, behind: float, sums: tuple[float, float] = (1, 1)
+    ) -> Borders:
         """Behind fixed weights, or the largest of a window.
 
         Args:
             before, behind: M(∞)/M(0) far from borders.
+            sums: Σ w² and (Σ w)² far from borders.
         """
         size = move.size_out or ()
         square, f = np.zeros(size), np.zeros(size)
         if before < 1:
-            square = _behind(move, _weights(move), (self.square - self.own) / (1 - before))
-        if before > 0:
-            roots = _weights(move, 1.0 if move.kind == "routing" else 0.5)
-            f = _behind(move, roots, np.sqrt(self.own * (behind / before)))
+            weights = _weights(move, move.gain / sums[0] / (1 - before))
+            square = _behind(move, weights, self.square - self.own)
+        if before > 0 and sums[1] > 0:
+            scale = move.gain**2 if move.kind == "routing" else move.gain
+            scale *= behind / before / sums[1]
+            roots = _weights(move, math.sqrt(scale), 1.0 if move.kind == "routing" else 0.5)
+            f = _behind(move, roots, np.sqrt(self.own))
         return Borders.of((1 - behind) * square + f * f, f)
 
     def spread(self, size: Size) -> Borders:
@@ -158,23 +164,20 @@ Steps = list[tuple[slice, slice]]
 """Of each tap, the pixels that it reads and those that it writes."""
 
 
-def _weights(move: SpatialMap, power: float = 1.0) -> Weights:
-    """What the taps' variances are, to a power, over what they sum up to far from borders."""
+def _weights(move: SpatialMap, scale: float, power: float = 1.0) -> Weights:
+    """The taps' variances (of sum 1, but for rows of a table), to a power, times `scale`."""
     if isinstance(move.taps, np.ndarray):
-        whole: Floats = move.taps**power
-        whole = whole * (math.prod(map(_passes, move.axes)) / whole.sum())
+        whole: Floats = scale * move.taps**power
         return whole
     found = []
     for number, axis in enumerate(move.axes):
         if isinstance(axis, Table):
-            taps = axis.taps**power
-            sums = taps.sum(axis=1)
-            found.append(taps / sums[len(sums) // 4 : len(sums) - len(sums) // 4].mean())
+            found.append(axis.taps**power)
             continue
-        given = move.axis_taps(number)
         kernel = getattr(axis, "kernel", 1)
-        taps = np.ones(kernel) if given is None else given**power
-        found.append(taps * (_passes(axis) / taps.sum()))
+        given = move.axis_taps(number)
+        found.append((np.full(kernel, 1 / kernel) if given is None else given) ** power)
+    found[0] = found[0] * scale
     return found
 
 
@@ -194,8 +197,6 @@ def _behind(move: SpatialMap, weights: Weights, x: Floats) -> Floats:
         return y
     for number, (axis, taps) in enumerate(zip(move.axes, weights, strict=True)):
         assert move.size_out is not None
-        if axis == Window() and move.size_out[number] == x.shape[number]:
-            continue
         if isinstance(axis, Everything):
             x = x.mean(axis=number, keepdims=True)
             x = np.repeat(x, move.size_out[number], axis=number)

@@ -50,7 +50,16 @@ from fastrf.layers import (
 from fastrf.maps import Size
 from fastrf.meanfield.borders import MOST, Borders
 from fastrf.meanfield.laws import Largest, Law
-from fastrf.meanfield.mixing import SETTLED, Fixed, asked_neighbours, farthest, is_cut, mixed, moved
+from fastrf.meanfield.mixing import (
+    SETTLED,
+    Fixed,
+    asked_neighbours,
+    farthest,
+    is_cut,
+    mixed,
+    moved,
+    sums_of,
+)
 from fastrf.meanfield.signal import (
     Signal,
     activated,
@@ -408,13 +417,14 @@ def _at_borders(layer: Layer, read: Signal, signal: Signal, sizes: Sequence[Size
     elif any(move.is_global for move in maps):
         return replace(signal, borders=None)
     else:
-        far = read.far
+        sums = sums_of(layer, size) if isinstance(layer, Fixed) else (1.0, 1.0)
         for move in maps:
             if move.kind == "random":
                 borders = borders.random(move)
-            else:
-                borders = borders.fixed(move, far, signal.far)
-                far = signal.far
+            else:  # of several maps, those before the last one copy pixels
+                last = move is maps[-1]
+                behind = signal.far if last else read.far
+                borders = borders.fixed(move, read.far, behind, sums if last else (1.0, 1.0))
     square = borders.mean
     if math.prod(out) == 1:
         level = signal.level + math.log(max(square, 1e-300))
