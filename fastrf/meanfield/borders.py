@@ -34,6 +34,10 @@ MOST = 1 << 16
 1.6%."""
 
 
+_TAPS = 81
+"""Taps of the largest kernel whose channels count as different near borders."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Borders:
     """Second moments of a map, over M(0) far from borders; arrays of the map's size.
@@ -42,11 +46,15 @@ class Borders:
         square: M(0) of each pixel.
         own: M(∞) of each pixel, with itself.
         shared: M(∞) of each pixel with all others, on average.
+        offsets: behind random weights, what the mean over images varies by from pixel to pixel of
+            a channel, near borders: a sum of squares of so many independent Gaussians, of these
+            variances. Unlike all else, that differs from channel to channel.
     """
 
     square: Floats
     own: Floats
     shared: Floats
+    offsets: tuple[float, ...] = ()
 
     @staticmethod
     def of(square: Floats, f: Floats) -> Borders:
@@ -67,6 +75,18 @@ class Borders:
     def varying(self) -> float:
         """What a channel's values vary by from pixel to pixel."""
         return self.mean - float(self.shared.mean())
+
+    @property
+    def divisor(self) -> float:
+        """1/E[1/s²] over the channels' variances s² = a + Σ λ χ² of their values over all pixels:
+        E[1/s²] is the integral of exp(−ta)/Π √(1 + 2tλ) over t."""
+        offsets = np.array(self.offsets)
+        steady = self.varying - float(offsets.sum())
+        if not offsets.size or steady <= 1e-6 * self.varying:
+            return self.varying
+        t, weights = np.polynomial.laguerre.laggauss(64)
+        factors = 1 / np.sqrt(1 + 2 * t[:, None] * offsets / steady)
+        return steady / float(weights @ factors.prod(axis=1))
 
     def bent(self, power: Callable[[Floats], Floats], far: float) -> Borders:
         """Behind an activation that makes `power` of M(0) and leaves a share of M(∞)."""
@@ -96,7 +116,7 @@ class Borders:
         if f.any():
             shared = _behind(move, _times(weights, _means(move, f)), f)
         square, own = (_behind(move, weights, x) for x in (self.square, self.own))
-        return Borders(square, own, shared)
+        return Borders(square, own, shared, _offsets(move, weights, f))
 
     def fixed(
         self, move: SpatialMap, before: float, behind: float, sums: tuple[float, float] = (1, 1)
@@ -121,7 +141,10 @@ class Borders:
 
     def spread(self, size: Size) -> Borders:
         """Of maps of one pixel along some axes, written all along them."""
-        return Borders(*(np.broadcast_to(x, size) for x in (self.square, self.own, self.shared)))
+        square, own, shared = (
+            np.broadcast_to(x, size) for x in (self.square, self.own, self.shared)
+        )
+        return Borders(square, own, shared)
 
     def whole(self, before: float) -> Borders:
         """The mean over all pixels, a map of one; `before` as of `fixed`."""
@@ -255,6 +278,26 @@ def _means(move: SpatialMap, f: Floats) -> list[Floats]:
     mean = float(f.mean())
     found[0] = found[0] * mean
     return [line / mean for line in found]
+
+
+def _offsets(move: SpatialMap, weights: Weights, f: Floats) -> tuple[float, ...]:
+    """Variances of `Borders.offsets`: the eigenvalues of the covariance, over what is written, of
+    what the taps read of f."""
+    if not f.any():
+        return ()
+    kernel = [getattr(axis, "kernel", 1) for axis in move.axes]
+    if math.prod(kernel) > _TAPS:
+        return ()
+    steps = [_steps(move, axis) for axis in range(f.ndim)]
+    read = np.zeros((math.prod(kernel), *(move.size_out or ())))
+    for row, at in zip(read, np.ndindex(*kernel), strict=True):
+        pairs = [axis[m] for axis, m in zip(steps, at, strict=True)]
+        row[tuple(out for _, out in pairs)] = f[tuple(inside for inside, _ in pairs)]
+    roots = reduce(np.multiply.outer, weights) if isinstance(weights, list) else weights
+    lines = read.reshape(len(read), -1)
+    lines = (lines - lines.mean(axis=1)[:, None]) * np.sqrt(roots).reshape(-1, 1)
+    values = np.linalg.eigvalsh(lines @ lines.T) / lines.shape[1]
+    return tuple(float(x) for x in values if x > 1e-12)
 
 
 def _times(weights: Weights, means: list[Floats]) -> Weights:

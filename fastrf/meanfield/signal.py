@@ -152,7 +152,7 @@ def divisor(layer: Norm, signal: Signal) -> float:
     """What a norm divides by, over M(0) far from borders."""
     borders = signal.borders
     if layer.statistics in _POSITIONS:
-        return max(1 - signal.far if borders is None else borders.varying, 1e-200)
+        return max(1 - signal.far if borders is None else borders.divisor, 1e-200)
     if borders is None:
         return 1.0
     if layer.statistics == "channel":  # at each pixel
@@ -175,6 +175,8 @@ def normalised(layer: Norm, signal: Signal) -> Signal:
         left = max(1 - signal.far, 1e-200) if positions else 1.0
     level = signal.level if layer.mean_field else -math.log(share)
     level += math.log(left) + math.log(layer.gain)
+    if positions and borders is not None:  # Every channel is of variance 1 behind it.
+        level += math.log(share) - math.log(max(borders.varying, 1e-200))
     if not positions:
         return replace(signal, level=level, borders=borders)
     return replace(
