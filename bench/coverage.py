@@ -10,11 +10,15 @@ with, so that every layer and every size in it fits.
 
 Workers are processes of their own, each ended from outside where a model takes too long or too much
 memory: an exception raised inside would be caught by whatever code is running.
+
+With ``--journal FILE`` every outcome is written down as it comes, and a run that was stopped goes
+on where it ended. A journal holds for one state of the code: after a change it is to be deleted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import sysconfig
@@ -24,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from multiprocessing import connection, get_context
+from pathlib import Path
 from typing import Any
 
 from bench import record
@@ -78,6 +83,10 @@ class Outcome:
     @property
     def attention(self) -> bool:
         return self.family in ATTENTION
+
+    @property
+    def model(self) -> Model:
+        return self.library, self.family, self.name
 
 
 Model = tuple[str, str, str]
@@ -284,6 +293,26 @@ def outcomes_of(
             worker.end()
 
 
+# --- the journal ----------------------------------------------------------------------------
+
+
+def journalled(journal: Path) -> list[Outcome]:
+    """The outcomes that an earlier run wrote down; what it was writing when it was stopped is cut
+    off."""
+    if not journal.exists():
+        return []
+    whole, _, rest = journal.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        journal.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    outcomes = (Outcome(**json.loads(line)) for line in whole.splitlines())
+    return [*{outcome.model: outcome for outcome in outcomes}.values()]
+
+
+def write_down(journal: Path, outcome: Outcome) -> None:
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(outcome)) + "\n")
+
+
 # --- the report -----------------------------------------------------------------------------
 
 
@@ -347,6 +376,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=TIMEOUT, help="that one model may take (%(default)s)"
     )
+    parser.add_argument("--journal", type=Path, help="file that a stopped run goes on from")
     parser.add_argument("--no-record", action="store_true", help="print, and write no record")
     arguments = parser.parse_args()
     chosen: list[Model] = []
@@ -361,21 +391,26 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     start = time.perf_counter()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (arguments.workers + 1)
-    outcomes: list[Outcome] = []
     memory = max(memory, 8 << 30)
-    for outcome in outcomes_of(chosen, arguments.workers, seconds=arguments.seconds, memory=memory):
+    order = {model: number for number, model in enumerate(chosen)}
+    known = journalled(arguments.journal) if arguments.journal else []
+    outcomes = [o for o in known if o.model in order]
+    done = {o.model for o in outcomes}
+    left = [model for model in chosen if model not in done]
+    for outcome in outcomes_of(left, arguments.workers, seconds=arguments.seconds, memory=memory):
         outcomes.append(outcome)
+        if arguments.journal:
+            write_down(arguments.journal, outcome)
         if outcome.result != "imported":
             print(_line(outcome), file=sys.stderr, flush=True)
         if len(outcomes) % 50 == 0:
             elapsed = time.perf_counter() - start
             print(f"{len(outcomes)} of {len(chosen)} after {elapsed:.0f} s", file=sys.stderr)
-    order = {model: number for number, model in enumerate(chosen)}
-    outcomes.sort(key=lambda o: order[o.library, o.family, o.name])
+    outcomes.sort(key=lambda o: order[o.model])
     show(outcomes)
     if not arguments.no_record:
         results = {
-            "seconds": round(time.perf_counter() - start),
+            "seconds": round(time.perf_counter() - start) if not known else None,
             "versions": {name: metadata.version(name) for name in ("timm", "torchvision")},
             "totals": summary(outcomes),
             "not_imported": [asdict(o) for o in outcomes if o.result != "imported"],

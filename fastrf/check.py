@@ -31,7 +31,7 @@ from fastrf.analytic.chain import Step
 from fastrf.analytic.composed import Composed, composed
 from fastrf.analytic.forward import forward_moments
 from fastrf.analytic.geometry import receptive_field
-from fastrf.analytic.moments import Moments, moments, unclipped_mass
+from fastrf.analytic.moments import Moments, has_one_gain, moments, unclipped_mass
 from fastrf.analytic.paired import PairedMoments, paired_moments
 from fastrf.analytic.polynomial import chain_polynomial, profile_float
 from fastrf.arrays import on_host
@@ -264,7 +264,7 @@ def _check_grid(
                 if size is None:
                     _compare_polynomial(book, result, graph, node, source)
                 else:
-                    _compare_loss(book, result, graph, network, node, source, analytic)
+                    _compare_loss(book, result, graph, node, source, analytic)
             if first is None:
                 first = run, result
             else:
@@ -589,7 +589,6 @@ def _compare_loss(
     book: _Book,
     result: ERF,
     graph: PlaneGraph,
-    network: Network,
     node: str,
     source: str,
     analytic: Moments,
@@ -597,14 +596,13 @@ def _compare_loss(
     """What fell into padding, against the masses with and without borders."""
     maps = [m for op in graph.between(node, source) for m in op.maps]
     even = all(
-        isinstance(axis, Window) or (isinstance(axis, Table) and m.kind == "routing")
+        isinstance(axis, Window) or (m.kind == "routing" and has_one_gain(axis))
         for m in maps
         for axis in m.axes
     )
     if not even:
         return  # resizing gains and loses at borders by itself; the mass alone is compared
-    unbounded = lower(network, ignore_global=result.ignore_global)
-    free = unclipped_mass(unbounded, node, source)
+    free = unclipped_mass(graph, node, source)
     expected = 1 - float(analytic.mass.ratio(free))
     units = 4 + abs(float(free.log))
     book.add(

@@ -45,8 +45,8 @@ from fastrf.layers import (
 )
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole
 from fastrf.layers.weights import weights_of
-from fastrf.maps import Everything, Size, SpatialMap, Spread, Window
-from fastrf.meanfield.settling import RANDOM, MeanField, along_identities
+from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Spread, Table, Window
+from fastrf.meanfield.settling import RANDOM, MeanField, along_identities, around_pools
 from fastrf.network import Network, Node
 
 FARTHEST_UNIT = 2**60
@@ -175,6 +175,7 @@ class PlaneGraph:
     channels: dict[str, int | None] = field(default_factory=dict)
     ways: dict[str, list[Ways]] = field(default_factory=dict, repr=False)
     identities: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
+    largest: dict[str, Callable[[int], float]] = field(default_factory=dict, repr=False)
     collapsed: set[str] = field(default_factory=set)
     assumptions: list[str] = field(default_factory=list)
     derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -418,9 +419,11 @@ def _forward(
     # Stated gains multiply, whatever slopes have in common; those of drawn weights are followed.
     drawn = any(isinstance(layer, RANDOM) and layer.depends_on_network for layer in layers)
     followed: set[str] = set()
+    pooled: set[str] = set()
     if drawn and not any(map(weights_of, layers)):
         followed = along_identities(graph.network.nodes)
-    means = MeanField(graph.network.nodes, followed) if settles or followed else None
+        pooled = around_pools(graph.network.nodes)
+    means = MeanField(graph.network.nodes, followed, pooled) if settles else None
     for given in graph.network.nodes.values():
         node, layer = given, given.layer
         try:
@@ -446,6 +449,8 @@ def _forward(
                 found = (_single_pieces(graph, node, known, ignore_global),)
             if means is not None and node.name in means.factors:
                 found = _weighed(found, means.factors[node.name])
+            if means is not None and node.name in means.passed:
+                found = _chosen(found, means.passed[node.name], layer)
             if ignore_global:
                 found = [tuple(p for p in ways if not p.is_global) for ways in found]
             pieces[node.name] = found
@@ -455,10 +460,11 @@ def _forward(
         if settles:
             graph.network = graph.network.with_nodes(means.nodes)
         graph.assumptions.extend(means.assumptions)
+        graph.largest = means.passed
         graph.identities = {
             name: law.gains()
             for name, law in means.laws.items()
-            if not isinstance(graph.network.nodes[name].layer, MaxPool)
+            if name in followed and not isinstance(graph.network.nodes[name].layer, MaxPool)
         }
     return pieces
 
@@ -471,6 +477,29 @@ def _weighed(
         tuple(replace(way, gain=way.gain * gain) for way in ways)
         for ways, gain in zip(pieces, gains, strict=True)
     ]
+
+
+def _chosen(
+    pieces: Sequence[tuple[Piece, ...]], passed: Callable[[int], float], layer: Any
+) -> list[tuple[Piece, ...]]:
+    """The ways through max-pooling, each with what passes it on top. Windows that a border cuts
+    along one axis have their own factor, those that two cut the product of both."""
+    inner = passed(math.prod(layer.kernel))
+
+    def rows(axis: AxisMap, kernel: int) -> AxisMap:
+        if not isinstance(axis, Table):
+            return axis
+        counts = (axis.taps > 0).sum(axis=1)
+        whole = math.prod(layer.kernel) // kernel
+        factors = {int(n): passed(int(n) * whole) / inner for n in np.unique(counts) if n}
+        taps = axis.taps * np.array([factors.get(int(n), 1.0) for n in counts])[:, None]
+        return Table(axis.starts, taps, axis.advance)
+
+    def way(piece: Piece) -> Piece:
+        maps = [replace(m, axes=tuple(map(rows, m.axes, layer.kernel))) for m in piece.maps]
+        return Piece(tuple(maps), piece.gain * inner)
+
+    return [tuple(map(way, ways)) for ways in pieces]
 
 
 def _single_pieces(

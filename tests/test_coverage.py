@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import coverage
+
 ROOT = Path(__file__).parent.parent
 
 # Processes are spawned, so that this is a program of its own.
@@ -60,3 +62,16 @@ def test_what_hangs_or_dies_is_one_failure(tmp_path) -> None:
     assert found["hangs"] == ["failed", "took longer than 100 s"]
     assert found["dies"][0] == "failed"
     assert "process died" in found["dies"][1]
+
+
+def test_a_stopped_run_goes_on_where_it_ended(tmp_path) -> None:
+    journal = tmp_path / "journal"
+    assert coverage.journalled(journal) == []
+    outcomes = [coverage.Outcome("library", "family", name, "imported") for name in "abc"]
+    for outcome in outcomes[:2]:
+        coverage.write_down(journal, outcome)
+    with journal.open("a") as file:
+        file.write('{"library": "libr')  # stopped while it wrote
+    assert coverage.journalled(journal) == outcomes[:2]
+    coverage.write_down(journal, outcomes[2])
+    assert coverage.journalled(journal) == outcomes

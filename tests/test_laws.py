@@ -77,7 +77,7 @@ def test_against_simulation(name: str) -> None:
 def test_the_largest_of_a_window() -> None:
     rng = np.random.default_rng(4)
     z = np.maximum(rng.standard_normal((SAMPLES, 4)), 0).max(axis=1)
-    law = behind(begun(), "relu").largest("pool", 4)
+    law = behind(begun(), "relu").largest("pool", 4).law
     assert law.square == pytest.approx((z**2).mean(), abs=4 * (z**2).std() / SAMPLES**0.5)
     assert law.mean == pytest.approx(z.mean(), abs=4 * z.std() / SAMPLES**0.5)
     assert law.chances[np.argmin(np.abs(law.value))] == pytest.approx(1 / 16, rel=1e-6)

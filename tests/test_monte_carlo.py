@@ -32,6 +32,7 @@ from fastrf import lowering
 from fastrf.comparison import LEVEL, Comparison
 from fastrf.engine import direct
 from fastrf.lowering import lower
+from fastrf.meanfield import settling
 
 torch = pytest.importorskip("torch")
 
@@ -408,10 +409,16 @@ def rectified(blocks: int) -> tuple[Any, Any, Any]:
     return theory, experiment, rf.erf(independent(network), input_size=24)
 
 
-def independent(network):
-    """The same network lowered as if slopes along identities were independent."""
+def fresh(network):
+    """The same network, not lowered yet."""
     same = network.bound.with_nodes(dict(network.bound.nodes))
     same.__dict__["bound"] = same
+    return same
+
+
+def independent(network):
+    """The same network lowered as if slopes along identities were independent."""
+    same = fresh(network)
     with patch.object(lowering, "along_identities", lambda nodes: set()):
         for size in (24, 32):
             lower(same, size)
@@ -427,6 +434,65 @@ def test_slopes_along_identities(blocks: int) -> None:
     assert rf.compare(theory, experiment), str(rf.compare(theory, experiment))
     assert not rf.compare(rippled(theory), experiment)
     assert not rf.compare(apart, experiment)
+
+
+def frozen(size):
+    """Fills a module with weights by He, and freezes its batch norms at their statistics over 16
+    images."""
+    images = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(9))
+
+    def fill(module):
+        for part in module.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, 0, math.sqrt(2 / part.weight[0].numel()))
+            elif isinstance(part, nn.BatchNorm2d):
+                part.reset_running_stats()
+                part.momentum = 1.0
+        module.train()(images)
+        module.eval()
+
+    return fill
+
+
+def of_finite_width(module, blocks):
+    """By what share of a pixel finite width may change an image at most.
+
+    A norm divides each channel by its own variance s², which is one of n = fan-in squared weights:
+    E[1/s²]·E[s²] = 1 + 2/n to first order. What passes it counts by so much more; of what is not
+    common to all ways through a block, that is half of it at most.
+    """
+    names = ("conv1", "conv2", "downsample.0")
+    convs = [part for name, part in module.named_modules() if name.startswith(blocks)
+             and name.endswith(names)]  # fmt: skip
+    return sum(1 / part.weight[0].numel() for part in convs)
+
+
+@functools.cache
+def real_resnet() -> tuple[Any, Any]:
+    """A ResNet-18 as it is before training, without anything that makes its masks independent;
+    what finite width may do counts as an error of the experiment."""
+    module, size = ResNet18(32), 32
+    network = rf.from_torch(module, (1, 3, size, size)).initialised("he")
+    found = rf.empirical(
+        module, (8, 3, size, size), "layer1", draws=80, initialise=frozen(size), network=network
+    )
+    width = of_finite_width(module, "layer1") * found.to_numpy()
+    return network, replace(found, standard_error=np.hypot(found.standard_error, width))
+
+
+def test_a_real_resnet() -> None:
+    """ReLU, batch norms, identity shortcuts, max-pooling and padding."""
+    network, experiment = real_resnet()
+    theory = rf.erf(network, "layer1", input_size=32)
+    comparison = rf.compare(theory, experiment)
+    assert comparison.pixels > 800
+    assert comparison, str(comparison)
+    assert not rf.compare(rippled(theory), experiment)
+    # Neither with slopes that are independent, nor with norms that know of no borders.
+    assert not rf.compare(rf.erf(independent(network), "layer1", input_size=32), experiment)
+    with patch.object(settling, "MOST", 0):
+        endless = rf.erf(fresh(network), "layer1", input_size=32)
+    assert not rf.compare(endless, experiment)
 
 
 def test_relus_behind_average_pools_are_approximate() -> None:

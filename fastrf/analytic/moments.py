@@ -161,9 +161,9 @@ def unclipped_mass(graph: PlaneGraph, node: str | None, input: str | None = None
     A unit of a known input size has lost the share 1 − mass.ratio(unclipped_mass) at borders.
 
     Raises:
-        InputError: a map on the way is not a `Window`, so the mass may depend on the unit (then
-            `moments` of that unit on the unbounded grid has it), or the node does not depend on
-            the input.
+        InputError: a map on the way has not one gain for all pixels, so the mass may depend on the
+            unit (then `moments` of that unit on the unbounded grid has it), or the node does not
+            depend on the input.
     """
     target, source = graph.output_node(node), graph.input_node(input)
     wanted = graph.ancestors(target)
@@ -172,7 +172,7 @@ def unclipped_mass(graph: PlaneGraph, node: str | None, input: str | None = None
         read = [(p, share) for p, share in op.sources if p in masses]
         if op.node not in wanted or not read:
             continue
-        if not all(isinstance(axis, Window) for m in op.maps for axis in m.axes):
+        if not all(has_one_gain(axis) for m in op.maps for axis in m.axes):
             raise InputError(
                 f"{op.node}: only networks of windows (convolutions, pooling away from borders) "
                 f"have one mass for all units; use moments() without an input size"
@@ -180,6 +180,9 @@ def unclipped_mass(graph: PlaneGraph, node: str | None, input: str | None = None
         mass = _total((masses[p], share) for p, share in read).times(op.gain)
         for m in op.maps:
             mass = mass.times(m.gain)
+            for axis in m.axes:
+                if isinstance(axis, Table):
+                    mass = mass.times(float(axis.taps[0].sum()))
         for p, share in op.targets:
             own = mass.times(share)
             masses[p] = masses[p].plus(own) if p in masses else own
@@ -187,6 +190,14 @@ def unclipped_mass(graph: PlaneGraph, node: str | None, input: str | None = None
     if not found:
         raise _unconnected(target, source)
     return _total(found)
+
+
+def has_one_gain(axis: AxisMap) -> bool:
+    """Whether all outputs along an axis gather as much."""
+    if not isinstance(axis, Table):
+        return isinstance(axis, Window)
+    sums = axis.taps.sum(axis=1)
+    return bool(np.ptp(sums) <= 4 * np.finfo(np.float64).eps * sums.max())
 
 
 def _total(parts: Iterable[tuple[Mass, float]]) -> Mass:

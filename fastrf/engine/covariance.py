@@ -126,6 +126,8 @@ def _rectified_pools(graph: PlaneGraph, node: str) -> list[str]:
 
     A window of n independent pixels passes nothing where none is positive, in 1 of 2^n cases: the
     largest is then one of zeros, and ReLU's slope there is 0. Of whole windows that is one factor.
+    Where it is known (`PlaneGraph.largest`) windows cut along one axis have theirs, and only those
+    that are cut along several remain.
     """
     wanted, found = graph.ancestors(node), []
     for op in graph.operations:
@@ -136,14 +138,24 @@ def _rectified_pools(graph: PlaneGraph, node: str) -> list[str]:
         tables = [a for m in op.maps for a in m.axes if isinstance(a, Table)]
         if not tables or not isinstance(below, Activation) or below.function != "relu":
             continue
-        counts = [(axis.taps > 0).sum(axis=1) for axis in tables]
+        shares = [int(c.min()) / int(c.max()) for c in ((a.taps > 0).sum(axis=1) for a in tables)]
         whole = math.prod(layer.kernel)
-        cut = whole * math.prod(int(c.min()) / int(c.max()) for c in counts)
-        more = (1 - 0.5**whole) / (1 - 0.5**cut) - 1
-        found.append(
-            f"{op.node}: windows at the borders hold as few as {cut:.0f} pixels, and where ReLU "
-            f"left none of them nothing passes: they count for up to {more:.1%} too much"
-        )
+        cut = round(whole * math.prod(shares))
+        passed = graph.largest.get(op.node)
+        if passed is None:
+            place, counted = "borders", 1 - 0.5**whole
+            true = 1 - 0.5**cut
+        else:
+            true, inner = passed(cut), passed(whole)
+            place, counted = "corners", inner
+            for share in shares:
+                counted *= passed(round(whole * share)) / inner
+        if counted - true > 1e-12 * true:
+            found.append(
+                f"{op.node}: windows at the {place} hold as few as {cut} pixels, and where ReLU "
+                f"left none of them nothing passes: they count for up to {counted / true - 1:.1%} "
+                f"too much"
+            )
     return found
 
 

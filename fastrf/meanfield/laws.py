@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,19 +94,37 @@ class Law:
         inner = slope(self.value, parameter) * self.slope
         return replace(self, value=value(self.value, parameter), slope=inner)
 
-    def largest(self, source: str, count: int) -> Law:
-        """Of so many independent values the largest one, as a source of its own."""
+    def largest(self, source: str, count: int, alike: float = 0.0) -> Largest:
+        """The largest one of so many values, as a source of its own.
+
+        Args:
+            alike: correlation of the Gaussians that the values come from; those that other pixels
+                have in common with them.
+        """
         order = np.argsort(self.value, kind="stable")
         value, first = np.unique(self.value[order], return_index=True)
         chances = np.add.reduceat(self.chances[order], first)
+        # What values that are one and the same pass, on average.
+        squares = np.add.reduceat((self.chances * self.slope**2)[order], first)
+        squares /= np.maximum(chances, 1e-300)
         up = np.cumsum(chances)
+        up /= up[-1]
         # Where an activation makes one value of many its chance is one of steps, else a density's.
-        steps = up**count - (up - chances).clip(0) ** count
-        density = count * chances * (up - chances / 2) ** (count - 1)
         atom = np.diff(first, append=len(order)) > 1
-        rest = (1 - steps[atom].sum()) / density[~atom].sum()
-        own = np.where(atom, steps, rest * density)
-        return Law(own, value, np.ones_like(value), (source,), own[None])
+        z, weights = _given(alike)
+        own = np.empty((len(z), len(value)))
+        for row, shared in zip(own, z, strict=True):
+            over, below, middle = (
+                _chance(p.clip(0, 1), shared, alike) for p in (up, up - chances, up - chances / 2)
+            )
+            steps = over[0] ** count - below[0] ** count
+            density = count * chances * middle[0] ** (count - 1) * middle[1]
+            rest = (1 - steps[atom].sum()) / density[~atom].sum()
+            row[:] = np.where(atom, steps, rest * density)
+        means, chosen = own @ value, weights @ own
+        law = Law(chosen, value, np.ones_like(value), (source,), chosen[None])
+        passed = float(chosen @ squares) / float(self.chances @ self.slope**2)
+        return Largest(law, passed, float(weights @ means**2) / law.square)
 
     def plus(self, sources: dict[str, float]) -> Law | None:
         """With independent Gaussians of these variances added; None where that is not followed."""
@@ -120,6 +139,41 @@ class Law:
         measures = (self.measures * self.slope**2) @ kernel
         whole = np.vstack([measures, *[chances] * len(sources)])
         return Law(chances, y, np.ones_like(y), (*self.sources, *sources), whole)
+
+
+class Largest(NamedTuple):
+    """Of several values the largest.
+
+    Attributes:
+        law: its own.
+        passed: E[f′²] there, over that of any value.
+        far: M(∞)/M(0) behind.
+    """
+
+    law: Law
+    passed: float
+    far: float
+
+
+def _given(alike: float) -> tuple[Floats, Floats]:
+    """Nodes and weights of what values have in common."""
+    if alike == 0:
+        return np.zeros(1), np.ones(1)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+    return nodes, weights / weights.sum()
+
+
+def _chance(chance: Floats, shared: float, alike: float) -> tuple[Floats, Floats]:
+    """The chance of a Gaussian to lie below where it lies with `chance`, once it is known what it
+    shares with others, and its derivative."""
+    if alike == 0:
+        return chance, np.ones_like(chance)
+    from scipy.special import ndtr, ndtri
+
+    z = ndtri(chance.clip(1e-300, 1 - 1e-16))
+    width = math.sqrt(1 - alike)
+    t = (z - math.sqrt(alike) * shared) / width
+    return ndtr(t), np.exp(np.clip((z * z - t * t) / 2, -300, 300)) / width
 
 
 def _convolved(chances: Floats, value: Floats, variance: float) -> tuple[Floats, Floats] | None:

@@ -151,6 +151,11 @@ def moved(layer: Layer, signal: Signal) -> Signal:
     return replace(signal, lags=_lags(alike), alike=alike)
 
 
+def sums_of(layer: Fixed, size: Size | None) -> tuple[float, float]:
+    """Σw² and (Σw)² of the weights of one output, far from borders."""
+    return _sums(layer, _terms(layer, size))
+
+
 def is_cut(signal: Signal) -> bool:
     """Whether pixels too far apart to be followed may have something in common."""
     return any(len(axis) // 2 >= farthest(len(signal.lags)) for axis in signal.lags)

@@ -12,17 +12,25 @@ M(τ) is followed too (`mixing`), as far as other fixed weights will ask for it.
   Σ v / Π stride, as an output reads one in so many taps.
 * Averaging, fixed filters and resizing of weights w make M(∞)(Σw)² + Σ w w′(M(τ) − M(∞)) of M(0),
   of taps τ apart, and M(∞)(Σw)² of M(∞).
-* Max-pooling and padding leave them as they are.
+* Max-pooling leaves them as they are.
+
+Where the size of the maps is known, what padding takes away from M(0) and M(∞) near their
+borders is followed pixel by pixel (`borders`): norms divide by the mean over all pixels, and
+activations and products have the gain of that mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+
+import numpy as np
 
 from fastrf.layers import (
     Activation,
+    AdaptivePool,
     Add,
     Attention,
     Concat,
@@ -30,6 +38,7 @@ from fastrf.layers import (
     ConvTranspose,
     Dropout,
     FullyConnected,
+    GlobalPool,
     Identity,
     Input,
     Layer,
@@ -39,8 +48,18 @@ from fastrf.layers import (
     Scale,
 )
 from fastrf.maps import Size
-from fastrf.meanfield.laws import Law
-from fastrf.meanfield.mixing import Fixed, asked_neighbours, farthest, is_cut, mixed, moved
+from fastrf.meanfield.borders import MOST, Borders
+from fastrf.meanfield.laws import Largest, Law
+from fastrf.meanfield.mixing import (
+    SETTLED,
+    Fixed,
+    asked_neighbours,
+    farthest,
+    is_cut,
+    mixed,
+    moved,
+    sums_of,
+)
 from fastrf.meanfield.signal import (
     Signal,
     activated,
@@ -58,6 +77,9 @@ Channels = Mapping[str, int | None]
 
 RANDOM = (Conv, ConvTranspose, FullyConnected, Attention)
 """Layers behind which neither values nor gradients know what came before."""
+
+_POINTWISE = (Activation, Identity, Scale)
+"""Layers that make one value of one."""
 
 
 def alike(nodes: Mapping[str, Node]) -> list[str]:
@@ -98,26 +120,58 @@ def along_identities(nodes: dict[str, Node]) -> set[str]:
     return found
 
 
+def around_pools(nodes: Mapping[str, Node]) -> set[str]:
+    """Max-pooling, and activations next to it: what passes is that of the largest value."""
+    found = {name for name, node in nodes.items() if isinstance(node.layer, MaxPool)}
+    for name in list(found):
+        (source,) = nodes[name].inputs
+        while isinstance(nodes[source].layer, _POINTWISE):
+            found.add(source)
+            (source,) = nodes[source].inputs
+    for name, node in nodes.items():
+        if isinstance(node.layer, _POINTWISE) and not found.isdisjoint(node.inputs):
+            found.add(name)
+    return found
+
+
+_ALIKE = 0.99
+"""Correlation of neighbouring pixels beyond which the largest of them is like any one."""
+
+
 class MeanField:
     """Settles the layers of a bound network one after the other, in topological order.
 
     Args:
         nodes: all that will be settled.
         followed: those along identities, whose laws are asked for.
+        pooled: those around max-pooling, too.
 
     Attributes:
         neighbours: maps of whose pixels it matters what neighbours have in common.
+        bordered: whether it matters what padding changes.
         laws: of what there are among them (see `laws`).
+        passed: of max-pooling, E[f′²] of what it chooses from so many pixels, over that of any
+            one, where it is known.
         signals: of every map so far.
         factors: by node, the gains of the factors of products that ask for them.
         nodes: the nodes so far, with layers that depend on nothing around them.
         assumptions: what was assumed of the layers so far.
     """
 
-    def __init__(self, nodes: Mapping[str, Node], followed: Collection[str] = ()) -> None:
-        self.followed = followed
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        followed: Collection[str] = (),
+        pooled: Collection[str] = (),
+    ) -> None:
+        self.followed, self.pooled = followed, pooled
         self.neighbours = asked_neighbours(nodes)
+        self.bordered = bool(followed) or any(
+            isinstance(node.layer, SETTLED) and node.layer.depends_on_network
+            for node in nodes.values()
+        )
         self.laws: dict[str, Law] = {}
+        self.passed: dict[str, Callable[[int], float]] = {}
         self.signals: dict[str, Signal] = {}
         self.factors: dict[str, list[float]] = {}
         self.nodes: dict[str, Node] = {}
@@ -134,7 +188,7 @@ class MeanField:
         if isinstance(layer, Conv | ConvTranspose | FullyConnected) and layer.depends_on_network:
             layer = self._drawn(layer, channels[node.inputs[0]], channels[node.name], sizes, node)
         elif isinstance(layer, Activation) and layer.depends_on_network:
-            layer = self._activation(layer, read[0].square)
+            layer = self._activation(layer, read[0].mean_square)
         elif isinstance(layer, Norm) and layer.mean_field:
             gain = layer.gain
             if layer.statistics != "lrn":
@@ -144,13 +198,15 @@ class MeanField:
         elif isinstance(layer, Multiply) and layer.mean_field:
             others = (read[:i] + read[i + 1 :] for i in range(len(read)))
             self.factors[node.name] = [
-                math.prod(signal.square for signal in factors) for factors in others
+                math.prod(signal.mean_square for signal in factors) for factors in others
             ]
             self._assume_mean_field()
         counts = [channels[i] for i in node.inputs]
         size = sizes[node.inputs[0]] if node.inputs else None
         follow = node.name in self.neighbours
         signal = _behind(layer, read, counts, size, follow)
+        if read and self.bordered:
+            signal = _at_borders(layer, read[0], signal, [sizes[i] for i in node.inputs])
         if not follow:
             signal = signal.alone()
         if is_cut(signal):
@@ -164,28 +220,62 @@ class MeanField:
             signal = replace(signal, gaussian=mixes, centred=True, roots=roots)
         elif isinstance(layer, Input):
             signal = replace(signal, roots=frozenset((node.name,)))
-        if node.name in self.followed:
-            law = self._law(node, layer)
-            if law is not None:
-                self.laws[node.name] = law
-                far = law.mean**2 / law.square
-                signal = replace(
-                    signal,
-                    level=math.log(law.square),
-                    far=far,
-                    alike=signal.between(far),
-                    gaussian=False,
-                    centred=False,
-                )
+        if node.name in self.followed or node.name in self.pooled:
+            signal = self._as_law(node, layer, signal)
         self.signals[node.name] = signal
         self.nodes[node.name] = node if layer is node.layer else replace(node, layer=layer)
         return self.nodes[node.name]
+
+    def _as_law(self, node: Node, layer: Layer, signal: Signal) -> Signal:
+        """The signal once the law of what a node writes is known; as it is where it is not."""
+        largest = self._largest(node, layer) if isinstance(layer, MaxPool) else None
+        law = largest.law if largest else self._law(node, layer)
+        if law is None:
+            return signal
+        far = largest.far if largest else law.mean**2 / law.square
+        self.laws[node.name] = law
+        if node.name not in self.followed:
+            if isinstance(layer, Activation) and self.signals[node.inputs[0]].gaussian:
+                return signal  # The same, found in another way.
+            if isinstance(layer, Activation):
+                gain = float(law.chances @ law.slope**2) / layer.pointwise_gain
+                self.factors[node.name] = [gain]
+        level, borders = math.log(max(law.square, 1e-300)), signal.borders
+        if borders is not None:  # The law is that of the mean over all pixels.
+            level -= math.log(borders.mean)
+            borders = borders.bent(lambda square: square, far)
+        return replace(
+            signal,
+            level=level,
+            far=far,
+            alike=signal.between(far),
+            gaussian=False,
+            centred=False,
+            borders=borders,
+        )
+
+    def _largest(self, node: Node, layer: MaxPool) -> Largest | None:
+        """Of what max-pooling reads in a window."""
+        source = node.inputs[0]
+        law = self.laws.get(source) or self._free(source)
+        if law is None:
+            return None
+        # Pixels of a sum along an identity count as independent.
+        first = source
+        while isinstance(self.nodes[first].layer, _POINTWISE):
+            first = self.nodes[first].inputs[0]
+        alike = self.signals[first].far if self.signals[first].gaussian else 0.0
+        if alike > _ALIKE:
+            return None
+        largest = cache(lambda count: law.largest(node.name, count, alike))
+        self.passed[node.name] = lambda count: largest(count).passed
+        return largest(math.prod(layer.kernel))
 
     def _law(self, node: Node, layer: Layer) -> Law | None:
         """The law of what a node along an identity writes; None where it is not followed."""
         if isinstance(layer, Add):
             return self._sum(node.inputs)
-        if not node.inputs:
+        if not node.inputs or isinstance(layer, MaxPool):
             return None
         source = node.inputs[0]
         law = self.laws.get(source)
@@ -197,8 +287,6 @@ class MeanField:
             return law and law.bent(layer.known.value, layer.known.slope, own or 0.0)
         if law is None:
             return None
-        if isinstance(layer, MaxPool):
-            return law.largest(node.name, math.prod(layer.kernel))
         if isinstance(layer, Scale):
             return law.times(layer.factor)
         return law if isinstance(layer, Identity) else None
@@ -208,7 +296,7 @@ class MeanField:
         signal = self.signals[source]
         if not (signal.gaussian and signal.centred):
             return None
-        return Law.gaussian(source, signal.square)
+        return Law.gaussian(source, signal.mean_square)
 
     def _sum(self, inputs: Sequence[str]) -> Law | None:
         """A law and fresh Gaussians on top."""
@@ -221,7 +309,7 @@ class MeanField:
         roots = [self.signals[laws[0]].roots, *(signal.roots for signal in free.values())]
         if len(frozenset().union(*roots)) < sum(map(len, roots)):
             return None
-        return self.laws[laws[0]].plus({name: signal.square for name, signal in free.items()})
+        return self.laws[laws[0]].plus({name: signal.mean_square for name, signal in free.items()})
 
     def _drawn(
         self,
@@ -301,3 +389,45 @@ def _behind(
     elif isinstance(layer, Conv | FullyConnected | Attention):
         gain = layer.gain
     return signal.times(gain)
+
+
+def _at_borders(layer: Layer, read: Signal, signal: Signal, sizes: Sequence[Size | None]) -> Signal:
+    """What a layer writes, with what padding has made of it so far.
+
+    Args:
+        read: the first map that it reads.
+        signal: what it writes.
+        sizes: of all maps that it reads.
+    """
+    if None in sizes or isinstance(layer, Attention):
+        return replace(signal, borders=None)
+    size = np.broadcast_shapes(*(own or () for own in sizes))
+    maps = layer.maps(size, len(size))
+    if not maps:
+        borders = signal.borders
+        if borders is not None and borders.square.shape != size:
+            borders = borders.spread(size)
+        return replace(signal, borders=borders)
+    out = maps[-1].size_out or ()
+    if max(map(math.prod, (size, out))) > MOST or isinstance(layer, FullyConnected):
+        return replace(signal, borders=None)
+    borders = read.borders or Borders.none(size, read.far)
+    if isinstance(layer, GlobalPool | AdaptivePool) and layer.mode == "avg" and maps[0].is_global:
+        borders = borders.whole(read.far)
+    elif any(move.is_global for move in maps):
+        return replace(signal, borders=None)
+    else:
+        sums = sums_of(layer, size) if isinstance(layer, Fixed) else (1.0, 1.0)
+        for move in maps:
+            if move.kind == "random":
+                borders = borders.random(move)
+            else:  # of several maps, those before the last one copy pixels
+                last = move is maps[-1]
+                behind = signal.far if last else read.far
+                borders = borders.fixed(move, read.far, behind, sums if last else (1.0, 1.0))
+    square = borders.mean
+    if math.prod(out) == 1:
+        level = signal.level + math.log(max(square, 1e-300))
+        return replace(signal, level=level, far=float(borders.own.mean()) / square, borders=None)
+    same = read.borders is None and np.ptp(borders.square) < 1e-12 > np.ptp(borders.shared)
+    return replace(signal, borders=None if same else borders)

@@ -18,18 +18,23 @@ a batch norm takes away (Yang et al. 2019).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.activations import Bent, Curves, covariance, curves
 from fastrf.layers import Activation, Norm
+from fastrf.meanfield.borders import Borders, merged
 
 Floats = NDArray[np.float64]
 Lags = tuple[frozenset[int], ...]
+
+_POSITIONS = ("batch", "batch_train", "instance")
+"""Norms that take each channel's mean over pixels away."""
 
 _MOST = 460.0
 """ln of the variance, and of its inverse, where activations take it to stop: far beyond, every gain
@@ -51,6 +56,7 @@ class Signal:
         gaussian: whether values of any pixels are jointly Gaussian.
         centred: whether their mean is 0 in every channel.
         bordered: whether padding has changed them near borders.
+        borders: how they differ there; None: not at all, or that is not followed.
         roots: nodes on whose weights they depend, and inputs, since the last random layer.
     """
 
@@ -61,12 +67,21 @@ class Signal:
     gaussian: bool = True
     centred: bool = True
     bordered: bool = False
+    borders: Borders | None = None
     roots: frozenset[str] = frozenset()
 
     @property
     def square(self) -> float:
         """M(0), within what a double can hold the square of."""
         return math.exp(min(max(self.level, -_MOST), _MOST))
+
+    @property
+    def mean_square(self) -> float:
+        """The mean over all pixels of M(0), as far as `square` goes."""
+        if self.borders is None:
+            return self.square
+        level = self.level + math.log(max(self.borders.mean, 1e-300))
+        return math.exp(min(max(level, -_MOST), _MOST))
 
     def times(self, factor: float) -> Signal:
         return replace(self, level=self.level + math.log(factor) if factor else _NONE)
@@ -110,14 +125,39 @@ def activated(layer: Activation, signal: Signal) -> Signal:
         alike = np.asarray(curves_of(layer, signal).values(signal.alike)) / own.square
     # What lies beyond the range of `square` is beyond that of the activation's bends, too.
     level = signal.level + math.log(max(own.square, 1e-300)) - math.log(q)
-    found = replace(signal.shaped(alike, far), level=level, centred=False)
+    borders = signal.borders
+    if borders is not None:
+        borders = borders.bent(lambda s: _squares(layer, s * q) / max(own.square, 1e-300), far)
+    found = replace(signal.shaped(alike, far), level=level, centred=False, borders=borders)
     return found.times(layer.pointwise_gain / own.gain)
 
 
+_LINES = 17
+"""Variances between the least and the largest of a map at which an activation is looked at."""
+
+
+def _squares(layer: Activation, variances: Floats) -> Floats:
+    """E[σ²] at the variances of a map's pixels."""
+    if layer.known is not None and layer.known.scale_free:
+        return variances * layer.moments(1.0).square
+    high = max(float(variances.max()), 1e-200)
+    lines = np.geomspace(max(float(variances.min()), 1e-6 * high), high, _LINES)
+    squares = [max(layer.moments(float(q)).square, 1e-300) for q in lines]
+    there = np.log(np.maximum(variances, lines[0]))
+    found: Floats = np.exp(np.interp(there, np.log(lines), np.log(squares)))
+    return found
+
+
 def divisor(layer: Norm, signal: Signal) -> float:
-    """The share of M(0) that a norm divides by."""
-    positions = layer.statistics in ("batch", "batch_train", "instance")
-    return max(1 - signal.far, 1e-200) if positions else 1.0
+    """What a norm divides by, over M(0) far from borders."""
+    borders = signal.borders
+    if layer.statistics in _POSITIONS:
+        return max(1 - signal.far if borders is None else borders.divisor, 1e-200)
+    if borders is None:
+        return 1.0
+    if layer.statistics == "channel":  # at each pixel
+        return 1 / float((1 / np.maximum(borders.square, 1e-200)).mean())
+    return borders.mean
 
 
 def normalised(layer: Norm, signal: Signal) -> Signal:
@@ -127,12 +167,26 @@ def normalised(layer: Norm, signal: Signal) -> Signal:
     """
     if layer.statistics == "lrn":
         return signal.times(layer.gain)
-    share = divisor(layer, signal)
-    level = (signal.level + math.log(share) if layer.mean_field else 0.0) + math.log(layer.gain)
-    if layer.statistics not in ("batch", "batch_train", "instance"):
-        return replace(signal, level=level)
-    alike = (signal.alike - signal.far) / share
-    return replace(signal, level=level, alike=alike, far=0.0, centred=True)
+    positions, share = layer.statistics in _POSITIONS, divisor(layer, signal)
+    borders = signal.borders
+    if layer.statistics == "channel":
+        left, borders = share, borders and borders.alone()
+    else:
+        left = max(1 - signal.far, 1e-200) if positions else 1.0
+    level = signal.level if layer.mean_field else -math.log(share)
+    level += math.log(left) + math.log(layer.gain)
+    if positions and borders is not None:  # Every channel is of variance 1 behind it.
+        level += math.log(share) - math.log(max(borders.varying, 1e-200))
+    if not positions:
+        return replace(signal, level=level, borders=borders)
+    return replace(
+        signal,
+        level=level,
+        alike=(signal.alike - signal.far) / left,
+        far=0.0,
+        centred=True,
+        borders=borders and borders.centred(signal.far),
+    )
 
 
 def dropped(signal: Signal, p: float) -> Signal:
@@ -141,7 +195,9 @@ def dropped(signal: Signal, p: float) -> Signal:
         return signal
     alike = np.array(signal.alike * (1 - p))
     alike[tuple(sorted(axis).index(0) for axis in signal.lags)] = 1.0
-    return signal.shaped(alike, signal.far * (1 - p)).times(1 / (1 - p))
+    borders = signal.borders and signal.borders.kept(1 - p)
+    found = replace(signal.shaped(alike, signal.far * (1 - p)), borders=borders)
+    return found.times(1 / (1 - p))
 
 
 def aligned(parts: Sequence[Signal]) -> list[Signal]:
@@ -170,6 +226,7 @@ def multiplied(parts: Sequence[Signal]) -> Signal:
         math.prod(part.far for part in parts),
         parts[0].lags,
         np.asarray(math.prod(part.alike for part in parts)),
+        borders=_merged(parts, math.prod),
     )
 
 
@@ -190,5 +247,10 @@ def added(parts: Sequence[Signal], weights: Sequence[float] | None = None) -> Si
         all(part.gaussian for part in parts),
         all(part.centred for part in parts),
         any(part.bordered for part in parts),
+        _merged(parts, lambda each: sum(s / total * x for s, x in zip(shares, each, strict=True))),
         frozenset().union(*(part.roots for part in parts)),
     )
+
+
+def _merged(parts: Sequence[Signal], merge: Callable[[Sequence[Floats]], Any]) -> Borders | None:
+    return merged([part.borders for part in parts], [part.far for part in parts], merge)
