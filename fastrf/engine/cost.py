@@ -8,9 +8,25 @@ were measured with `python -m bench.cost` on one core of an Intel Xeon (Sapphire
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 OPERATION_SECONDS = 95e-6
 """Python's share of one kernel call of the direct engine: windows, buffers, bookkeeping."""
+
+WALK_CALL_SECONDS = 150e-6
+"""The direct engine's walk besides,"""
+
+LAYER_SECONDS = 12e-6
+"""an operation in it,"""
+
+SWEEP_CALL_SECONDS = 60e-6
+"""one call for a run of layers,"""
+
+PASS_SECONDS = 30e-6
+"""one for a single axis of a layer,"""
+
+SUM_SECONDS = 20e-6
+"""and one that adds images up."""
 
 POINTWISE_SECONDS = 8e-6
 """An operation of the direct engine that moves nothing (normalisation, activation, addition)."""
@@ -90,6 +106,11 @@ LEAST_BANDWIDTH = 200e9
 LINK_BANDWIDTH = 20e9
 """Bytes per second from a GPU to the host: PCI Express 4, 16 lanes, by its data sheet 31.5e9, of
 which pageable memory sees less. Not measured."""
+
+
+def dtype_factor(dtype: Any) -> float:
+    """Time per pixel in a dtype over that in float64."""
+    return FLOAT32_FACTOR if dtype.itemsize == 4 else 1.0
 
 
 @dataclass(frozen=True, slots=True)

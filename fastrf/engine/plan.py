@@ -392,7 +392,7 @@ def _plan(
         forecast.support,
         forecast.cells,
         forecast.seconds(workers),
-        forecast.memory,
+        forecast.memory_on(workers),
         tail,
         notes_of(device),
         formed=forecast.formed,
