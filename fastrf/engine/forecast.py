@@ -40,8 +40,8 @@ class Forecast:
         at_once: whether the direct engine had better take all layers in one call.
         formed: the part of `memory` that is taken only when pixels are asked for, of engines that
             leave factors.
-        walked, each: bytes before the result is made, and what each thread but the first adds to
-            them.
+        walked, each, finish: bytes before the result is made, what each thread but the first adds
+            to them, and bytes from then on, of engines whose threads take memory of their own.
     """
 
     operations: int
@@ -55,6 +55,7 @@ class Forecast:
     formed: int = 0
     walked: int = 0
     each: int = 0
+    finish: int = 0
 
     @property
     def working(self) -> int:
@@ -63,7 +64,9 @@ class Forecast:
 
     def memory_on(self, workers: int) -> int:
         """Peak memory in bytes on so many threads."""
-        return max(self.memory, self.walked + (workers - 1) * self.each)
+        if not self.walked:
+            return self.memory
+        return max(self.walked + (workers - 1) * self.each, self.finish)
 
     def on(self, costs: Costs) -> Forecast:
         """The same work on a device of these costs."""
@@ -111,11 +114,12 @@ def _of_survey(found: Survey) -> Forecast:
         found.cells,
         found.fixed,
         found.shared,
-        found.memory,
+        max(found.walked, found.finish),
         found.largest,
         found.at_once,
         walked=found.walked,
         each=found.each,
+        finish=found.finish,
     )
 
 
@@ -168,7 +172,7 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     support = tuple(span for found in surveys for span in found.support)
     shape = tuple(max(count, 0) for _, count in support)
     pixels, formed = math.prod(shape), formed_bytes(shape, 1, dtype)
-    walks = max(found.memory for found in surveys)
+    walks = max(max(found.walked, found.finish) for found in surveys)
     # All lines are there in the end, in the image's type and in float64.
     lines = (8 + dtype.itemsize) * sum(shape)
     return Forecast(

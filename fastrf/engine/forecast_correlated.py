@@ -145,10 +145,11 @@ class _Survey:
             self.cells + lower.cells,
             self.calls + lower.fixed,
             1e-9 * factor * self.nanoseconds + lower.shared,
-            max(upper, held + lower.memory) + _ROOM,
+            max(upper, held + max(lower.walked, lower.finish)) + _ROOM,
             max(self.largest, lower.largest),
-            walked=held + lower.walked,
+            walked=max(upper, held + lower.walked) + _ROOM,
             each=lower.each,
+            finish=held + lower.finish + _ROOM,
         )
 
     # --- with covariances -------------------------------------------------------------------

@@ -44,8 +44,9 @@ class Survey:
         largest: pixels of the largest image.
         support: the image's window on the input.
         at_once: whether all layers had better go in one call.
-        memory: bytes at the fullest moment, the result included.
-        walked, each: bytes before the result is made, and what each thread but the first adds.
+        walked: bytes at the fullest moment before the result is made.
+        each: what each thread but the first adds to them, or saves.
+        finish: bytes at the fullest moment after that.
     """
 
     operations: int
@@ -55,9 +56,9 @@ class Survey:
     largest: int
     support: tuple[Span, ...]
     at_once: bool
-    memory: int
     walked: int
     each: int
+    finish: int
 
 
 def survey(
@@ -209,7 +210,7 @@ class Rehearsal:
         quicker = self.seen and fits_one_call(self.largest, self.tail)
         quicker = quicker and at_once < self.fixed + shared
         if quicker:
-            memory = self.size * (self.slots.total + result)
+            memory = self.size * self.slots.total + max(self.slots.beside, self.size * result)
             return Survey(
                 self.count, at_once, 0.0, self.cells, self.largest, support, True, memory, 0, 0
             )
@@ -221,9 +222,9 @@ class Rehearsal:
             self.largest,
             support,
             False,
-            max(walked, finish),
             walked,
             both - walked,
+            finish,
         )
 
     # --- chains -----------------------------------------------------------------------------
@@ -307,6 +308,7 @@ class Rehearsal:
         for last in (before, shape)[-layers:]:
             self.slots.step()
             self.slots.move(math.prod(last), _aside(move, before, last))
+            self.slots.beside = max(self.slots.beside, _beside(move, before, last, self.size))
         if lowered is not image:
             self.pool.let_go(lowered.buffer)
         peak = lowered.peak + layers * layer.bits
@@ -337,7 +339,7 @@ class Rehearsal:
         clips = any(n > r.span[1] for n, r in zip(whole, reach, strict=True))
         sinks = clips or move.taps is not None
         sinks = sinks or any(isinstance(a, Spread | Table) for a in move.axes)
-        start, entered = image.peak, image.shape
+        entered = image.shape
         if isinstance(move.taps, np.ndarray):
             image = self._passed(image, tuple(whole), 0.0, 0)
             self._work(image.pixels, move.taps.size * cost.TAP_NANOSECONDS)
@@ -355,9 +357,13 @@ class Rehearsal:
                 self._work(image.pixels, pass_cost(axis, taps))
         self.alone += math.prod(whole) * _alone_cost(move)
         self.slots.move(math.prod(whole), _aside(move, entered, whole))
-        image = self._trimmed(Image(reach, image.shape, image.peak, image.buffer))
-        if sinks and self.seen and image.peak >= start + 1:
+        self.slots.beside = max(self.slots.beside, _beside(move, entered, whole, self.size))
+        whole_image = Image(reach, image.shape, image.peak, image.buffer)
+        whole_image.buffer[1] += 1  # held as long as what is made of it
+        image = self._trimmed(whole_image)
+        if sinks and self.seen and image.peak > self.room.top:
             image = self._instead(image, self._shifted(image, 0.0))
+        self.pool.let_go(whole_image.buffer)
         return image
 
     def _passed(self, image: Image, shape: Shape, growth: float, bytes_beside: int) -> Image:
@@ -440,6 +446,7 @@ class _Slots:
 
     def __init__(self) -> None:
         self.needs: list[int] = []
+        self.beside = 0  # bytes that the call holds besides
         self.holders: list[int] = []
         self.of: dict[int, int] = {}
         self.at: int | None = None
@@ -516,6 +523,35 @@ def _aside(move: SpatialMap, y: Sequence[int], x: Sequence[int]) -> int:
     if len(y) < 3 or (isinstance(move.axes[0], Window) and move.axes[0].kernel == 1):
         return 0
     return x[0] * math.prod(y[1:])
+
+
+LONG = 6
+"""Equal taps from whose number on one call sums rows by doubling (`kernels.cpu.walk`)."""
+
+
+def _beside(move: SpatialMap, y: Sequence[int], x: Sequence[int], size: int) -> int:
+    """Bytes that one call allocates for a layer: the line between two axes, with room at both ends;
+    a plane of such lines where windows of rows are doubled; and which rows meet."""
+    if isinstance(move.taps, np.ndarray):
+        return 0
+    last, taps = move.axes[-1], move.axis_taps(len(y) - 1)
+    found = 0
+    if not isinstance(last, Table | Everything) and last.kernel > 1:
+        line = y[-1] + 2 * (last.span + last.stride + 1)
+        found += line * (3 if _is_long(last, taps) else 1) + (x[-1] if last.stride > 1 else 0)
+    if len(y) < 2:
+        return size * found
+    axis, taps = move.axes[-2], move.axis_taps(len(y) - 2)
+    if _is_long(axis, taps):
+        assert isinstance(axis, Window)
+        found += 3 * (y[-2] + 2 * axis.span) * y[-1]
+    taps_of = axis.taps.shape[1] if isinstance(axis, Table) else getattr(axis, "kernel", x[-2])
+    return size * found + max(y[-2], x[-2]) * taps_of * (3 * 8 + size)
+
+
+def _is_long(axis: AxisMap, taps: Any) -> bool:
+    one = isinstance(axis, Window) and axis.stride == 1 and axis.kernel > LONG
+    return one and taps is None
 
 
 # --- costs of a pixel -----------------------------------------------------------------------
