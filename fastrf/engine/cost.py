@@ -55,9 +55,11 @@ TABLE_NANOSECONDS = 0.7
 WRITE_NANOSECONDS = 1.6
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
-FIELD_BYTES = 1 << 19
-"""What a field in factors takes besides its profiles and pixels: the blocks at work, sums along the
-axes, Python's own (tracemalloc: 0.05 to 0.35 MiB)."""
+FIELD_BYTES = 1 << 15
+"""What a field takes that is no array of pixels, profiles or terms: Python's own."""
+
+WAVES_SECONDS, WAVE_SECONDS = 1e-3, 200e-6
+"""The spectral engine's fixed share, and that of a distinct operation."""
 
 PROFILES_SECONDS = 80e-6
 """The factored engine's fixed share: the polynomial, profiles, the image's window."""

@@ -114,20 +114,22 @@ def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
     return len(found[1].weights)
 
 
-def table_bytes(graph: PlaneGraph, node: str, input_node: str) -> int:
-    """Bytes of all terms' profiles, of a field with a polynomial; like axes share them."""
+def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
+    """Bytes of all terms' profiles, of a field with a polynomial, of which like axes share theirs;
+    and whether all are symmetric, so that halves are held."""
     found = _polynomial(graph, node, input_node)
     assert not isinstance(found, str)
     algebra, value = found
 
-    def added_up() -> int:
+    def added_up() -> tuple[int, bool]:
         bundles = {}
         for axis in range(graph.ndim):
             kinds, bundle = algebra.bundle(value, axis)
             bundles[kinds, *bundle.key] = bundle
-        return sum(8 * len(b.counts) * b.stored for b in bundles.values())
+        size = sum(8 * len(b.counts) * b.stored for b in bundles.values())
+        return size, all(b.mirrored for b in bundles.values())
 
-    return graph.once(("bytes of profiles", node, input_node), added_up)
+    return graph.once(("tables of profiles", node, input_node), added_up)
 
 
 def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:

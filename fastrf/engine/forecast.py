@@ -151,8 +151,11 @@ def of_factored(
     rows = rank * sum(count for _, count in spans)
     factor = dtype_factor(dtype)
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
-    formed = formed_bytes(tuple(count for _, count in spans), rank, dtype)
+    held, mirrored = factored.tables(graph, node, input_node)
+    formed = formed_bytes(tuple(count for _, count in spans), rank, dtype, mirrored)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
+    # A few of each axis' length: bounds, sums, and the profiles of a single term.
+    lines = (16 + dtype.itemsize) * sum(count for _, count in spans)
     return Forecast(
         len(function.operations),
         support,
@@ -161,7 +164,7 @@ def of_factored(
         + len(function.operations) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
-        cost.FIELD_BYTES + factored.table_bytes(graph, node, input_node) + formed,
+        cost.FIELD_BYTES + held + lines + formed,
         pixels,
         formed=formed,
     )
@@ -173,8 +176,8 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     shape = tuple(max(count, 0) for _, count in support)
     pixels, formed = math.prod(shape), formed_bytes(shape, 1, dtype)
     walks = max(max(found.walked, found.finish) for found in surveys)
-    # All lines are there in the end, in the image's type and in float64.
-    lines = (8 + dtype.itemsize) * sum(shape)
+    # All lines are there in the end, in float64 and in the image's type, if that is another.
+    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape)
     return Forecast(
         surveys[0].operations,
         support,
@@ -199,23 +202,27 @@ def of_spectral(
 ) -> Forecast:
     """What `spectral.propagate_spectral` will do, for a field without an obstacle."""
     function = transfer_function(graph, node, input_node)
-    windows, periods = spectral.window_and_periods(function, tail, tol)
+    found = spectral.outlook(function, tail, tol, dtype)
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
     support = tuple(
-        (first + p, last - first + 1) for (first, last), p in zip(windows, place, strict=True)
+        (first + p, last - first + 1) for (first, last), p in zip(found.windows, place, strict=True)
     )
     pixels = math.prod(count for _, count in support)
-    grid = math.prod(periods)
     distinct = sum(len(stage.operations) for stage, _ in function.groups) or len(
         function.operations
     )
-    transform = grid * (math.log2(grid + 1) * cost.FFT_NANOSECONDS + cost.WRITE_NANOSECONDS)
+    stages = math.log2(found.grid + 1)
+    nanoseconds = found.grid * stages * cost.FFT_NANOSECONDS
+    nanoseconds += found.points * distinct * cost.FREQUENCY_NANOSECONDS
+    nanoseconds += 3 * pixels * cost.WRITE_NANOSECONDS
     return Forecast(
         len(function.operations),
         support,
-        grid * (distinct + 1),
-        len(function.operations) * cost.WALK_SECONDS + 1e-3,
-        1e-9 * (transform + grid * distinct * cost.FREQUENCY_NANOSECONDS),
-        16 * grid + 16 * pixels,
+        found.points * distinct + found.grid,
+        cost.WAVES_SECONDS
+        + len(function.operations) * cost.WALK_SECONDS
+        + distinct * cost.WAVE_SECONDS,
+        1e-9 * nanoseconds,
+        found.memory + cost.FIELD_BYTES,
         pixels,
     )
