@@ -42,6 +42,9 @@ MOST_TERMS = 4096
 MOST_PAIRS = 1 << 22
 """Most pairs of terms that one product of two polynomials may have before like terms are joined."""
 
+VIEW_BYTES = 128
+"""What Python holds of a view of an array."""
+
 SHORT_STEP = 64
 """Pixels by which a profile may grow on its way to the next term's, rather than being made anew."""
 
@@ -126,7 +129,8 @@ def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
         for axis in range(graph.ndim):
             kinds, bundle = algebra.bundle(value, axis)
             bundles[kinds, *bundle.key] = bundle
-        size = sum(8 * len(b.counts) * b.stored for b in bundles.values())
+        # Each row with a view of it.
+        size = sum(len(b.counts) * (8 * b.stored + VIEW_BYTES) for b in bundles.values())
         return size, all(b.mirrored for b in bundles.values())
 
     return graph.once(("tables of profiles", node, input_node), added_up)

@@ -23,6 +23,7 @@ from fastrf.engine.recompressed.lowrank import (
 from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Symbol, Words
+from fastrf.engine.rehearsal import survey
 from fastrf.lowering import PlaneGraph
 
 CHANGE_ERROR = {2: 4e-14, 3: 5e-13}
@@ -60,7 +61,7 @@ CORE_NANOSECONDS = 4.0
 REDUCTION_SECONDS = 2e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 18
+WORKING_BYTES = 1 << 14
 """What is at work besides: matrices, a few rows, Python's own."""
 
 POWER_NUMBERS = 110
@@ -83,7 +84,7 @@ def of_recompressed(
 
     Neither `dtype` nor `tail` nor `tol` makes much of a difference to it.
     """
-    return _of(script(graph, node, unit, input_node), graph)
+    return _of(script(graph, node, unit, input_node), graph, node, unit, input_node, dtype)
 
 
 def of_powers(
@@ -96,11 +97,22 @@ def of_powers(
     tol: float,
 ) -> Forecast:
     """What `propagate_powers` will do, for a field that it serves (`is_relative`)."""
-    return _of(script(graph, node, unit, input_node, KEPT[graph.ndim]), graph)
+    where = (graph, node, unit, input_node)
+    return _of(script(*where, KEPT[graph.ndim]), *where, dtype)
 
 
-def _of(written: Script, graph: PlaneGraph) -> Forecast:
-    count = Counts(written)
+def _of(
+    written: Script,
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+) -> Forecast:
+    # Where pixels are cut off that the unit does not see, the others are a copy.
+    seen = survey(graph, node, unit, input_node, dtype, None).support
+    cut = math.prod(max(n, 0) for _, n in seen)
+    count = Counts(written, 0 if seen == written.support else cut, dtype.itemsize)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
     pixels = math.prod(n for _, n in written.support)
@@ -135,6 +147,10 @@ def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node:
 class Counts:
     """What a script amounts to.
 
+    Args:
+        cut: pixels of the result that are cut out of those that are computed; 0: all of them are.
+        size: bytes of a pixel of the result.
+
     Attributes:
         cells: pixels of all factors and images formed.
         seconds: time of all that.
@@ -146,7 +162,8 @@ class Counts:
         roundings: that befall a pixel, one after the other.
     """
 
-    def __init__(self, written: Script) -> None:
+    def __init__(self, written: Script, cut: int = 0, size: int = 8) -> None:
+        self.cut, self.size = cut, size
         self.cells, self.fullest, self.forming, self.changes, self.roundings = 0, 0, 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
@@ -222,8 +239,9 @@ class Counts:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
             self._full(columns + terms * shape[0] + pixels)
-            # Smaller than the smallest normal number, and without empty borders.
-            self._full(2 * pixels + pixels / 8)
+            # In a narrower type; which are too small; and without empty borders.
+            narrow = pixels * self.size / 8 if self.size < 8 else 0
+            self._full(pixels + narrow + max(pixels, self.size * self.cut) / 8)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""
