@@ -33,6 +33,13 @@ PIXEL_NANOSECONDS = 70.0
 """One pixel of the result: transformed, scaled, unfolded, normalised."""
 
 
+CHUNK_BYTES = 100
+"""What is at work for one frequency of the windows that are transformed together,"""
+
+ROOM_BYTES = 1 << 18
+"""and besides. How many windows there will be is a guess: so is the memory, to a factor of 2."""
+
+
 def of_tilted(
     graph: PlaneGraph,
     node: str,
@@ -69,13 +76,19 @@ def of_tilted(
         function.operations
     )
     pixels = math.prod(count for _, count in support)
+    # In the end the image, its half before the last axis is unfolded, and what was computed.
+    parts = 2 ** sum(symmetry.mirrored)
+    finish = 8 * pixels + (4 * pixels if parts > 1 else 0) + 9 * pixels // parts
+    # Of a chunk of windows F, its parts, the numbers that are transformed and what comes out.
+    chunk = min(max(BLOCK, waves), 4 * int(points) + 1)
+    work = CHUNK_BYTES * chunk + 9 * pixels // parts
     return Forecast(
         len(function.operations),
         support,
         int(points * distinct) + pixels,
         SEARCH_SECONDS + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS),
         1e-9 * (points * distinct * WAVE_NANOSECONDS + pixels * PIXEL_NANOSECONDS),
-        32 * pixels + int(16 * max(BLOCK, waves) * 8),
+        int(max(finish, work)) + ROOM_BYTES,
         pixels,
     )
 
