@@ -187,11 +187,10 @@ def layers_of_run(
                 (start - lo, count + k - 1)
                 for (start, count), lo, k in zip(spans, layer.lo, layer.kernel, strict=True)
             ]
-            size = maps[0].size_in
-            if size is not None and any(
-                start < 0 or start + count > n
-                for (start, count), n in zip(spans, size, strict=True)
-            ):
+            inside = True
+            for (start, count), n in zip(spans, maps[0].size_in or (), strict=False):
+                inside = inside and start >= 0 and start + count <= n
+            if not inside:
                 break
             layers += 1
         used += 1

@@ -44,7 +44,7 @@ _ROW_BYTES = 5 * 8
 _BUFFERS = 17 / 16
 """With what kernels hold beside their arguments: rows in float64, whatever the image's type."""
 
-_ROOM = 1 << 18
+_ROOM = 1 << 15
 """Bytes of all that is no array."""
 
 PASSED_SECONDS = 60e-6
@@ -258,13 +258,16 @@ class _Survey:
             lags = (*lags[:axis], wanted[axis], *lags[axis + 1 :])
             at = (*at[:axis], reach[axis], *at[axis + 1 :])
             out = _count(lags) * pixels_of(at, self.trimmed)
-            flat = size if len(at) > 1 else 0
-            copied = out if axis else 0
+            # Copies, where lags are not in the order that is asked for.
+            flat = size if len(at) > 1 < len(above) else 0
+            copied = out if len(wanted[axis]) > 1 < _count(lags[:axis]) else 0
             taps = max(line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
             rows = _ROW_BYTES * len(above) * read * taps // self.dtype.itemsize
             # Of either sign: what is positive and what is negative of what is read, and one lag.
             signs = 2 * size + out // len(wanted[axis]) if self.signed else 0
-            self.peak.note(entered + size + flat + out + max(copied, signs) + rows)
+            # Along the first axis, what is read is what entered.
+            before = entered if axis else 0
+            self.peak.note(before + size + flat + out + max(copied, signs) + rows)
             self.calls += len(wanted[axis]) * MIXED_SECONDS
             self._work(out * taps, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
             size = out

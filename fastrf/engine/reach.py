@@ -101,7 +101,11 @@ class Reaches:
 
 
 def merged(a: tuple[Reach, ...], b: tuple[Reach, ...]) -> tuple[Reach, ...]:
-    return tuple(x.merged(y) for x, y in zip(a, b, strict=True))
+    found: list[Reach] = []
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        alike = i and x is a[i - 1] and y is b[i - 1]
+        found.append(found[-1] if alike else x.merged(y))
+    return tuple(found)
 
 
 def tail_nats(tail: float | None, parts: int) -> float:
@@ -110,7 +114,7 @@ def tail_nats(tail: float | None, parts: int) -> float:
 
 
 def pixels_of(reach: tuple[Reach, ...], nats: float) -> int:
-    return math.prod(max(r.within(nats)[1], 0) for r in reach)
+    return math.prod([max(r.within(nats)[1], 0) for r in reach])
 
 
 # --- one map ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fastrf.engine.direct import fits_one_call
 from fastrf.engine.memory import KEPT, room_for
 from fastrf.engine.reach import Reach, marginal, merged, tail_nats, transposed
 from fastrf.engine.scaled import Headroom
+from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.windows import Span, reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
@@ -77,7 +78,9 @@ def survey(
     def make() -> Survey:
         walk = Rehearsal(graph, node, input_node, dtype, tail, seen)
         for p in graph.planes_of[node]:
-            walk.hold(p, tuple(Reach((u, 1), (u, u), 0.0) for u in unit))
+            # Axes on which the unit's index is the same share one object.
+            at = {u: Reach((u, 1), (u, u), 0.0) for u in unit}
+            walk.hold(p, tuple([at[u] for u in unit]))
         walk.follow(tuple(chains(graph.between(node, input_node))))
         return walk.finished()
 
@@ -96,12 +99,12 @@ class Buffers:
         self.total = 0
 
     def take(self, count: int) -> Buffer:
-        best = min((b for b in self._free if b[0] >= count), default=None)
-        if best is None:
-            best = [room_for(count), 0]
-            self.total += best[0]
-        else:
-            self._free = [b for b in self._free if b is not best]
+        found = -1
+        for i, buffer in enumerate(self._free):
+            if buffer[0] >= count and (found < 0 or buffer[0] < self._free[found][0]):
+                found = i
+        best = self._free.pop(found) if found >= 0 else [room_for(count), 0]
+        self.total += best[0] if found < 0 else 0
         best[1] = 1
         return best
 
@@ -120,19 +123,41 @@ class Image:
 
     Attributes:
         reach: what its window may be.
-        shape: of the array.
+        shape, pixels: of the array.
         peak: upper bound of log2 of its largest value.
         buffer: holds the array.
     """
 
     reach: tuple[Reach, ...]
     shape: Shape
+    pixels: int
     peak: float
     buffer: Buffer
 
-    @property
-    def pixels(self) -> int:
-        return math.prod(self.shape)
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What is known of a map, wherever it is applied.
+
+    Attributes:
+        alone: nanoseconds of a pixel, where all layers go in one call.
+        sinks: whether its largest value can sink.
+        passes: axis, its map and taps, and nanoseconds of a pixel, for each that moves anything.
+    """
+
+    alone: float
+    sinks: bool
+    passes: list[tuple[int, AxisMap, Any, float]]
+
+    @staticmethod
+    def of(move: SpatialMap) -> _Traits:
+        sinks = move.taps is not None or any(isinstance(a, Spread | Table) for a in move.axes)
+        passes: list[tuple[int, AxisMap, Any, float]] = []
+        for i, axis in enumerate(() if isinstance(move.taps, np.ndarray) else move.axes):
+            if not (isinstance(axis, Window) and axis.kernel == axis.stride == 1):
+                taps = move.axis_taps(i)
+                passes.append((i, axis, taps, pass_cost(axis, taps)))
+        return _Traits(_alone_cost(move), sinks, passes)
 
 
 class Rehearsal:
@@ -163,13 +188,16 @@ class Rehearsal:
         self.pool, self.slots = Buffers(), _Slots()
         self.fixed, self.cells, self.nanoseconds, self.alone = 0.0, 0, 0.0, 0.0
         self.largest, self.most, self.most_of_two = 1, 0, 0
+        # By the id of a map, which the graph keeps.
+        self.known: dict[int, _Traits] = {}
+        self.layers: dict[int, tuple[Layer | None, float, int]] = {}
 
     def hold(self, plane: int, reach: tuple[Reach, ...], pooled: bool = False) -> None:
         """Puts an image on a plane; a seed's is no buffer of the pool."""
         shape = self._shape(reach)
         # With a first holder that never lets go, it does not become one.
         buffer = self.pool.take(math.prod(shape)) if pooled else [1, 2]
-        self.images[plane] = Image(reach, shape, self.room.top, buffer)
+        self.images[plane] = Image(reach, shape, math.prod(shape), self.room.top, buffer)
         self.slots.hold(plane, math.prod(shape))
 
     def follow(self, pieces: Sequence[Sequence[Operation]]) -> None:
@@ -177,10 +205,10 @@ class Rehearsal:
         pending = Counter(p for chain in pieces for op in chain for p, _ in op.targets)
         for chain in pieces:
             self._follow(chain)
-            for p in (p for op in chain for p, _ in op.targets):
-                pending[p] -= 1
-                if not pending[p]:
-                    gone = self.images.pop(p, None)
+            for op in chain:
+                for p, _ in op.targets:
+                    pending[p] -= 1
+                    gone = None if pending[p] else self.images.pop(p, None)
                     if gone is not None:
                         self.slots.drop(p)
                         self.pool.let_go(gone.buffer)
@@ -264,13 +292,17 @@ class Rehearsal:
         self, chain: Sequence[Operation], at: int, image: Image
     ) -> tuple[Image | None, int]:
         """As `direct.Walk._advance`; the image that comes out is held by whoever takes it."""
-        op, first = chain[at], layer_of(chain[at])
+        op = chain[at]
+        if not op.maps:
+            self.fixed += cost.POINTWISE_SECONDS
+            image.buffer[1] += 1
+            self.slots.step()
+            return image, at + 1
+        first, bits, most = self._layer(op)
         if first is not None:
-            most = first.depth
-            if first.taps is None:
-                room = max(self.room.limit - image.peak, first.bits)
-                most = min(most, int(room / first.bits))
-            spans = [r.within(self.nats) for r in image.reach]
+            if bits:
+                most = min(most, int(max(self.room.limit - image.peak, bits) / bits))
+            spans = self._spans(image.reach)
             layers, used = layers_of_run(chain, at, first, most, spans)
             if layers >= (2 if len(spans) == 1 or first.taps is not None else 1):
                 self.fixed += used * cost.LAYER_SECONDS
@@ -287,24 +319,31 @@ class Rehearsal:
     def _swept(self, move: SpatialMap, layer: Layer, layers: int, image: Image) -> Image:
         """As `direct.Walk._sweep`."""
         lowered = self._lowered(image, layers * layer.bits)
-        windows = [a for a in move.axes if isinstance(a, Window)]
-        reach = tuple(
-            r.behind(a, marginal(move, i), layers)
-            for i, (r, a) in enumerate(zip(image.reach, windows, strict=True))
-        )
-        grown = (layers * a.span for a in windows)
-        shape = tuple(n + more for n, more in zip(image.shape, grown, strict=True))
+        reach: list[Reach] = []
+        shape, before = [], []
+        for i, axis in enumerate(move.axes):
+            assert isinstance(axis, Window)
+            taps = marginal(move, i)
+            own = image.reach[i]
+            if i and own is image.reach[i - 1] and taps is None and axis == move.axes[i - 1]:
+                reach.append(reach[-1])
+            else:
+                reach.append(own.behind(axis, taps, layers))
+            shape.append(image.shape[i] + layers * axis.span)
+            before.append(shape[i] - axis.span)
         pixels = math.prod(shape)
         buffer = self.pool.take(pixels)
-        for workers in (1, 2):
-            self._note(scratch.of_sweep(layer, layers, shape, self.dtype, workers), workers)
+        if pixels < 2 * TILE_CELLS:
+            self._note(scratch.of_sweep(layer, layers, shape, self.size, 1))
+        else:
+            for workers in (1, 2):
+                self._note(scratch.of_sweep(layer, layers, shape, self.size, workers), workers)
         self.fixed += cost.SWEEP_CALL_SECONDS
-        before = tuple(n - a.span for n, a in zip(shape, windows, strict=True))
-        middle = ((n + m) / 2 for n, m in zip(image.shape, shape, strict=True))
+        middle = [(n + m) / 2 for n, m in zip(image.shape, shape, strict=True)]
         # Simpson's rule, for the layers one by one.
         mean = (image.pixels + 4 * math.prod(middle) + pixels) / 6
         self._work(pixels, _run_cost(move, layers))
-        self.alone += layers * mean * _alone_cost(move)
+        self.alone += layers * mean * self._traits(move).alone
         for last in (before, shape)[-layers:]:
             self.slots.step()
             self.slots.move(math.prod(last), _aside(move, before, last))
@@ -312,7 +351,7 @@ class Rehearsal:
         if lowered is not image:
             self.pool.let_go(lowered.buffer)
         peak = lowered.peak + layers * layer.bits
-        return self._trimmed(Image(reach, shape, peak, buffer))
+        return self._trimmed(Image(tuple(reach), tuple(shape), pixels, peak, buffer))
 
     # --- one map ----------------------------------------------------------------------------
 
@@ -322,43 +361,41 @@ class Rehearsal:
         if move.is_global and move.size_in is None:
             self.pool.let_go(image.buffer)
             return None  # the engine refuses it with the layer's name
-        reach = tuple(
-            transposed(a, r, n, marginal(move, i))
-            for i, (a, r, n) in enumerate(zip(move.axes, image.reach, sizes, strict=True))
-        )
-        if any(r.span[1] <= 0 for r in reach):
-            self.pool.let_go(image.buffer)
-            return None
-        spans = [
-            (start, n)
-            for (start, _), n in zip(
-                (r.within(self.nats) for r in image.reach), image.shape, strict=True
-            )
-        ]
+        found: list[Reach] = []
+        for i, (axis, own) in enumerate(zip(move.axes, image.reach, strict=True)):
+            taps = marginal(move, i)
+            alike = i and own is image.reach[i - 1] and axis is move.axes[i - 1]
+            if alike and sizes[i] == sizes[i - 1] and taps is None:
+                found.append(found[-1])
+            else:
+                found.append(transposed(axis, own, sizes[i], taps))
+        reach = tuple(found)
+        for r in reach:
+            if r.span[1] <= 0:
+                self.pool.let_go(image.buffer)
+                return None
+        spans = self._spans(image.reach)
         whole = [reached(a, s, n)[0][1] for a, s, n in zip(move.axes, spans, sizes, strict=True)]
-        clips = any(n > r.span[1] for n, r in zip(whole, reach, strict=True))
-        sinks = clips or move.taps is not None
-        sinks = sinks or any(isinstance(a, Spread | Table) for a in move.axes)
+        traits = self._traits(move)
+        sinks = traits.sinks
+        for count, r in zip(whole, reach, strict=True):
+            sinks = sinks or count > r.span[1]
         entered = image.shape
         if isinstance(move.taps, np.ndarray):
             image = self._passed(image, tuple(whole), 0.0, 0)
             self._work(image.pixels, move.taps.size * cost.TAP_NANOSECONDS)
         else:
             shape = list(image.shape)
-            for i, axis in enumerate(move.axes):
-                if isinstance(axis, Window) and axis.kernel == axis.stride == 1:
-                    continue
-                taps = move.axis_taps(i)
+            for i, axis, taps, nanoseconds in traits.passes:
                 shape[i] = whole[i]
                 growth = _growth(axis, taps, spans[i][1])
-                image = self._passed(
-                    image, tuple(shape), growth, scratch.of_pass(axis, taps, shape, i, self.size)
-                )
-                self._work(image.pixels, pass_cost(axis, taps))
-        self.alone += math.prod(whole) * _alone_cost(move)
+                beside = scratch.of_pass(axis, taps, shape, i, self.size)
+                image = self._passed(image, tuple(shape), growth, beside)
+                self._work(image.pixels, nanoseconds)
+        self.alone += math.prod(whole) * traits.alone
         self.slots.move(math.prod(whole), _aside(move, entered, whole))
         self.slots.beside = max(self.slots.beside, _beside(move, entered, whole, self.size))
-        whole_image = Image(reach, image.shape, image.peak, image.buffer)
+        whole_image = Image(reach, image.shape, image.pixels, image.peak, image.buffer)
         whole_image.buffer[1] += 1  # held as long as what is made of it
         image = self._trimmed(whole_image)
         if sinks and self.seen and image.peak > self.room.top:
@@ -369,23 +406,26 @@ class Rehearsal:
     def _passed(self, image: Image, shape: Shape, growth: float, bytes_beside: int) -> Image:
         """The image behind one pass; lets go of the one before."""
         lowered = self._lowered(image, growth)
-        buffer = self.pool.take(math.prod(shape))
+        pixels = math.prod(shape)
+        buffer = self.pool.take(pixels)
         self._note(bytes_beside)
         if lowered is not image:
             self.pool.let_go(lowered.buffer)
         self.pool.let_go(image.buffer)
         self.fixed += cost.PASS_SECONDS
-        return Image(image.reach, shape, lowered.peak + growth, buffer)
+        return Image(image.reach, shape, pixels, lowered.peak + growth, buffer)
 
     def _trimmed(self, image: Image) -> Image:
         """What of an image is on its map and has values: a copy, where that is not contiguous."""
         shape = self._shape(image.reach)
-        if shape[1:] == image.shape[1:]:
-            return Image(image.reach, shape, image.peak, image.buffer)
-        buffer = self.pool.take(math.prod(shape))
-        self._note(0)
-        self.pool.let_go(image.buffer)
-        return Image(image.reach, shape, image.peak, buffer)
+        if shape == image.shape:
+            return image
+        pixels, buffer = math.prod(shape), image.buffer
+        if shape[1:] != image.shape[1:]:
+            buffer = self.pool.take(pixels)
+            self._note(0)
+            self.pool.let_go(image.buffer)
+        return Image(image.reach, shape, pixels, image.peak, buffer)
 
     # --- sums and scales --------------------------------------------------------------------
 
@@ -393,15 +433,15 @@ class Rehearsal:
         lowered = self._lowered(a, 1.0)
         reach = merged(a.reach, b.reach)
         shape = self._shape(reach)
-        buffer = self.pool.take(math.prod(shape))
+        pixels = math.prod(shape)
+        buffer = self.pool.take(pixels)
         self._note(0)
         if lowered is not a:
             self.pool.let_go(lowered.buffer)
         self.fixed += cost.SUM_SECONDS
-        pixels = math.prod(shape)
         self._work(pixels, cost.BOX_NANOSECONDS)
         self.alone += pixels * cost.BOX_NANOSECONDS
-        return Image(reach, shape, max(lowered.peak, b.peak) + 1, buffer)
+        return Image(reach, shape, pixels, max(lowered.peak, b.peak) + 1, buffer)
 
     def _lowered(self, image: Image, growth: float) -> Image:
         if image.peak + growth <= self.room.limit:
@@ -415,16 +455,43 @@ class Rehearsal:
         self.fixed += cost.SUM_SECONDS
         self._work(image.pixels, cost.BOX_NANOSECONDS)
         shift = math.floor(min(self.room.top, self.room.limit - growth) - image.peak)
-        return Image(image.reach, image.shape, image.peak + shift, buffer)
+        return Image(image.reach, image.shape, image.pixels, image.peak + shift, buffer)
 
     def _instead(self, old: Image, new: Image) -> Image:
         self.pool.let_go(old.buffer)
         return new
 
+    def _layer(self, op: Operation) -> tuple[Layer | None, float, int]:
+        """The layer that an operation is in a run, what its values grow by, and its depth."""
+        key = id(op.maps[0]) if len(op.maps) == 1 else 0
+        found = self.layers.get(key)
+        if found is None:
+            layer = layer_of(op)
+            found = (None, 0.0, 0) if layer is None else (layer, layer.bits, layer.depth)
+            self.layers[key] = found
+        return found
+
+    def _traits(self, move: SpatialMap) -> _Traits:
+        found = self.known.get(id(move))
+        if found is None:
+            found = self.known[id(move)] = _Traits.of(move)
+        return found
+
     # --- counts -----------------------------------------------------------------------------
 
     def _shape(self, reach: tuple[Reach, ...]) -> Shape:
-        return tuple(max(r.within(self.nats)[1], 0) for r in reach)
+        shape: list[int] = []
+        for i, r in enumerate(reach):
+            # Of axes that are alike, one is looked at.
+            alike = i and r is reach[i - 1]
+            shape.append(shape[-1] if alike else max(r.within(self.nats)[1], 0))
+        return tuple(shape)
+
+    def _spans(self, reach: tuple[Reach, ...]) -> list[Span]:
+        spans: list[Span] = []
+        for i, r in enumerate(reach):
+            spans.append(spans[-1] if i and r is reach[i - 1] else r.within(self.nats))
+        return spans
 
     def _note(self, beside: int, workers: int = 0) -> None:
         """Notes what is held now, with so many bytes beside the pool; of 0 workers, any number."""
@@ -509,8 +576,11 @@ class _Slots:
 
     def leave(self) -> None:
         """Nothing is followed any more."""
-        self._follow(None)
-        self.step()
+        if self.at is not None:
+            self.holders[self.at] -= 1
+        if self.entered is not None:
+            self.holders[self.entered] -= 1
+        self.at = self.entered = None
 
 
 def _aside(move: SpatialMap, y: Sequence[int], x: Sequence[int]) -> int:

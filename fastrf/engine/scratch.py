@@ -11,8 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fastrf.engine.chains import Layer
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.maps import AxisMap, Table, Window
@@ -41,11 +39,9 @@ def parts(shape: Sequence[int], workers: int) -> int:
     return max(1, min(workers, math.prod(shape) // TILE_CELLS, shape[0]))
 
 
-def of_sweep(
-    layer: Layer, layers: int, shape: tuple[int, ...], dtype: np.dtype[Any], workers: int
-) -> int:
-    """Of a run of layers whose result has this shape."""
-    size, k = dtype.itemsize, layer.kernel
+def of_sweep(layer: Layer, layers: int, shape: Sequence[int], size: int, workers: int) -> int:
+    """Of a run of layers whose result has this shape, of pixels of so many bytes."""
+    k = layer.kernel
     taps = [layers * (n - 1) + 1 for n in k]
     if len(shape) == 1:
         return _line(layer, layers, shape[0], size)
@@ -79,7 +75,7 @@ def _line(layer: Layer, layers: int, count: int, size: int) -> int:
     return size * whole + own
 
 
-def _box_tile(shape: tuple[int, ...], taps: Sequence[int], size: int) -> int:
+def _box_tile(shape: Sequence[int], taps: Sequence[int], size: int) -> int:
     lanes, width = VECTOR // size, ROW // size
     reads = _rounded(width + taps[-1] - 1, 8)
     lines = 2 * lanes * reads * size
@@ -91,7 +87,7 @@ def _box_tile(shape: tuple[int, ...], taps: Sequence[int], size: int) -> int:
     return lines + middle + (planes + taps[0] - 1) * rows * ROW
 
 
-def _conv_tile(shape: tuple[int, ...], k: tuple[int, ...], layers: int, size: int) -> int:
+def _conv_tile(shape: Sequence[int], k: tuple[int, ...], layers: int, size: int) -> int:
     volume = len(shape) == 3
     depth = max(1, (SWEEP_3D if volume else SWEEP) // max(1, max(k) - 1))
     sweeps = -(-layers // depth)
