@@ -47,10 +47,10 @@ _BUFFERS = 17 / 16
 _ROOM = 1 << 15
 """Bytes of all that is no array."""
 
-PASSED_SECONDS = 60e-6
+PASSED_SECONDS = 120e-6
 """Python's share of an operation: lags, stacks and their sums."""
 
-MIXED_SECONDS = 60e-6
+MIXED_SECONDS = 120e-6
 """Python's share of one lag of a mixture along an axis."""
 
 

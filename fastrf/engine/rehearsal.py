@@ -343,6 +343,7 @@ class Rehearsal:
         # Simpson's rule, for the layers one by one.
         mean = (image.pixels + 4 * math.prod(middle) + pixels) / 6
         self._work(pixels, _run_cost(move, layers))
+        self.cells += (layers - 1) * pixels
         self.alone += layers * mean * self._traits(move).alone
         for last in (before, shape)[-layers:]:
             self.slots.step()
@@ -650,7 +651,8 @@ def _alone_cost(move: SpatialMap) -> float:
     """Of a layer, where all layers go in one call."""
     if isinstance(move.taps, np.ndarray):
         return cost.PASS_NANOSECONDS + move.taps.size * cost.ALONE_TAP_NANOSECONDS
-    alone = cost.PASS_NANOSECONDS
+    # The first of three axes is a pass of its own.
+    alone = cost.PASS_NANOSECONDS * (3 if len(move.axes) > 2 else 1)
     for axis in move.axes:
         if isinstance(axis, Table):
             alone += int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS

@@ -1,7 +1,8 @@
 """What the recompressed engine's work will be, read off its script.
 
 The constants were measured with bench/bench_recompressed.py on one core of an Intel Xeon (Sapphire
-Rapids, 2.6 GHz) with 2 cores, and predict to within a factor of about 3.
+Rapids, 2.6 GHz), about doubled for one (family 6, model 106, 2.8 GHz) that ran other programs too
+(bench/limits.py), and predict to within a factor of about 3. BLAS is on one thread there.
 """
 
 from __future__ import annotations
@@ -33,32 +34,35 @@ final peak, by the number of axes: 1e-14 to 4e-14 in many planes, 1e-13 to 4e-13
 MEASURED_ERROR = 1e-13
 """The same of a volume of which all pixels are formed for it: 4e-14 to 9e-14."""
 
-STEP_SECONDS = 5e-5
+FIELD_SECONDS = 2e-4
+"""A field's fixed share: bounds of its errors, the windows of its pixels."""
+
+STEP_SECONDS = 1e-4
 """Python's share of one step of a script."""
 
-CALL_SECONDS = 6e-6
+CALL_SECONDS = 1.5e-5
 """Python's share of one power of a map, or of one map that is applied alone, all axes together."""
 
-OPERATOR_SECONDS = 2e-4
+OPERATOR_SECONDS = 1.5e-4
 """Building the matrix of one map, all axes together. On maps of known size that happens once, and
 is not counted."""
 
-ENTRY_NANOSECONDS = 0.3
+ENTRY_NANOSECONDS = 0.5
 """One weight of a matrix and one term."""
 
-GEMM_NANOSECONDS = 0.03
+GEMM_NANOSECONDS = 0.05
 """One product and sum of a matrix product: the pixels of one term."""
 
-QR_NANOSECONDS = 0.45
+QR_NANOSECONDS = 0.9
 """One pixel and one pair of terms of an orthogonal factor."""
 
-SVD_NANOSECONDS = 0.6
+SVD_NANOSECONDS = 1.2
 """One singular value decomposition over the cube of its order."""
 
-CORE_NANOSECONDS = 4.0
+CORE_NANOSECONDS = 8.0
 """One number of a core that is decomposed, and one column of its longest side."""
 
-REDUCTION_SECONDS = 2e-4
+REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
 WORKING_BYTES = 1 << 14
@@ -67,7 +71,7 @@ WORKING_BYTES = 1 << 14
 POWER_NUMBERS = 110
 """What Python holds of each power besides its pixels, in numbers of 8 bytes (tracemalloc)."""
 
-PIXEL_NANOSECONDS = 6.0
+PIXEL_NANOSECONDS = 10.0
 """One pixel of the result: clamped, summed, divided."""
 
 
@@ -120,7 +124,7 @@ def _of(
         written.operations,
         written.support,
         count.cells + pixels,
-        count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
+        FIELD_SECONDS + count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
         0.0,
         8 * max(count.fullest, count.forming) + WORKING_BYTES,
         1,  # nothing that threads could share

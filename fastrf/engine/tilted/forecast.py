@@ -16,9 +16,9 @@ from fastrf.engine.tilted.symmetries import Symmetries, groups
 from fastrf.engine.transfer import Frequencies, TransferFunction, transfer_function
 from fastrf.lowering import PlaneGraph
 
-SEARCH_SECONDS = 20e-3
-"""Choosing the windows. These constants were measured with bench/bench_tilted.py on one core of a
-Sapphire Rapids Xeon with 2 cores."""
+SEARCH_SECONDS = 6e-3
+"""Choosing the windows (bench/limits.py). The other constants were measured with
+bench/bench_tilted.py on one core of a Sapphire Rapids Xeon with 2 cores."""
 
 PASSES_SECONDS = 1.2e-3
 """The eight walks over one distinct operation, without what the following count."""
