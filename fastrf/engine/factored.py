@@ -42,6 +42,9 @@ MOST_TERMS = 4096
 MOST_PAIRS = 1 << 22
 """Most pairs of terms that one product of two polynomials may have before like terms are joined."""
 
+VIEW_BYTES = 128
+"""What Python holds of a view of an array."""
+
 SHORT_STEP = 64
 """Pixels by which a profile may grow on its way to the next term's, rather than being made anew."""
 
@@ -114,20 +117,23 @@ def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
     return len(found[1].weights)
 
 
-def table_bytes(graph: PlaneGraph, node: str, input_node: str) -> int:
-    """Bytes of all terms' profiles, of a field with a polynomial; like axes share them."""
+def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
+    """Bytes of all terms' profiles, of a field with a polynomial, of which like axes share theirs;
+    and whether all are symmetric, so that halves are held."""
     found = _polynomial(graph, node, input_node)
     assert not isinstance(found, str)
     algebra, value = found
 
-    def added_up() -> int:
+    def added_up() -> tuple[int, bool]:
         bundles = {}
         for axis in range(graph.ndim):
             kinds, bundle = algebra.bundle(value, axis)
             bundles[kinds, *bundle.key] = bundle
-        return sum(8 * len(b.counts) * b.stored for b in bundles.values())
+        # Each row with a view of it.
+        size = sum(len(b.counts) * (8 * b.stored + VIEW_BYTES) for b in bundles.values())
+        return size, all(b.mirrored for b in bundles.values())
 
-    return graph.once(("bytes of profiles", node, input_node), added_up)
+    return graph.once(("tables of profiles", node, input_node), added_up)
 
 
 def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:
