@@ -241,6 +241,14 @@ def test_window_is_not_much_too_wide() -> None:
 
 # --- memory ---------------------------------------------------------------------------------
 
+def test_pixels_that_layers_write_are_counted() -> None:
+    """Fields of 3, 7 and 15 pixels along each axis, with taps that go in one pass."""
+    ring = np.arange(1, 10).reshape(3, 3)
+    for n, cells in ((1, 3**2), (2, 3**2 + 7**2), (3, 3**2 + 7**2 + 15**2)):
+        net = rf.Sequential(*[rf.Conv(3, stride=2, taps=ring)] * n)
+        assert plan_of(net, method="direct").cells == cells
+
+
 MEMORY: dict[str, tuple[rf.Network, Any]] = {
     "plain": (rf.zoo.plain(60, 3), None),
     "large kernels": (rf.Sequential(*[rf.Conv(9, padding=4)] * 40), None),
