@@ -241,6 +241,7 @@ def test_window_is_not_much_too_wide() -> None:
 
 # --- memory ---------------------------------------------------------------------------------
 
+
 def test_pixels_that_layers_write_are_counted() -> None:
     """Fields of 3, 7 and 15 pixels along each axis, with taps that go in one pass."""
     ring = np.arange(1, 10).reshape(3, 3)
