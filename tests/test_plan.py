@@ -230,6 +230,17 @@ def test_window_where_most_falls_into_padding(padding: Any) -> None:
     assert contains(plan_of(net, 40, 20), result)
 
 
+@pytest.mark.parametrize("tail", [1e-3, 1e-9])
+def test_window_of_correlated_gradients(tail: float) -> None:
+    """What may be dropped narrows it."""
+    net = rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)] * 60, ndim=1)
+    plan = plan_of(net, tail=tail)
+    assert plan.engine == "correlated"
+    assert contains(plan, rf.erf(net, tail=tail))
+    ((_, whole),), ((_, part),) = plan_of(net).support, plan.support
+    assert part < 0.7 * whole
+
+
 def test_window_is_not_much_too_wide() -> None:
     """Hoeffding's bound knows of a layer's taps but their span, which costs √(3/2) at k = 3."""
     net = rf.Sequential(*[rf.Conv(3, padding=1)] * 2_000, ndim=1)
