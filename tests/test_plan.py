@@ -230,13 +230,12 @@ def test_window_where_most_falls_into_padding(padding: Any) -> None:
     assert contains(plan_of(net, 40, 20), result)
 
 
-@pytest.mark.parametrize("tail", [1e-3, 1e-9])
-def test_window_of_correlated_gradients(tail: float) -> None:
+def test_window_of_correlated_gradients() -> None:
     """What may be dropped narrows it."""
-    net = rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)] * 60, ndim=1)
-    plan = plan_of(net, tail=tail)
+    net = rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)] * 40, ndim=1)
+    plan = plan_of(net, tail=1e-3)
     assert plan.engine == "correlated"
-    assert contains(plan, rf.erf(net, tail=tail))
+    assert contains(plan, rf.erf(net, tail=1e-3))
     ((_, whole),), ((_, part),) = plan_of(net).support, plan.support
     assert part < 0.7 * whole
 
