@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import graphs
@@ -250,6 +251,13 @@ def test_window_is_not_much_too_wide() -> None:
 
 
 # --- memory ---------------------------------------------------------------------------------
+
+
+def test_a_limit_that_is_just_met_changes_nothing() -> None:
+    net = rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1))] * 20)
+    plan = plan_of(net)
+    limited = plan_of(net, memory_limit=plan.working)
+    assert limited == replace(plan, memory_limit=plan.working)
 
 
 def test_pixels_that_layers_write_are_counted() -> None:
