@@ -258,7 +258,7 @@ def test_profiles_against_whole_numbers(name, top):
 
 def test_rows_in_which_nothing_is_seen_are_cut_off() -> None:
     """On one side alone: 1e-400 of the mass is below every number."""
-    net = rf.Sequential(*[rf.Conv((2, 1), taps=[[1e-200], [1]])] * 2)
+    net = rf.Sequential(*[rf.Conv(2, taps=[1e-200, 1])] * 2, ndim=1)
     found = rf.erf(net, method="factored")
-    assert (found.shape, found.origin) == ((2, 1), (1, 0))
-    np.testing.assert_allclose(found.to_numpy(), [[2e-200], [1]], rtol=1e-14)
+    assert (found.shape, found.origin) == ((2,), (1,))
+    np.testing.assert_allclose(found.to_numpy(), [2e-200, 1], rtol=1e-14)
