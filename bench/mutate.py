@@ -3,6 +3,7 @@
     python -m bench.test_coverage                # which tests execute which lines, and how long
     python -m bench.mutate                       # the sample that is recorded
     python -m bench.mutate --per-file 20 fastrf/metrics      # a closer look at some files
+    python -m bench.mutate --per-file 100000 --minutes 0     # records all that was ever tried
 
 Faults are drawn evenly from the files of each part of the package, by a seed. Every one is planted
 in a copy of the tree, and the tests run in a child of a process that has imported all libraries and

@@ -254,3 +254,11 @@ def test_profiles_against_whole_numbers(name, top):
     part = np.full(len(exact) // 2 + 1, np.nan)
     assert profiles.profile(runs, load(), top, part) is part
     np.testing.assert_array_equal(part, whole[: len(part)])
+
+
+def test_rows_in_which_nothing_is_seen_are_cut_off() -> None:
+    """On one side alone: 1e-400 of the mass is below every number."""
+    net = rf.Sequential(*[rf.Conv(2, taps=[1e-200, 1])] * 2, ndim=1)
+    found = rf.erf(net, method="factored")
+    assert (found.shape, found.origin) == ((2,), (1,))
+    np.testing.assert_allclose(found.to_numpy(), [2e-200, 1], rtol=1e-14)

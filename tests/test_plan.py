@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import graphs
@@ -230,6 +231,16 @@ def test_window_where_most_falls_into_padding(padding: Any) -> None:
     assert contains(plan_of(net, 40, 20), result)
 
 
+def test_window_of_correlated_gradients() -> None:
+    """What may be dropped narrows it."""
+    net = rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, 1, padding=1)] * 40, ndim=1)
+    plan = plan_of(net, tail=1e-3)
+    assert plan.engine == "correlated"
+    assert contains(plan, rf.erf(net, tail=1e-3))
+    ((_, whole),), ((_, part),) = plan_of(net).support, plan.support
+    assert part < 0.7 * whole
+
+
 def test_window_is_not_much_too_wide() -> None:
     """Hoeffding's bound knows of a layer's taps but their span, which costs √(3/2) at k = 3."""
     net = rf.Sequential(*[rf.Conv(3, padding=1)] * 2_000, ndim=1)
@@ -240,6 +251,22 @@ def test_window_is_not_much_too_wide() -> None:
 
 
 # --- memory ---------------------------------------------------------------------------------
+
+
+def test_a_limit_that_is_just_met_changes_nothing() -> None:
+    net = rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1))] * 20)
+    plan = plan_of(net)
+    limited = plan_of(net, memory_limit=plan.working)
+    assert limited == replace(plan, memory_limit=plan.working)
+
+
+def test_pixels_that_layers_write_are_counted() -> None:
+    """Fields of 3, 7 and 15 pixels along each axis, with taps that go in one pass."""
+    ring = np.arange(1, 10).reshape(3, 3)
+    for n, cells in ((1, 3**2), (2, 3**2 + 7**2), (3, 3**2 + 7**2 + 15**2)):
+        net = rf.Sequential(*[rf.Conv(3, stride=2, taps=ring)] * n)
+        assert plan_of(net, method="direct").cells == cells
+
 
 MEMORY: dict[str, tuple[rf.Network, Any]] = {
     "plain": (rf.zoo.plain(60, 3), None),
