@@ -65,7 +65,7 @@ CORE_NANOSECONDS = 8.0
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 14
+WORKING_BYTES = 1 << 16
 """What is at work besides: matrices, a few rows, Python's own."""
 
 POWER_NUMBERS = 110
@@ -113,13 +113,13 @@ def _of(
     input_node: str,
     dtype: np.dtype[Any],
 ) -> Forecast:
-    # Where pixels are cut off that the unit does not see, the others are a copy.
+    # Only pixels that the unit sees are formed.
     seen = survey(graph, node, unit, input_node, dtype, None).support
-    cut = math.prod(max(n, 0) for _, n in seen)
-    count = Counts(written, 0 if seen == written.support else cut, dtype.itemsize)
+    shape = tuple(max(n, 1) for _, n in seen)
+    count = Counts(written, shape, dtype.itemsize)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
-    pixels = math.prod(n for _, n in written.support)
+    pixels = math.prod(shape)
     return Forecast(
         written.operations,
         written.support,
@@ -152,7 +152,7 @@ class Counts:
     """What a script amounts to.
 
     Args:
-        cut: pixels of the result that are cut out of those that are computed; 0: all of them are.
+        seen: shape of the image that is formed; nothing: all of the script's window.
         size: bytes of a pixel of the result.
 
     Attributes:
@@ -166,8 +166,8 @@ class Counts:
         roundings: that befall a pixel, one after the other.
     """
 
-    def __init__(self, written: Script, cut: int = 0, size: int = 8) -> None:
-        self.cut, self.size = cut, size
+    def __init__(self, written: Script, seen: tuple[int, ...] = (), size: int = 8) -> None:
+        self.size = size
         self.cells, self.fullest, self.forming, self.changes, self.roundings = 0, 0, 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
@@ -210,7 +210,7 @@ class Counts:
                 if terms > written.few:
                     self._reduce(shape, terms)
                 terms = min(terms, TYPICAL_RANK[3])
-            self._form(shape, terms, signed=signed, left=left)
+            self._form(seen or shape, terms, signed=signed, left=left)
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
@@ -243,9 +243,9 @@ class Counts:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
             self._full(columns + terms * shape[0] + pixels)
-            # In a narrower type; which are too small; and without empty borders.
+            # In a narrower type, and which are too small.
             narrow = pixels * self.size / 8 if self.size < 8 else 0
-            self._full(pixels + narrow + max(pixels, self.size * self.cut) / 8)
+            self._full(pixels + narrow + pixels / 8)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""
