@@ -12,6 +12,7 @@ import random
 import tracemalloc
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def conv(k: int = 3, **options: Any) -> rf.Conv:
 
 def weighted(*channels: int, k: int = 3) -> list[rf.Conv]:
     rng = np.random.default_rng(7)
-    pairs = zip(channels, channels[1:], strict=False)
+    pairs = pairwise(channels)
     return [
         conv(k, channels=new, weights=rng.standard_normal((new, old, k, k))) for old, new in pairs
     ]

@@ -495,8 +495,9 @@ class Rehearsal:
         return spans
 
     def _note(self, beside: int, workers: int = 0) -> None:
-        """Notes what is held now, with so many bytes beside the pool; of 0 workers, any number."""
-        held = self.size * self.pool.total + beside
+        """Notes what is held now, with so many bytes that a kernel of the CPU takes beside the
+        pool; of 0 workers, any number."""
+        held = self.size * self.pool.total + (beside if self.seen else 0)
         if workers < 2:
             self.most = max(self.most, held)
         if workers != 1:
