@@ -21,8 +21,10 @@ from fastrf.kernels import load
 
 import fastrf as rf
 from fastrf.engine import ENGINES
-from fastrf.engine.plan import MEMORY_FLOOR
+from fastrf.engine.plan import MEMORY_FLOOR, Plan
+from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
+from fastrf.tiling import tiles
 
 CLOSE = {"tilted": 3.0, "recompressed": 2.5, "correlated": 1.5, "cancelling": 1.5}
 """Engines whose arrays depend on values, and the factor to which they are foretold; others: 1.1."""
@@ -151,3 +153,45 @@ def test_every_engine_has_cases_above_the_floor() -> None:
         for engine, (_, peak, _, _) in measured(name).items():
             counts[engine] += peak > MEMORY_FLOOR
     assert min(counts.values()) >= 1, counts
+
+
+# --- what cannot fit is refused where it is asked for -------------------------------------------
+
+
+def test_more_tiles_than_anybody_can_use() -> None:
+    net = S(*[conv()] * 3)
+    with pytest.raises(InputError, match=r"cuts image_size=.* into \d+ tiles; .* larger tiles"):
+        tiles(net, 40_000, 20)
+    with pytest.raises(InputError, match="more than 1048576 tiles along axis 0; .* larger tiles"):
+        tiles(S(conv(), ndim=1), 10_000_000, 5)
+    assert len(tiles(net, 4_000, 100)) == 43**2
+
+
+def test_images_that_do_not_fit_are_not_drawn() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Conv2d(3, 1, 3, padding=1)
+
+    def ask() -> None:
+        with pytest.raises(PlanError, match=r"images of shape \(1, 3, .*; give smaller ones$"):
+            rf.empirical(module, (1, 3, 1 << 20, 1 << 20), draws=2)
+
+    assert traced(ask) < MEMORY_FLOOR
+
+
+def test_figures_of_a_field_that_does_not_fit() -> None:
+    pytest.importorskip("matplotlib")
+    network = S(*[rf.Residual(conv(61))] * 30)
+    limit = rf.plan(network, device="cpu").working
+    field = rf.erf(network, device="cpu", memory_limit=limit)
+    assert not field.plan.fits
+
+    def ask() -> None:
+        with pytest.raises(PlanError, match=r"image of .* profile\(axis\)"):
+            rf.plot.erf(field)
+
+    assert traced(ask) < field.plan.formed / 2
+
+
+def test_a_plan_says_what_is_promised() -> None:
+    assert "MEMORY_FLOOR" in (Plan.__doc__ or "")
+    assert rf.plan(S(conv()), device="cpu").memory < MEMORY_FLOOR
