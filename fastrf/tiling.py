@@ -257,8 +257,9 @@ def tiles(
 
     Raises:
         InputError: no tiles give what the whole image gives (see `halo`), tiles of this size are
-            too small, there would be more than `MOST_TILES`, or the network does something else on them than on the image (padding
-            "same" with a stride, for one, falls differently on odd and even sizes).
+            too small, there would be more than `MOST_TILES`, or the network does something else on
+            them than on the image (padding "same" with a stride, for one, falls differently on odd
+            and even sizes).
 
     >>> from fastrf.layers import Conv
     >>> [tile.kept for tile in tiles(Conv((5,), padding=2), 20, 12)]

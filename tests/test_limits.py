@@ -162,7 +162,7 @@ def test_more_tiles_than_anybody_can_use() -> None:
     net = S(*[conv()] * 3)
     with pytest.raises(InputError, match=r"cuts image_size=.* into \d+ tiles; .* larger tiles"):
         tiles(net, 40_000, 20)
-    with pytest.raises(InputError, match="more than 1048576 tiles along axis 0; .* larger tiles"):
+    with pytest.raises(InputError, match=r"more than 1048576 tiles along axis 0; .* larger tiles"):
         tiles(S(conv(), ndim=1), 10_000_000, 5)
     assert len(tiles(net, 4_000, 100)) == 43**2
 
@@ -187,7 +187,7 @@ def test_figures_of_a_field_that_does_not_fit() -> None:
 
     def ask() -> None:
         with pytest.raises(PlanError, match=r"image of .* profile\(axis\)"):
-            rf.plot.erf(field)
+            rf.plot.erf_figure(field)
 
     assert traced(ask) < field.plan.formed / 2
 
