@@ -117,7 +117,7 @@ def fields() -> dict[str, Field]:
     add("dilated", lambda n, d: rf.Sequential(*[conv(3, 1, 1 + i % 3) for i in range(n)], ndim=d),
         engines, 0.3)  # fmt: skip
     add("ring", ring, {"direct": {"method": "direct"}, "spectral": {"method": "spectral"}}, 0.1)
-    add("pools", pools, auto, 0.05)
+    add("pools", pools, auto, 0.02)
     add("decoder", lambda n, d: decoder(max(1, n // 30), d), auto, 0.3)
     add("transposed", lambda n, d: transposed(max(1, n // 30), d), auto, 0.3)
     add("wide", lambda n, d: zoo.plain(n, 21 if d < 3 else 9, d), engines, 0.03)

@@ -14,6 +14,9 @@ from typing import Any
 OPERATION_SECONDS = 180e-6
 """Python's share of one kernel call of the direct engine: windows, buffers, bookkeeping."""
 
+VERB_SECONDS = 250e-6
+"""What asking for a field takes besides the engine: the plan again, the result and its window."""
+
 WALK_CALL_SECONDS = 300e-6
 """The direct engine's walk besides,"""
 
@@ -59,7 +62,7 @@ WRITE_NANOSECONDS = 3.0
 FIELD_BYTES = 1 << 15
 """What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
-WAVES_SECONDS, WAVE_SECONDS = 1.5e-3, 250e-6
+WAVES_SECONDS, WAVE_SECONDS = 2.5e-3, 300e-6
 """The spectral engine's fixed share, and that of a distinct operation."""
 
 PROFILES_SECONDS = 180e-6

@@ -62,8 +62,9 @@ class Plan:
         operations: linear operations between the unit and the input.
         support: upper bound of the image's window on the input, (first, pixels) per axis.
         cells: pixel updates, upper bound.
-        seconds: predicted time of the engine and of forming the pixels; lowering the network and
-            compiling kernels, which happen once, are not counted.
+        seconds: predicted time of a field, its pixels formed; lowering the network and compiling
+            kernels, which happen once, are not counted. On the machine that the constants were
+            measured on (`cost`) it is right to a factor of 3.
         memory: predicted peak memory in bytes, with that of all pixels: of arrays, and of what
             kernels allocate, on a network that was planned before. Below `MEMORY_FLOOR`, a field
             takes no more than that. Above it is right to a tenth ("tilted", "recompressed" and
@@ -196,7 +197,8 @@ def make_plan(
             forecast = ENGINES[engine].foretold(*where, dtype, tail, tol, costs=costs)
         count = _workers(workers, [forecast], place)
         what = (node, unit, input_node)
-        return _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
+        found = _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
+        return replace(found, seconds=cost.VERB_SECONDS + found.seconds)
 
     plan, place = preferred(device, on, lambda found: load_of([found], dtype), memory_limit)
     plan = replace(plan, notes=notes_of(place), channel=channel)

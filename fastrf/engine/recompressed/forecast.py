@@ -34,10 +34,10 @@ final peak, by the number of axes: 1e-14 to 4e-14 in many planes, 1e-13 to 4e-13
 MEASURED_ERROR = 1e-13
 """The same of a volume of which all pixels are formed for it: 4e-14 to 9e-14."""
 
-FIELD_SECONDS = 2e-4
+FIELD_SECONDS = 4e-4
 """A field's fixed share: bounds of its errors, the windows of its pixels."""
 
-STEP_SECONDS = 1e-4
+STEP_SECONDS = 1.5e-4
 """Python's share of one step of a script."""
 
 CALL_SECONDS = 1.5e-5
@@ -210,7 +210,7 @@ class Counts:
                 if terms > written.few:
                     self._reduce(shape, terms)
                 terms = min(terms, TYPICAL_RANK[3])
-            self._form(seen or shape, terms, signed=signed, left=left)
+            self._form(shape, seen or shape, terms, signed=signed, left=left)
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
@@ -231,9 +231,18 @@ class Counts:
         """Notes how much is held with so many numbers beside the blocks."""
         self.fullest = max(self.fullest, sum(self._held.values()) + math.ceil(beside))
 
-    def _form(self, shape: tuple[int, ...], terms: int, *, signed: bool, left: bool) -> None:
-        """`left` says whether pixels wait until they are asked for."""
-        pixels, columns = math.prod(shape), terms * sum(shape)
+    def _form(
+        self,
+        window: tuple[int, ...],
+        shape: tuple[int, ...],
+        terms: int,
+        *,
+        signed: bool,
+        left: bool,
+    ) -> None:
+        """Of terms on a window, the part of this shape is formed; `left` says whether pixels wait
+        until they are asked for."""
+        pixels, columns = math.prod(shape), terms * sum(window)
         self.seconds += 1e-9 * GEMM_NANOSECONDS * pixels * terms
         if left:
             self._full(2 * columns)
