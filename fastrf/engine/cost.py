@@ -56,7 +56,7 @@ TAP_NANOSECONDS = 0.5
 TABLE_NANOSECONDS = 1.2
 """One pixel and one tap of a table."""
 
-WRITE_NANOSECONDS = 3.0
+WRITE_NANOSECONDS = 2.4
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
 FIELD_BYTES = 1 << 15
@@ -95,7 +95,7 @@ FREQUENCY_NANOSECONDS = 3.0
 SWEEP_NANOSECONDS = 1.0
 """One pixel of one sweep of a run kernel, however many layers it takes,"""
 
-RUN_TAP_NANOSECONDS = 0.08
+RUN_TAP_NANOSECONDS = 0.07
 """and each tap of the sweep's layers together, per axis."""
 
 LAUNCHES, LAUNCH_SECONDS = 3, 10e-6

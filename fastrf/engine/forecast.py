@@ -178,7 +178,9 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     walks = max(max(found.walked, found.finish) for found in surveys)
     # All lines are there in the end, in float64 and in the image's type, if that is another; and
     # the first once more, weighted.
-    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape) + 8 * max(shape, default=0)
+    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape) + 8 * max(
+        shape, default=0
+    )
     return Forecast(
         surveys[0].operations,
         support,

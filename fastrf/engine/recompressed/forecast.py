@@ -113,8 +113,8 @@ def _of(
     input_node: str,
     dtype: np.dtype[Any],
 ) -> Forecast:
-    # Only pixels that the unit sees are formed.
-    seen = survey(graph, node, unit, input_node, dtype, None).support
+    # Only pixels that the unit sees are formed, in double precision.
+    seen = survey(graph, node, unit, input_node, np.dtype(np.float64), None).support
     shape = tuple(max(n, 1) for _, n in seen)
     count = Counts(written, shape, dtype.itemsize)
     if graph.input_size is None:
@@ -252,7 +252,7 @@ class Counts:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
             self._full(columns + terms * shape[0] + pixels)
-            # In a narrower type, and which are too small.
+            # In a narrower type, and which are too small; that cuts off some of them.
             narrow = pixels * self.size / 8 if self.size < 8 else 0
             self._full(pixels + narrow + pixels / 8)
 
