@@ -175,7 +175,7 @@ def test_images_that_do_not_fit_are_not_drawn() -> None:
         with pytest.raises(PlanError, match=r"images of shape \(1, 3, .*; give smaller ones$"):
             rf.empirical(module, (1, 3, 1 << 20, 1 << 20), draws=2)
 
-    assert traced(ask) < MEMORY_FLOOR
+    assert traced(ask) < 8 * MEMORY_FLOOR  # what importing leaves, not terabytes
 
 
 def test_figures_of_a_field_that_does_not_fit() -> None:
