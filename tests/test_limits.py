@@ -26,7 +26,7 @@ from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
 from fastrf.tiling import tiles
 
-CLOSE = {"tilted": 3.0, "recompressed": 2.5, "correlated": 1.5, "cancelling": 1.5}
+CLOSE = {"tilted": 3.0, "powers": 1.25, "recompressed": 2.5, "correlated": 1.5, "cancelling": 1.5}
 """Engines whose arrays depend on values, and the factor to which they are foretold; others: 1.1."""
 
 TOL = 1e-9

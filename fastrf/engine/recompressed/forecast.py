@@ -21,7 +21,7 @@ from fastrf.engine.recompressed.lowrank import (
     WHOLE,
     rounding,
 )
-from fastrf.engine.recompressed.powers import Passage
+from fastrf.engine.recompressed.powers import TOGETHER, Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Symbol, Words
 from fastrf.engine.rehearsal import survey
@@ -203,6 +203,9 @@ class Counts:
             words = written.final.sum.words
             terms, shape = self._multiplied_out(words), words[0].block.shape
             signed = self._any_signed(words)
+            if written.booked:
+                # Powers that lost something are looked at side by side once more.
+                self._full((terms + min(terms, TOGETHER)) * sum(shape))
             self._held.clear()
             left = False
             if signed and len(shape) > 2:
