@@ -1,6 +1,6 @@
 """What a plan promises, against the clock and against what is allocated: time and peak memory.
 
-    python -m bench.limits [NAME ...]
+    OPENBLAS_NUM_THREADS=1 python -m bench.limits [NAME ...]
 
 One network of every kind that an engine serves, in 1, 2 and 3 axes, on the unbounded grid and on
 images, small and large. Time is that of one thread, warm, for a network that was seen before; peak
@@ -20,11 +20,12 @@ from typing import Any
 import fastrf as rf
 from bench.record import duration, table, write
 from fastrf import zoo
+from fastrf.engine.plan import MEMORY_FLOOR
 from fastrf.errors import FastrfError
 
-SPREAD, NOTICED = 3.0, 3e-3
-CLOSE, LEAST = 1.1, 4 << 20
-PATIENCE = 4.0
+SPREAD, NOTICED = 3.0, 3e-4
+CLOSE, LEAST = 1.1, MEMORY_FLOOR
+PATIENCE = 0.5
 """Seconds; what the plan expects to take longer is left out."""
 
 Build = Callable[[int], rf.Network]
@@ -116,7 +117,7 @@ def fields() -> dict[str, Field]:
     add("dilated", lambda n, d: rf.Sequential(*[conv(3, 1, 1 + i % 3) for i in range(n)], ndim=d),
         engines, 0.3)  # fmt: skip
     add("ring", ring, {"direct": {"method": "direct"}, "spectral": {"method": "spectral"}}, 0.1)
-    add("pools", pools, auto, 0.05)
+    add("pools", pools, auto, 0.02)
     add("decoder", lambda n, d: decoder(max(1, n // 30), d), auto, 0.3)
     add("transposed", lambda n, d: transposed(max(1, n // 30), d), auto, 0.3)
     add("wide", lambda n, d: zoo.plain(n, 21 if d < 3 else 9, d), engines, 0.03)
@@ -143,7 +144,7 @@ def measure(name: str, network: rf.Network, options: dict[str, Any]) -> dict[str
     except FastrfError:
         return None
     times = []
-    while len(times) < 3 or (sum(times) < 0.2 and len(times) < 20):
+    while len(times) < 3 or (sum(times) < 0.1 and len(times) < 9):
         start = time.process_time()
         _ = rf.erf(network, **options).image
         times.append(time.process_time() - start)

@@ -32,11 +32,14 @@ from numpy.typing import NDArray
 
 from fastrf.analytic.geometry import ReceptiveField, extended, receptive_field
 from fastrf.erf import erf
-from fastrf.errors import EmptyFieldError, InputError
+from fastrf.errors import EmptyFieldError, InputError, short
 from fastrf.layers import Layer
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import AxisMap, Everything, Size, Spread, Table, Window
 from fastrf.network import as_network
+
+MOST_TILES = 1 << 20
+"""Most tiles of a plan; a list of as many takes about 0.5 GiB."""
 
 MAX_PHASES = 64
 """Phases whose fields `cut` computes; of more, those that reach farthest."""
@@ -254,8 +257,9 @@ def tiles(
 
     Raises:
         InputError: no tiles give what the whole image gives (see `halo`), tiles of this size are
-            too small, or the network does something else on them than on the image (padding
-            "same" with a stride, for one, falls differently on odd and even sizes).
+            too small, there would be more than `MOST_TILES`, or the network does something else on
+            them than on the image (padding "same" with a stride, for one, falls differently on odd
+            and even sizes).
 
     >>> from fastrf.layers import Conv
     >>> [tile.kept for tile in tiles(Conv((5,), padding=2), 20, 12)]
@@ -271,10 +275,20 @@ def tiles(
     assert limits is not None
     plan = _Plan(whole, whole.output_node(output), ignore_global)
     axes = [plan.axis(axis, limit) for axis, limit in enumerate(limits)]
+    count = math.prod(map(len, axes))
+    if count > MOST_TILES:
+        raise _too_many(tile_size, image_size, f"{count} tiles")
     return [
         Tile(*(tuple(part) for part in zip(*parts, strict=True)))
         for parts in itertools.product(*axes)
     ]
+
+
+def _too_many(tile_size: Any, image_size: Any, what: str) -> InputError:
+    return InputError(
+        f"tile_size={short(tile_size)} cuts image_size={short(image_size)} into {what}; at most "
+        f"{MOST_TILES} are planned: give larger tiles"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +335,8 @@ class _Plan:
                 )
             kept = slice(done - offset, end - offset)
             result.append((slice(start, stop), slice(done, end), kept))
+            if len(result) > MOST_TILES:
+                raise _too_many(limit, total, f"more than {MOST_TILES} tiles along axis {axis}")
             done = end
             start = min((done - inner_first) // halo.units * halo.block, final)
         return result

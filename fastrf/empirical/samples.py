@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from fastrf.device import HOST
 from fastrf.empirical.subject import Inputs
-from fastrf.errors import InputError, short
+from fastrf.errors import InputError, PlanError, short
 from fastrf.exchange import hosted
 from fastrf.layers.checks import is_whole
 
@@ -112,6 +114,7 @@ def _random(
     import torch
 
     shared = next(iter(shapes.values()))[0] if together else 1
+    _check_room(shapes, shared, dtype)
 
     def drawn(draws: int) -> Inputs:
         sizes = {key: (draws * shared, *shape[1:]) for key, shape in shapes.items()}
@@ -126,6 +129,21 @@ def _random(
             yield drawn(count), count
 
     return Samples("standard normal", drawn(1), shared, None, together, True, more)
+
+
+def _check_room(
+    shapes: Mapping[int | str, tuple[int, ...]], shared: int, dtype: torch.dtype
+) -> None:
+    """Raises PlanError where not even the images of one draw fit into what is free, with their
+    gradient and the squares of it; what the module takes besides is not known yet."""
+    values = sum(shared * math.prod(shape[1:]) for shape in shapes.values())
+    needed, free = values * (2 * dtype.itemsize + 8), HOST.free_memory()
+    if needed > free:
+        given = " and ".join(str(tuple(shape)) for shape in shapes.values())
+        raise PlanError(
+            f"images of shape {given} need at least {needed / 2**20:.3g} MiB with their gradients, "
+            f"more than the {free / 2**20:.3g} MiB that are free; give smaller ones"
+        )
 
 
 def _one_batch(images: Inputs) -> Samples:

@@ -14,6 +14,9 @@ from typing import Any
 OPERATION_SECONDS = 180e-6
 """Python's share of one kernel call of the direct engine: windows, buffers, bookkeeping."""
 
+VERB_SECONDS = 250e-6
+"""What asking for a field takes besides the engine: the plan again, the result and its window."""
+
 WALK_CALL_SECONDS = 300e-6
 """The direct engine's walk besides,"""
 
@@ -53,13 +56,13 @@ TAP_NANOSECONDS = 0.5
 TABLE_NANOSECONDS = 1.2
 """One pixel and one tap of a table."""
 
-WRITE_NANOSECONDS = 3.0
+WRITE_NANOSECONDS = 2.4
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
 FIELD_BYTES = 1 << 15
 """What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
-WAVES_SECONDS, WAVE_SECONDS = 1.5e-3, 250e-6
+WAVES_SECONDS, WAVE_SECONDS = 2.5e-3, 300e-6
 """The spectral engine's fixed share, and that of a distinct operation."""
 
 PROFILES_SECONDS = 180e-6
@@ -92,7 +95,7 @@ FREQUENCY_NANOSECONDS = 3.0
 SWEEP_NANOSECONDS = 1.0
 """One pixel of one sweep of a run kernel, however many layers it takes,"""
 
-RUN_TAP_NANOSECONDS = 0.08
+RUN_TAP_NANOSECONDS = 0.07
 """and each tap of the sweep's layers together, per axis."""
 
 LAUNCHES, LAUNCH_SECONDS = 3, 10e-6

@@ -155,7 +155,7 @@ def of_factored(
     formed = formed_bytes(tuple(count for _, count in spans), rank, dtype, mirrored)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
     # A few of each axis' length: bounds, sums, and the profiles of a single term.
-    lines = (16 + dtype.itemsize) * sum(count for _, count in spans)
+    lines = (8 + (dtype.itemsize if graph.ndim > 1 else 0)) * sum(count for _, count in spans)
     return Forecast(
         len(function.operations),
         support,
@@ -176,8 +176,11 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     shape = tuple(max(count, 0) for _, count in support)
     pixels, formed = math.prod(shape), formed_bytes(shape, 1, dtype)
     walks = max(max(found.walked, found.finish) for found in surveys)
-    # All lines are there in the end, in float64 and in the image's type, if that is another.
-    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape)
+    # All lines are there in the end, in float64 and in the image's type, if that is another; and
+    # the first once more, weighted.
+    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape) + 8 * max(
+        shape, default=0
+    )
     return Forecast(
         surveys[0].operations,
         support,

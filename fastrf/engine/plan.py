@@ -63,13 +63,15 @@ class Plan:
         operations: linear operations between the unit and the input.
         support: upper bound of the image's window on the input, (first, pixels) per axis.
         cells: pixel updates, upper bound.
-        seconds: predicted time of the engine and of forming the pixels; lowering the network and
-            compiling kernels, which happen once, are not counted.
+        seconds: predicted time of a field, its pixels formed; lowering the network and compiling
+            kernels, which happen once, are not counted. On the machine that the constants were
+            measured on (`cost`) it is right to a factor of 3.
         memory: predicted peak memory in bytes, with that of all pixels: of arrays, and of what
             kernels allocate, on a network that was planned before. Below `MEMORY_FLOOR`, a field
-            takes no more than that. Above it is right to a tenth ("tilted", "recompressed" and
-            "correlated", whose arrays depend on values, to a factor of 2; with a `tail`, an upper
-            bound), on one thread; on several, an upper bound of what their kernels work in.
+            takes no more than that. Above it is right to a tenth on one thread ("powers" to a
+            quarter; "correlated", "recompressed" and "tilted", whose arrays depend on values, to
+            factors of 1.5, 2.5 and 3; with a `tail`, an upper bound); on several, an upper bound
+            of what their kernels work in.
         channel: the unit's channel, where channels are told apart; None: the mean over all.
         formed: the part of `memory` that is taken only when `ERF.image` is asked for.
         memory_limit: bytes, as asked for; where the default does not hold all pixels, what it was.
@@ -197,7 +199,8 @@ def make_plan(
             forecast = ENGINES[engine].foretold(*where, dtype, tail, tol, costs=costs)
         count = _workers(workers, [forecast], place)
         what = (node, unit, input_node)
-        return _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
+        found = _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
+        return replace(found, seconds=cost.VERB_SECONDS + found.seconds)
 
     plan, place = preferred(device, on, lambda found: load_of([found], dtype), memory_limit)
     plan = replace(plan, notes=notes_of(place), channel=channel)

@@ -230,7 +230,10 @@ class Rehearsal:
         # cut out of them is a copy.
         quotients = (8 + (self.size if self.size < 8 else 0)) * image.pixels
         cut = 0 if result == image.pixels else self.size * result
-        finish = self.size * image.buffer[0] + quotients + max(image.pixels, cut)
+        beside = max(image.pixels, cut)
+        if not self.seen:  # where its values begin is known in the end, so that it is always cut
+            beside = image.pixels + self.size * image.pixels
+        finish = self.size * image.buffer[0] + quotients + beside
         at_once = cost.CALL_SECONDS + self.count * cost.INSTRUCTION_SECONDS + 1e-9 * self.alone
         self.fixed += cost.WALK_CALL_SECONDS
         self.nanoseconds += image.pixels * cost.WRITE_NANOSECONDS
@@ -495,8 +498,9 @@ class Rehearsal:
         return spans
 
     def _note(self, beside: int, workers: int = 0) -> None:
-        """Notes what is held now, with so many bytes beside the pool; of 0 workers, any number."""
-        held = self.size * self.pool.total + beside
+        """Notes what is held now, with so many bytes that a kernel of the CPU takes beside the
+        pool; of 0 workers, any number."""
+        held = self.size * self.pool.total + (beside if self.seen else 0)
         if workers < 2:
             self.most = max(self.most, held)
         if workers != 1:

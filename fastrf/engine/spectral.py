@@ -181,6 +181,10 @@ def window_and_periods(
     return frame.windows, frame.periods
 
 
+LINE_BYTES = 80
+"""What one frequency along an axis takes while those that matter are found (tracemalloc)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What `propagate_spectral` will do.
@@ -218,8 +222,10 @@ def outlook(
     # A narrower type comes beside them, and is copied where that cuts borders off.
     finish = (17 if dtype.itemsize == 8 else 9 + 2 * dtype.itemsize) * pixels
     lengths = [a.frequencies.period // 2 + 1 if a.half else a.frequencies.period for a in grid]
+    # Along each axis, every frequency: numbers, bounds, phases and what they are made of.
+    lines = LINE_BYTES * sum(lengths)
     if wave.separable and len(grid) > 1:
-        return Outlook(frame.windows, sum(kept), sum(lengths), finish)
+        return Outlook(frame.windows, sum(kept), sum(lengths), finish + lines)
     numbers, transformed, most, before = list(kept), 0, 0, 0
     for a, (axis, length) in enumerate(zip(grid, lengths, strict=True)):
         sparse = kept[a] < length
@@ -250,7 +256,7 @@ def outlook(
         finish,
     )
     blocks = 4 * 16 * min(points, BLOCK)
-    return Outlook(frame.windows, points, transformed, max(memory, held + blocks))
+    return Outlook(frame.windows, points, transformed, max(memory, held + blocks) + lines)
 
 
 # --- where the image is ---------------------------------------------------------------------

@@ -77,8 +77,8 @@ def formed_bytes(
     pixels = math.prod(shape)
     image = pixels * dtype.itemsize
     if len(shape) == 1:
-        # A line of double precision, scaled, and which of its pixels are too small.
-        return image + 17 * pixels + (pixels * dtype.itemsize if rank == 1 else 0)
+        # The line in double precision or the image's type, scaled, and what of it is too small.
+        return image + (9 + (dtype.itemsize if rank == 1 else 8)) * pixels
     if rank == 1:
         # The product of all lines but the last.
         return image + math.prod(shape[:-1]) * dtype.itemsize

@@ -15,7 +15,13 @@ from shim.standin import StandIn
 
 import fastrf as rf
 from fastrf import device
-from fastrf.errors import DeviceError, DeviceLostError, KernelError, OutOfMemoryError
+from fastrf.errors import (
+    DeviceError,
+    DeviceLostError,
+    KernelError,
+    OutOfMemoryError,
+    PlanError,
+)
 
 
 class CUDARuntimeError(RuntimeError):
@@ -103,6 +109,30 @@ def test_a_cuda_source_that_does_not_compile(monkeypatch):
     with pytest.raises(KernelError, match=r"does not compile for 'cuda:0' .*constraints.txt"):
         field()
     np.testing.assert_array_equal(field().to_numpy(), expected)
+
+
+@pytest.mark.parametrize("method", ["direct", "factored", "spectral"])
+def test_what_does_not_fit_is_refused_before_anything_starts(gpu, monkeypatch, method):
+    """Neither a launch nor an array: the plan says no, for what is free and for what was asked."""
+    launched = failing(monkeypatch, 0, RuntimeError("not to be launched"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is to be allocated")
+
+    for name in ("empty", "full", "zeros", "asarray"):
+        monkeypatch.setattr(gpu, name, refuse, raising=False)
+    # Terms that no chain reduces: their profiles alone are more.
+    blocks = [rf.Residual(rf.Conv(k, padding=k // 2)) for k in (3, 5)] * 30
+    net = rf.Sequential(*blocks, ndim=2)
+    options: dict[str, Any] = {"device": "cuda", "method": method}
+    needed = rf.plan(net, **options).working
+    for limit in (needed - 1, needed // 3):
+        with pytest.raises(PlanError, match=r"the plan needs about .* more than the limit of"):
+            rf.erf(net, memory_limit=limit, **options)
+    monkeypatch.setattr(gpu.cuda.runtime, "memGetInfo", lambda: (needed, 16 << 30))
+    with pytest.raises(PlanError, match="by default half of what is free"):
+        rf.erf(net, **options)
+    assert launched == []
 
 
 @pytest.mark.usefixtures("gpu")

@@ -21,7 +21,7 @@ from fastrf.engine.recompressed.lowrank import (
     WHOLE,
     rounding,
 )
-from fastrf.engine.recompressed.powers import Passage
+from fastrf.engine.recompressed.powers import TOGETHER, Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Symbol, Words
 from fastrf.engine.rehearsal import survey
@@ -34,10 +34,10 @@ final peak, by the number of axes: 1e-14 to 4e-14 in many planes, 1e-13 to 4e-13
 MEASURED_ERROR = 1e-13
 """The same of a volume of which all pixels are formed for it: 4e-14 to 9e-14."""
 
-FIELD_SECONDS = 2e-4
+FIELD_SECONDS = 4e-4
 """A field's fixed share: bounds of its errors, the windows of its pixels."""
 
-STEP_SECONDS = 1e-4
+STEP_SECONDS = 1.5e-4
 """Python's share of one step of a script."""
 
 CALL_SECONDS = 1.5e-5
@@ -65,7 +65,7 @@ CORE_NANOSECONDS = 8.0
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 14
+WORKING_BYTES = 1 << 16
 """What is at work besides: matrices, a few rows, Python's own."""
 
 POWER_NUMBERS = 110
@@ -113,13 +113,13 @@ def _of(
     input_node: str,
     dtype: np.dtype[Any],
 ) -> Forecast:
-    # Where pixels are cut off that the unit does not see, the others are a copy.
-    seen = survey(graph, node, unit, input_node, dtype, None).support
-    cut = math.prod(max(n, 0) for _, n in seen)
-    count = Counts(written, 0 if seen == written.support else cut, dtype.itemsize)
+    # Only pixels that the unit sees are formed, in double precision.
+    seen = survey(graph, node, unit, input_node, np.dtype(np.float64), None).support
+    shape = tuple(max(n, 1) for _, n in seen)
+    count = Counts(written, shape, dtype.itemsize)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
-    pixels = math.prod(n for _, n in written.support)
+    pixels = math.prod(shape)
     return Forecast(
         written.operations,
         written.support,
@@ -152,7 +152,7 @@ class Counts:
     """What a script amounts to.
 
     Args:
-        cut: pixels of the result that are cut out of those that are computed; 0: all of them are.
+        seen: shape of the image that is formed; nothing: all of the script's window.
         size: bytes of a pixel of the result.
 
     Attributes:
@@ -166,8 +166,8 @@ class Counts:
         roundings: that befall a pixel, one after the other.
     """
 
-    def __init__(self, written: Script, cut: int = 0, size: int = 8) -> None:
-        self.cut, self.size = cut, size
+    def __init__(self, written: Script, seen: tuple[int, ...] = (), size: int = 8) -> None:
+        self.size = size
         self.cells, self.fullest, self.forming, self.changes, self.roundings = 0, 0, 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
@@ -203,6 +203,9 @@ class Counts:
             words = written.final.sum.words
             terms, shape = self._multiplied_out(words), words[0].block.shape
             signed = self._any_signed(words)
+            if written.booked:
+                # Powers that lost something are looked at side by side once more.
+                self._full((terms + min(terms, TOGETHER)) * sum(shape))
             self._held.clear()
             left = False
             if signed and len(shape) > 2:
@@ -210,7 +213,7 @@ class Counts:
                 if terms > written.few:
                     self._reduce(shape, terms)
                 terms = min(terms, TYPICAL_RANK[3])
-            self._form(shape, terms, signed=signed, left=left)
+            self._form(shape, seen or shape, terms, signed=signed, left=left)
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
@@ -231,9 +234,18 @@ class Counts:
         """Notes how much is held with so many numbers beside the blocks."""
         self.fullest = max(self.fullest, sum(self._held.values()) + math.ceil(beside))
 
-    def _form(self, shape: tuple[int, ...], terms: int, *, signed: bool, left: bool) -> None:
-        """`left` says whether pixels wait until they are asked for."""
-        pixels, columns = math.prod(shape), terms * sum(shape)
+    def _form(
+        self,
+        window: tuple[int, ...],
+        shape: tuple[int, ...],
+        terms: int,
+        *,
+        signed: bool,
+        left: bool,
+    ) -> None:
+        """Of terms on a window, the part of this shape is formed; `left` says whether pixels wait
+        until they are asked for."""
+        pixels, columns = math.prod(shape), terms * sum(window)
         self.seconds += 1e-9 * GEMM_NANOSECONDS * pixels * terms
         if left:
             self._full(2 * columns)
@@ -243,9 +255,9 @@ class Counts:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
             self._full(columns + terms * shape[0] + pixels)
-            # In a narrower type; which are too small; and without empty borders.
+            # In a narrower type, and which are too small; that cuts off some of them.
             narrow = pixels * self.size / 8 if self.size < 8 else 0
-            self._full(pixels + narrow + max(pixels, self.size * self.cut) / 8)
+            self._full(pixels + narrow + pixels / 8)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""

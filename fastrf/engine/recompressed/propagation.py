@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrf.engine.direct import Propagated
 from fastrf.engine.recompressed.carrier import Numbers
-from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, rounding
+from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, Terms, rounding
 from fastrf.engine.recompressed.script import KEPT, script
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
@@ -253,6 +253,16 @@ def _seen(carrier: Numbers, dtype: np.dtype[Any], tail: float | None) -> _Seen |
     origin = tuple(start for start, _ in carrier.script.support)
     if signed and not terms.diagonal:
         return _volume(TuckerImage(terms, origin, dtype), scale, tail)
+    # Rows of which nothing is seen are not formed.
+    factors = []
+    for axis, factor in enumerate(terms.factors):
+        used = np.flatnonzero(factor.any(axis=1))
+        if not used.size:
+            return None
+        first, stop = int(used[0]), int(used[-1]) + 1
+        factors.append(factor[first:stop])
+        origin = (*origin[:axis], origin[axis] + first, *origin[axis + 1 :])
+    terms = Terms(tuple(factors), terms.weights)
     pixels = terms.form()
     del terms  # no more than two images at a time
     if signed:

@@ -1,0 +1,197 @@
+"""Plans against what is allocated: peak memory, engine by engine.
+
+NumPy and Numba tell tracemalloc of every array, so that the peak of a field is the same in every
+run; nothing here depends on a clock. The networks are not those that the forecasts were written
+with: a few of each kind, and random ones.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import tracemalloc
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from fastrf.kernels import load
+
+import fastrf as rf
+from fastrf.engine import ENGINES
+from fastrf.engine.plan import MEMORY_FLOOR, Plan
+from fastrf.errors import InputError, PlanError
+from fastrf.lowering import lower
+from fastrf.tiling import tiles
+
+CLOSE = {"tilted": 3.0, "powers": 1.25, "recompressed": 2.5, "correlated": 1.5, "cancelling": 1.5}
+"""Engines whose arrays depend on values, and the factor to which they are foretold; others: 1.1."""
+
+TOL = 1e-9
+LONGEST, LONGER = 0.03, 0.3
+"""Seconds; what an engine is expected to take longer for is left out, unless no other serves."""
+
+
+def conv(k: int = 3, **options: Any) -> rf.Conv:
+    return rf.Conv(k, padding=options.get("dilation", 1) * (k // 2), **options)
+
+
+def weighted(*channels: int, k: int = 3) -> list[rf.Conv]:
+    rng = np.random.default_rng(7)
+    pairs = pairwise(channels)
+    return [
+        conv(k, channels=new, weights=rng.standard_normal((new, old, k, k))) for old, new in pairs
+    ]
+
+
+def drawn(number: int) -> tuple[rf.Network, int | None]:
+    """One of a fixed list of random networks, of some hundred pixels a side."""
+    rng = random.Random(number)
+    ndim = rng.choice((2, 2, 3))
+    blocks: list[Any] = []
+    for _ in range(rng.randint(2, 5)):
+        k, dilation = rng.choice((1, 3, 5, 7)), rng.choice((1, 1, 2, 3))
+        count = rng.randint(1, 10 if ndim > 2 else 30)
+        layer = conv(k, dilation=dilation)
+        kind = rng.random()
+        if kind < 0.4:
+            blocks += [layer] * count
+        elif kind < 0.7:
+            blocks += [rf.Residual(*[layer] * rng.randint(1, 2))] * (count // 2 + 1)
+        elif kind < 0.8:
+            blocks.append(rf.Parallel(layer, conv(3), None, merge="concat"))
+        else:
+            blocks.append(conv(3, stride=2))
+    return rf.Sequential(*blocks, ndim=ndim), rng.choice((None, 300 if ndim == 2 else 70))
+
+
+S = rf.Sequential
+RING = [[(x - 2) ** 2 + (y - 2) ** 2 + 1 for x in range(5)] for y in range(5)]
+UP = [conv(stride=2), conv(), rf.ConvTranspose(4, stride=2, padding=1), conv()]
+
+Case = tuple[rf.Network, int | None, str]
+
+CASES: dict[str, Case] = {
+    "chain": (S(*[conv(7)] * 60), None, "float64"),
+    "chain, float32": (S(*[conv(5)] * 150), None, "float32"),
+    "clipped chain": (S(*[conv(5)] * 100), 333, "float64"),
+    "line": (S(*[rf.Conv(4, stride=4)] * 9, ndim=1), None, "float64"),
+    "volume": (S(*[conv(5)] * 14, ndim=3), None, "float64"),
+    "clipped volume, float32": (S(*[conv(3)] * 40, ndim=3), 72, "float32"),
+    "blocks": (S(*[rf.Residual(conv(5), conv(3))] * 16), None, "float64"),
+    "different blocks": (S(*[rf.Residual(conv(k)) for k in (3, 7, 3, 5)] * 8), 260, "float64"),
+    "strides": (S(conv(7, stride=2), *[rf.Residual(conv(), conv())] * 20, conv(stride=2)), None,
+                "float64"),
+    "transposed": (S(*UP * 40), 350, "float64"),
+    "no products": (S(*[conv(5, taps=RING)] * 40), None, "float64"),
+    "holes": (S(*[conv(3, dilation=d) for d in (1, 2, 4, 8)] * 12), None, "float32"),
+    "averages": (S(*[conv(), rf.AvgPool(3, stride=1, padding=1)] * 7), 80, "float64"),
+    "cubic": (S(conv(), rf.Upsample(2, mode="cubic"),
+                *[conv(), rf.AvgPool(3, stride=1, padding=1)] * 7), 60, "float64"),
+    "channels": (S(rf.Input(3), *weighted(3, *[96] * 4)), 100, "float64"),
+    "few channels, float32": (S(rf.Input(1), *weighted(1, *[8] * 14, k=7)), None, "float32"),
+} | {f"drawn {n}": (*drawn(n), ("float64", "float32")[n % 2]) for n in range(8)}  # fmt: skip
+
+
+def traced(run: Callable[[], Any]) -> int:
+    """Bytes at the fullest moment."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        run()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@cache
+def measured(name: str) -> dict[str, tuple[int, int, int, int]]:
+    """Forecast and peak on one thread and on two, by engine."""
+    network, size, kind = CASES[name]
+    graph, dtype = lower(network, size), np.dtype(kind)
+    node = graph.output_node(None)
+    where = (graph, node, graph.unit_index(node, "center"), graph.input_node(None))
+    found = {}
+    for engine, one in ENGINES.items():
+        if one.refuses(*where, TOL) is not None:
+            continue
+        forecast = one.forecast(*where, dtype, None, TOL)
+        only = engine in ("correlated", "cancelling", "channelwise")
+        if forecast.seconds(1) > (LONGER if only else LONGEST):
+            continue
+        options: dict[str, Any] = {"kernels": load("cpu"), "dtype": dtype}
+        if one.finest is not None:
+            options["tol"] = TOL
+
+        def run(workers: int, one: Any = one, options: Any = options) -> None:
+            one.run(*where, workers=workers, **options).pixels(workers)
+
+        run(2)  # compiles, and works out what stays with the graph
+        peaks = [traced(lambda n=n, run=run: run(n)) for n in (1, 2)]
+        found[engine] = (forecast.memory_on(1), peaks[0], forecast.memory_on(2), peaks[1])
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_peak_memory_is_the_forecast(name: str) -> None:
+    found = measured(name)
+    assert found
+    for engine, (plan, peak, plan_of_two, peak_of_two) in found.items():
+        close = CLOSE.get(engine, 1.1)
+        if max(plan, peak) > MEMORY_FLOOR:
+            assert peak / close <= max(plan, MEMORY_FLOOR / close), (engine, plan, peak)
+            assert plan <= close * max(peak, MEMORY_FLOOR), (engine, plan, peak)
+        assert peak_of_two <= close * max(plan_of_two, MEMORY_FLOOR), (engine, plan_of_two)
+
+
+def test_every_engine_has_cases_above_the_floor() -> None:
+    counts = dict.fromkeys(ENGINES, 0)
+    for name in CASES:
+        for engine, (_, peak, _, _) in measured(name).items():
+            counts[engine] += peak > MEMORY_FLOOR
+    assert min(counts.values()) >= 1, counts
+
+
+# --- what cannot fit is refused where it is asked for -------------------------------------------
+
+
+def test_more_tiles_than_anybody_can_use() -> None:
+    net = S(*[conv()] * 3)
+    with pytest.raises(InputError, match=r"cuts image_size=.* into \d+ tiles; .* larger tiles"):
+        tiles(net, 40_000, 20)
+    with pytest.raises(InputError, match=r"more than 1048576 tiles along axis 0; .* larger tiles"):
+        tiles(S(conv(), ndim=1), 10_000_000, 5)
+    assert len(tiles(net, 4_000, 100)) == 43**2
+
+
+def test_images_that_do_not_fit_are_not_drawn() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Conv2d(3, 1, 3, padding=1)
+
+    def ask() -> None:
+        with pytest.raises(PlanError, match=r"images of shape \(1, 3, .*; give smaller ones$"):
+            rf.empirical(module, (1, 3, 1 << 20, 1 << 20), draws=2)
+
+    assert traced(ask) < 8 * MEMORY_FLOOR  # what importing leaves, not terabytes
+
+
+def test_figures_of_a_field_that_does_not_fit() -> None:
+    pytest.importorskip("matplotlib")
+    network = S(*[rf.Residual(conv(61))] * 30)
+    limit = rf.plan(network, device="cpu").working
+    field = rf.erf(network, device="cpu", memory_limit=limit)
+    assert not field.plan.fits
+
+    def ask() -> None:
+        with pytest.raises(PlanError, match=r"image of .* profile\(axis\)"):
+            rf.plot.erf_figure(field)
+
+    assert traced(ask) < field.plan.formed / 2
+
+
+def test_a_plan_says_what_is_promised() -> None:
+    assert "MEMORY_FLOOR" in (Plan.__doc__ or "")
+    assert rf.plan(S(conv()), device="cpu").memory < MEMORY_FLOOR
