@@ -58,7 +58,7 @@ def run(name: str, seconds: int, runs: int, keep: bool) -> dict[str, Any]:
     line += [str(corpus), *([str(CORPUS / name)] if (CORPUS / name).is_dir() else [])]
     start = time.time()
     done = subprocess.run(line, capture_output=True, text=True, errors="replace", check=False)
-    text = done.stdout + done.stderr
+    spent, text = time.time() - start, done.stdout + done.stderr
     counts = [int(n) for n in re.findall(r"^#(\d+)\s", text, re.M)]
     coverage = [int(n) for n in re.findall(r"\bcov: (\d+)", text)]
     found = [p.name for p in folder.iterdir() if p.name.startswith(("crash-", "timeout-", "oom-"))]
@@ -69,7 +69,7 @@ def run(name: str, seconds: int, runs: int, keep: bool) -> dict[str, Any]:
     return {
         "target": name,
         "executions": max(counts, default=0),
-        "seconds": round(time.time() - start, 1),
+        "seconds": round(spent, 1),
         "branches": max(coverage, default=0),
         "inputs": len(list(corpus.iterdir())),
         "findings": len(found) or int(done.returncode != 0),
