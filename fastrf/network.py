@@ -594,6 +594,14 @@ def Sequential(*blocks: Any, ndim: int | None = None, name: str | None = None) -
         blocks: layers, networks with one input and one output, or lists of them; a pair
             ``("stem", Conv(7))`` names a layer. An `Input` may come first.
         ndim: number of axes; default: what tuples imply, else 2.
+
+    Blocks may hold blocks to any depth: the nodes are made once, in linear time, when they are
+    first asked for, and names have at most 16 scopes ("residual1.residual3.conv1" has two).
+
+    Raises:
+        InputError: what is given is no layer, no block or none that can stand there, or makes
+            more than 1,250,000 layers. Names that clash in large blocks are found later, when
+            the nodes are made.
     """
     if blocks and isinstance(blocks[0], Input):
         return _network_of([("", blocks[1:])], None, ndim, name, blocks[0])

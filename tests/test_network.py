@@ -220,6 +220,32 @@ def test_unnamed_sequences_join_their_surroundings() -> None:
     ]
 
 
+def test_names_have_at_most_sixteen_scopes() -> None:
+    """Blocks that nest deeper are numbered side by side in the last scope but one."""
+    block = Sequential(("mid", C), name="b")
+    for _ in range(19):
+        block = Sequential(block, ("mid", C), name="b")
+    net = Sequential(block)
+    outer = [f"{'b1.' * depth}mid" for depth in range(1, 17)]
+    deep = [f"{'b1.' * 15}b{number}.mid" for number in (2, 3, 4, 5)]
+    assert list(net.nodes) == ["input", *deep[::-1], *outer[::-1]]
+    wide = Parallel(C, None)
+    for _ in range(20):
+        wide = Parallel(wide, None)
+    assert max(name.count(".") for name in wide.nodes) == 16
+    assert len(wide.nodes) == 23
+
+
+def test_errors_in_large_blocks_are_found_when_the_nodes_are_made() -> None:
+    large = Sequential(("a", C))
+    for _ in range(100):
+        large = Sequential(large, C)
+    named = Sequential(large, large)
+    assert len(named) == 202
+    with pytest.raises(InputError, match="two nodes are called 'a'"):
+        _ = named.nodes
+
+
 def test_builder_names_and_prefixes() -> None:
     b = Builder()
     x = b.input(channels=3)

@@ -70,7 +70,8 @@ def sweep(
         str | None,
         Parameter(
             group=RESULTS,
-            help="A column: print the rows with its largest values; -COLUMN: the smallest.",
+            help="A column: print the rows with its largest values, equal ones in the order of the "
+            "space; -COLUMN: the smallest.",
             allow_leading_hyphen=True,
         ),
     ] = None,

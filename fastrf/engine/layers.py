@@ -45,7 +45,7 @@ from fastrf.engine.plan import (
     notes_of,
     preferred,
 )
-from fastrf.engine.prefixes import prefixes
+from fastrf.engine.prefixes import Prefixes, prefixes
 from fastrf.engine.program import mean_gains
 from fastrf.engine.scaled import ZERO
 from fastrf.engine.spectral import propagate_all
@@ -103,8 +103,8 @@ def fields(
     check_options(method, accuracy, tol, tail, workers, memory_limit)
     dtype = checked_dtype(dtype)
     operations = graph.between(last, input_node)
-    between = dict.fromkeys(op.node for op in operations)
-    wanted = {n: graph.unit_index(n, unit) for n in between if n not in graph.collapsed}
+    names = dict.fromkeys(op.node for op in operations)
+    wanted = {n: graph.unit_index(n, unit) for n in names if n not in graph.collapsed}
     if wanted:  # the bound for the last map holds for those below it too
         check_extent(graph, last, next(iter(wanted.values())), input_node)
     choice: dict[str, Any] = {
@@ -125,9 +125,8 @@ def fields(
         for outlook in passes:
             plans = make_plans(outlook, input_node, device=place, **choice) | plans
         if batch is not None:
-            plans |= make_batched_plans(
-                batch, wanted, input_node, dtype, device=place, workers=workers
-            )
+            what = (batch, wanted, input_node, dtype)
+            plans |= make_batched_plans(*what, device=place, method=method, workers=workers)
         memory = sum(p.working for p in plans.values()) + (batch.working if batch else 0)
         options = {"dtype": dtype, "tail": tail, "device": place, **choice}
         units = _Units(graph, operations, input_node, wanted, plans, **options)
@@ -157,9 +156,7 @@ def fields(
     }
     check_memory(f"the fields of all {len(wanted)} layers need", schedule.memory, limit, place)
     found: dict[str, Propagated] = {}
-    batched = batch.fields(dtype, place) if batch is not None else ()
-    names = batch.nodes if batch is not None else ()
-    for node, field in _computed(graph, passes, batched, names, schedule, plans, found):
+    for node, field in _computed(graph, passes, batch, schedule, plans, found):
         if node in wanted and node not in found:
             found[node] = field
             if done is not None:
@@ -172,8 +169,7 @@ def fields(
 def _computed(
     graph: PlaneGraph,
     passes: Sequence[Outlook],
-    batched: Iterable[tuple[str, Propagated]],
-    batched_nodes: Iterable[str],
+    batch: Prefixes | None,
     schedule: _Schedule,
     plans: dict[str, Plan],
     found: Mapping[str, Propagated],
@@ -181,11 +177,13 @@ def _computed(
     """The fields of all maps; what has been `found` so far is used for the next."""
     for outlook in passes:
         yield from _passed(outlook, plans[outlook.function.node])
-    yield from batched
-    for node in batched_nodes:
-        if node not in found:  # taps of 0 alone lead to the image
-            plans[node], result = followed(graph, plans[node].instead("direct", _NOTHING))
-            yield node, result
+    if batch is not None:
+        first = plans[batch.nodes[0]]
+        yield from batch.fields(np.dtype(first.dtype), resolve(first.device))
+        for node in batch.nodes:
+            if node not in found:  # taps of 0 alone lead to the image
+                plans[node], result = followed(graph, plans[node].instead("direct", _NOTHING))
+                yield node, result
     for outlook, nodes in schedule.correlated:
         yield from _passed(outlook, plans[nodes[-1]], nodes)
     for node, own in schedule.parts.items():

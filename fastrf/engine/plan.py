@@ -345,6 +345,7 @@ def make_batched_plans(
     dtype: np.dtype[Any],
     *,
     device: Device,
+    method: str = "auto",
     workers: int | None = None,
 ) -> dict[str, Plan]:
     """As `make_plans`, of the maps of a chain on an image."""
@@ -354,6 +355,8 @@ def make_batched_plans(
         f"its part of one batch of {len(forecasts)} maps; a chain of separable layers is an outer "
         f"product of profiles"
     )
+    if method == "factored":
+        reason = _ASKED_FOR
     return {
         n: _plan((n, units[n], input_node), "factored", reason, f, device, dtype, count, None, 0.0)
         for n, f in forecasts.items()
