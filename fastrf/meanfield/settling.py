@@ -12,7 +12,8 @@ M(τ) is followed too (`mixing`), as far as other fixed weights will ask for it.
   Σ v / Π stride, as an output reads one in so many taps.
 * Averaging, fixed filters and resizing of weights w make M(∞)(Σw)² + Σ w w′(M(τ) − M(∞)) of M(0),
   of taps τ apart, and M(∞)(Σw)² of M(∞).
-* Max-pooling leaves them as they are.
+* Max-pooling makes what the largest of its window's values have, as far as the law of one is known
+  (`laws`), and passes E[σ′²] of that; values of a window share M(∞) and are independent otherwise.
 
 Where the size of the maps is known, what padding takes away from M(0) and M(∞) near their
 borders is followed pixel by pixel (`borders`): norms divide by the mean over all pixels, and
@@ -220,6 +221,11 @@ class MeanField:
             signal = replace(signal, gaussian=mixes, centred=True, roots=roots)
         elif isinstance(layer, Input):
             signal = replace(signal, roots=frozenset((node.name,)))
+        if signal.borders is not None:
+            self.assumptions[
+                "near borders, where padding takes variance away, gains are those of the mean over "
+                "a map's pixels"
+            ] = None
         if node.name in self.followed or node.name in self.pooled:
             signal = self._as_law(node, layer, signal)
         self.signals[node.name] = signal
