@@ -223,8 +223,8 @@ class MeanField:
             signal = replace(signal, roots=frozenset((node.name,)))
         if signal.borders is not None:
             self.assumptions[
-                "near borders, where padding takes variance away, activations and products have the "
-                "gains of other pixels; slopes along identities are those of the mean over all pixels"
+                "near borders, where padding takes variance away, activations and products have "
+                "the gains of other pixels; slopes along identities are those of the mean over all"
             ] = None
         if node.name in self.followed or node.name in self.pooled:
             signal = self._as_law(node, layer, signal)
