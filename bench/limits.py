@@ -61,7 +61,7 @@ def ring(count: int, ndim: int, k: int = 5) -> rf.Network:
 
 def pools(count: int, ndim: int) -> rf.Network:
     """Overlapping average pools between convolutions: covariances."""
-    return rf.Sequential(*[conv(), rf.AvgPool(3, padding=1)] * count, ndim=ndim)
+    return rf.Sequential(*[conv(), rf.AvgPool(3, 1, padding=1)] * count, ndim=ndim)
 
 
 def decoder(count: int, ndim: int) -> rf.Network:

@@ -225,7 +225,8 @@ class _Python:
         elif isinstance(node.value, int):
             yield self._instead("constant", node, str(node.value + 1))
         elif isinstance(node.value, float):
-            yield self._instead("constant", node, f"({self._text(node)} * 2)")
+            after = f"({self._text(node)} * 2)" if node.value else "1.0"
+            yield self._instead("constant", node, after)
 
     def _ifexp(self, node: ast.IfExp, names: frozenset[str]) -> Iterator[Mutant]:
         body, test, other = map(self._text, (node.body, node.test, node.orelse))

@@ -67,11 +67,14 @@ LIBRARIES = (
 )  # fmt: skip
 """Imported once, before any child begins."""
 
-QUICK, LONG = 20.0, 80.0
-"""Seconds of tests, as measured with coverage, in the first and the second try."""
+QUICK, LONG = 20.0, 160.0
+"""Seconds of tests, as measured with coverage and on a busy machine, in the first and the second
+try."""
 PATIENCE = 60.0
 """Seconds of a processor on top, before a run counts as endless: others may use it, too."""
 MEMORY = 16 * 2**30
+
+UNCAUGHT = {"survived", "not run by any test"}
 
 ELSEWHERE = ("test_packaging", "test_report_page")
 """Tests that need the checkout itself, or a browser, which `MEMORY` has no room for."""
@@ -82,7 +85,12 @@ class Tests:
     """Which tests execute a line, and how long they take."""
 
     lines: dict[str, dict[int, frozenset[str]]]
-    seconds: dict[str, float]
+    compiled: dict[str, float]
+    interpreted: dict[str, float]
+
+    def seconds(self, mutant: Mutant) -> dict[str, float]:
+        """How long tests take in the way in which they meet the fault."""
+        return self.interpreted if mutant.path.startswith("kernels/cpu") else self.compiled
 
     def of(self, mutant: Mutant, budget: float) -> list[str]:
         """The quickest tests that execute its line, up to a sum of seconds."""
@@ -98,9 +106,10 @@ class Tests:
             found = frozenset(t for t in found if t.split("::")[0] in INTERPRETED)
         if budget < LONG:
             found = self._nearest(path, found)
+        seconds = self.seconds(mutant)
         chosen, total = [], 0.0
-        for test in sorted(found, key=lambda t: (self.seconds.get(t, 0.05), t)):
-            total += self.seconds.get(test, 0.05)
+        for test in sorted(found, key=lambda t: (seconds.get(t, 0.05), t)):
+            total += seconds.get(test, 0.05)
             if chosen and total > budget:
                 break
             chosen.append(test)
@@ -154,14 +163,16 @@ def tests() -> Tests:
         some = frozenset().union(*host.values())
         count = source.read_text().count("\n") + 1
         lines[source.relative_to(ROOT).as_posix()] = dict.fromkeys(range(1, count + 1), some)
-    seconds: dict[str, float] = defaultdict(float)
+    compiled: dict[str, float] = defaultdict(float)
+    interpreted: dict[str, float] = defaultdict(float)
     for report in FOLDER.glob("*.xml"):
+        seconds = interpreted if report.stem.endswith("-interpreted") else compiled
         for case in ElementTree.parse(report).iter("testcase"):
             name = case.attrib["classname"].split(".")[-1]
             if name in files:
                 test = f"{files[name]}::{case.attrib['name'].split('[')[0]}"
                 seconds[test] += float(case.attrib["time"])
-    return Tests(lines, seconds)
+    return Tests(lines, compiled, interpreted)
 
 
 class Tree:
@@ -279,7 +290,8 @@ class Trials:
             self.results[mutant] = {"fate": "not run by any test"}
             return
         tree = self.free.pop()
-        expected = sum(self.known.seconds.get(t, 0.05) for t in chosen)
+        seconds = self.known.seconds(mutant)
+        expected = sum(seconds.get(t, 0.05) for t in chosen)
         run = Run(mutant, tree, chosen, PATIENCE + 2 * expected, budget, trial)
         if trial is None:
             tree.plant(mutant)
@@ -337,6 +349,8 @@ class Trials:
         self.results[mutant]["seconds"] = seconds
         self.note(mutant)
         print(len(self.results), mutant.path, mutant.line, self.results[mutant], flush=True)
+        if self.results[mutant]["fate"] != "caught":
+            print("  - {}\n  + {}".format(*mutant.diff((ROOT / mutant.path).read_bytes())))
 
 
 def sample(parts: Iterable[str], files: Sequence[str], per_file: int | None, seed: int) -> Iterator:
@@ -376,6 +390,8 @@ def main() -> None:
     parser.add_argument("--per-file", type=int, help="faults of every file, in place of the sample")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", choices=("new", "survivors"), help="the default is both")
+    parser.add_argument("--note", help="what a reader of the record has to know")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin none after this time")
     parser.add_argument("--out", type=Path, help="write results here instead of a record")
     given = parser.parse_args()
@@ -390,9 +406,12 @@ def main() -> None:
         trials = Trials(known, Path(name), given.jobs)
         before = trials.before()
         trials.results |= {m: before[key(m)] for _, m in drawn if key(m) in before}
-        waiting = [
-            m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") != "caught"
-        ]
+        for _, mutant in drawn:
+            reason = equivalent.get((mutant.path, *mutant.diff((ROOT / mutant.path).read_bytes())))
+            if reason is not None:
+                trials.results[mutant] = {"fate": "equivalent", "reason": reason}
+        left = {"new": {None}, "survivors": UNCAUGHT, None: {None, *UNCAUGHT}}[given.only]
+        waiting = [m for _, m in reversed(drawn) if trials.results.get(m, {}).get("fate") in left]
         while trials.running or (waiting and time.monotonic() < stop):
             while trials.free and waiting and time.monotonic() < stop:
                 trials.start(waiting.pop(), QUICK)
@@ -402,15 +421,14 @@ def main() -> None:
     for part, mutant in drawn:
         if mutant in trials.results:
             line, becomes = mutant.diff((ROOT / mutant.path).read_bytes())
-            result = trials.results[mutant]
-            if result["fate"] != "caught" and (mutant.path, line, becomes) in equivalent:
-                result = {"fate": "equivalent", "reason": equivalent[mutant.path, line, becomes]}
             where = {"path": mutant.path, "at": mutant.line, "kind": mutant.kind}
-            found.append({"part": part, **where, "line": line, "becomes": becomes, **result})
-    report(found, given.out, given.seed)
+            found.append(
+                {"part": part, **where, "line": line, "becomes": becomes, **trials.results[mutant]}
+            )
+    report(found, given)
 
 
-def report(found: list[dict[str, Any]], out: Path | None, seed: int) -> None:
+def report(found: list[dict[str, Any]], given: argparse.Namespace) -> None:
     """Prints what survived, and writes all down."""
     for r in found:
         if r["fate"] not in ("caught", "equivalent"):
@@ -422,14 +440,15 @@ def report(found: list[dict[str, Any]], out: Path | None, seed: int) -> None:
         if any(r["part"] == part for r in found)
     ]
     print(table(["part", *fates], rows))
-    if out is not None:
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if given.out is not None:
+        given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return
     counts = {row[0]: dict(zip(fates, map(int, row[1:]), strict=True)) for row in rows}
     others = [
         {k: v for k, v in r.items() if k != "seconds"} for r in found if r["fate"] != "caught"
     ]
-    write("mutation", {"seed": seed, "faults": len(found), "parts": counts, "not caught": others})
+    whole = {"note": given.note, "seed": given.seed, "faults": len(found), "parts": counts}
+    write("mutation", {**whole, "not caught": others})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Line and branch coverage of fastrf and its kernels by the tests; recorded.
 
-    python -m bench.test_coverage             # the whole suite, half an hour of two cores
+    python -m bench.test_coverage --jobs 2    # the whole suite, half an hour of two cores
+    python -m bench.test_coverage --go-on     # what an interrupted run has not measured yet
     python -m bench.test_coverage tests/test_zoo.py …     # adds only these to what is there
     python -m bench.test_coverage --report    # of what is there
 
 Compiled code leaves no trace, so the tests of kernels run a second time with the kernels as Python
-(see ``tests/interpreted.py``). Which tests execute which lines, and how long they take, is left in
+(see ``tests/interpreted.py``). Every file of tests has a process of its own, so that a run that is
+stopped loses little. Which tests execute which lines, and how long they take, is left in
 ``.coverage/`` for `bench.mutate`.
 """
 
@@ -17,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ FOLDER = ROOT / ".coverage"
 DATA = FOLDER / "data"
 
 INTERPRETED = (
+    "tests/test_layout.py",
     "tests/test_kernels.py",
     "tests/test_run_kernels.py",
     "tests/test_chain_profiles.py",
@@ -47,25 +51,46 @@ CHOICE = " and ".join(
         "thousand_layers",
         "tiles_have_the_bits",
         "writable",
+        "(agrees_with_fractions and wide)",
+        "(a_chain_does_not_depend_on_the_others and wide)",
         "(agrees_with_fractions and float32)",
+        "(a_chain_does_not_depend_on_the_others and float32)",
     )
 )
-"""Of these, the ones that take some seconds as Python and not minutes. The last is no statement
-about compiled code: float32 times a number of Python is float32 in NumPy, and float64 in Numba."""
+"""Of these, the ones that take some seconds as Python and not minutes. The last two say
+nothing about compiled code: float32 times a number of Python is float32 in NumPy, and float64 in
+Numba."""
 
 
-def measure(name: str, tests: list[str], options: list[str], **environment: str) -> int:
-    """Runs tests under coverage; the data goes beside that of other runs."""
-    FOLDER.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-q"]
-    command += [f"--junitxml={FOLDER / name}.xml", *options, *tests]
-    there = {**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": str(DATA), **environment}
-    return subprocess.run(command, cwd=ROOT, env=there, check=False).returncode
+def name_of(path: str, interpreted: bool) -> str:
+    """What the files of a run are called."""
+    return Path(path).stem + ("-interpreted" if interpreted else "")
+
+
+def measure(path: str, interpreted: bool) -> bool:
+    """Runs a file of tests under coverage, and says whether all passed; the data goes beside that
+    of other runs."""
+    name = name_of(path, interpreted)
+    # A report is there when its tests have ended.
+    report, data = FOLDER / f"{name}.xml", FOLDER / f"of-{name}"
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-q", path]
+    command += [f"--junitxml={report}"]
+    there = {**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": str(data)}
+    if interpreted:
+        command += ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
+        there["NUMBA_DISABLE_JIT"] = "1"
+        there["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), there.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=ROOT, env=there, check=False, text=True, stdout=subprocess.PIPE
+    )
+    print(name, done.stdout.rpartition("\n\n")[2] if done.returncode else "passed", flush=True)
+    return done.returncode == 0
 
 
 def combine() -> None:
-    """Adds what runs have left to the data."""
-    command = [sys.executable, "-m", "coverage", "combine", "--append", "-q"]
+    """Puts together what runs have left; once more when files were measured again."""
+    command = [sys.executable, "-m", "coverage", "combine", "--keep", "-q"]
+    command += sorted(str(path) for path in FOLDER.glob("of-*"))
     there = {**os.environ, "COVERAGE_FILE": str(DATA)}
     subprocess.run(command, cwd=ROOT, env=there, check=True)
 
@@ -118,21 +143,30 @@ def lines(numbers: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tests", nargs="*", help="add only these; the default is all, anew")
+    parser.add_argument("--go-on", action="store_true", help="only what was not measured yet")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--note", help="what a reader of the record has to know")
     given = parser.parse_args()
-    code = 0
+    passed = True
     if not given.report:
-        if not given.tests:
+        FOLDER.mkdir(exist_ok=True)
+        if not given.tests and not given.go_on:
             for old in FOLDER.glob("*"):
                 old.unlink()
-        code = measure("added" if given.tests else "suite", given.tests, [])
-        if not given.tests:
-            options = ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
-            path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-            code |= measure(
-                "interpreted", [*INTERPRETED], options, NUMBA_DISABLE_JIT="1", PYTHONPATH=path
-            )
+        files = given.tests or sorted(
+            p.relative_to(ROOT).as_posix() for p in (ROOT / "tests").rglob("test_*.py")
+        )
+        runs = [(path, True) for path in files if path in INTERPRETED]
+        runs += [(path, False) for path in files]
+        if given.go_on:
+            ended = {report.stem for report in FOLDER.glob("*.xml")}
+            runs = [r for r in runs if name_of(*r) not in ended]
+        for run in runs:
+            for old in FOLDER.glob(f"of-{name_of(*run)}.*"):
+                old.unlink()
+        with ThreadPoolExecutor(given.jobs) as pool:
+            passed = all(list(pool.map(lambda run: measure(*run), runs)))
         combine()
     found = figures()
     result = summary(found)
@@ -159,7 +193,7 @@ def main() -> None:
         if key != "missing":
             print(f"{key}: {value}")
     write("test-coverage", {"note": given.note, **result})
-    sys.exit(code)
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

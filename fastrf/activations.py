@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -211,8 +211,6 @@ _NEAR = 40
 _LEAST = 1e-200
 """The variance that stands for 0: σ′ differs on either side of a kink however near."""
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-
 
 @lru_cache(maxsize=4096)
 def moments(name: str, variance: float = 1.0, parameter: float | None = None) -> Moments:
@@ -375,6 +373,17 @@ def _rule(sigma: float, kinks: tuple[float, ...]) -> tuple[Values, Values]:
         edges = np.concatenate([edges, np.arange(-_NEAR, _NEAR + 1) / sigma])
     edges = np.concatenate([edges, np.array(kinks) / sigma])
     edges = np.unique(edges[np.abs(edges) <= _EDGE])
+    z, weights = on_panels(edges, 16)
+    return z, weights * _normal(z)
+
+
+def on_panels(edges: Values, count: int) -> tuple[Values, Values]:
+    """Nodes and weights of Gauss and Legendre's rule of ``count`` nodes between every two edges."""
+    nodes, weights = _on_panel(count)
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    z = (middle[:, None] + half[:, None] * _NODES).ravel()
-    return z, (half[:, None] * _WEIGHTS).ravel() * _normal(z)
+    return (middle[:, None] + half[:, None] * nodes).ravel(), (half[:, None] * weights).ravel()
+
+
+@cache
+def _on_panel(count: int) -> tuple[Values, Values]:
+    return np.polynomial.legendre.leggauss(count)

@@ -605,10 +605,16 @@ _CONVOLUTIONS = (Conv, ConvTranspose)
 _MIXING = (FullyConnected, Attention)
 _SHUFFLES = (PixelShuffle, PixelUnshuffle)
 
+MOST_PHASES = 256
+"""Phases of a space-to-depth that are followed one by one where all its channels are read alike, so
+that it makes no difference (of a whole map that becomes one pixel there are as many as pixels)."""
+
 
 def _relations(
-    graph: PlaneGraph, node: Node, i: int, c_in: int | None, c_out: int | None
+    graph: PlaneGraph, node: Node, i: int, c_in: int | None, c_out: int | None, told: bool
 ) -> list[Relation]:
+    """How a node's channels read those of its input i; `told` is whether its readers tell some of
+    its channels from others."""
     layer = node.layer
     if isinstance(layer, _CONVOLUTIONS):
         blocks = _group_count(layer, c_in, c_out)
@@ -629,7 +635,8 @@ def _relations(
     if isinstance(layer, ChannelShuffle):
         order = np.arange(c_in).reshape(layer.groups, -1).T.ravel()
         return [Relation(pairs=(order, np.arange(c_in)))]
-    if isinstance(layer, _SHUFFLES):
+    many = isinstance(layer, PixelUnshuffle) and math.prod(layer.factor) > MOST_PHASES
+    if isinstance(layer, _SHUFFLES) and (told or not many):
         return _phase_relations(graph, node, min(c_in, c_out))
     # Otherwise one channel broadcast over all, or all read as one.
     return _ALIKE if c_in == c_out else _MIXED
@@ -684,7 +691,7 @@ def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[Re
         for i, source in enumerate(node.inputs):
             c_in = graph.channels[source]
             try:
-                found.append(_relations(graph, node, i, c_in, channels))
+                found.append(_relations(graph, node, i, c_in, channels, own is not None))
             except InputError as error:
                 raise type(error)(f"{node.name}: {error}") from None
             if i == 0 and any(r.weight != 1.0 for r in found[0]):

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -24,7 +24,14 @@ from fastrf.layers.weights import Weights
 DEFAULT_NDIM = 2
 
 MOST_NODES = 1_250_000
-"""Most nodes that blocks may build: blocks that hold each other twice over grow exponentially."""
+"""Most layers of a network of blocks: blocks that hold each other twice over grow exponentially."""
+
+MOST_SCOPES = 16
+"""Most scopes of a layer's name ("residual1.residual3.conv1" has two), so that names stay short:
+blocks that nest deeper are numbered side by side in the last scope but one."""
+
+MOST_LETTERS = 2**28
+"""Most characters of all names of a network of blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +76,19 @@ class Network:
         given = _as_nodes(nodes)
         if "input" not in given and any("input" in node.inputs for node in given.values()):
             given = {"input": Node("input", Input()), **given}
-        if ndim is not None and (type(ndim) is not int or ndim not in (1, 2, 3)):
-            raise InputError(f"ndim={short(ndim)} is not possible; a grid has 1, 2 or 3 axes")
+        _check_ndim(ndim)
         if not given:
             raise InputError("a network needs at least one node; give layers")
         self.lowered: dict[Any, Any] = {}  # graphs that fastrf.lowering keeps
-        self.nodes: dict[str, Node] = _topological(given)
+        self.nodes = _topological(given)
         self.ndim = ndim
         self.name = name
         self.endpoints: dict[str, str] = dict(endpoints or {})
+        self._blocks: _Blocks | None = None
         if outputs is None:
             read = {source for node in self.nodes.values() for source in node.inputs}
             outputs = [n for n in self.nodes if n not in read]
-        self.outputs: tuple[str, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        self.outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         if not self.outputs:
             raise InputError("outputs=() names no node; give at least one, or leave it out")
         for what in (*self.outputs, *self.endpoints.values()):
@@ -96,6 +103,36 @@ class Network:
                 raise InputError(
                     f"the end point {endpoint!r} would hide the node of that name; rename it"
                 )
+
+    @classmethod
+    def _of(cls, blocks: _Blocks, ndim: int | None, name: str | None) -> Network:
+        """A network of blocks, whose nodes are made when they are first asked for.
+
+        Blocks that hold blocks would otherwise be copied once a level. What is hardly larger than
+        what it was given is made at once, so that what is wrong with it is found at the door.
+        """
+        same = cls.__new__(cls)
+        same.lowered, same.endpoints = {}, {}
+        same.ndim, same.name, same._blocks = ndim, name, blocks
+        if blocks.shallow:
+            _ = same.nodes
+        return same
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes by name, each behind those that it reads."""
+        return self._spelled_out().nodes
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the output nodes."""
+        return self._spelled_out().outputs
+
+    def _spelled_out(self) -> Network:
+        assert self._blocks is not None
+        spelled = Builder().spelled_out(self._blocks)
+        self.__dict__ |= {"nodes": spelled.nodes, "outputs": spelled.outputs}
+        return spelled
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -125,7 +162,7 @@ class Network:
     def with_nodes(self, nodes: dict[str, Node]) -> Network:
         """The same graph with other layers: there is nothing to check and to sort again."""
         same = copy(self)
-        same.nodes, same.lowered = nodes, {}
+        same.nodes, same.outputs, same._blocks, same.lowered = nodes, self.outputs, None, {}
         for derived in ("bound", "fingerprint"):
             same.__dict__.pop(derived, None)
         return same
@@ -191,7 +228,8 @@ class Network:
         return hashlib.sha256(_canonical(self.bound).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "lowered": {}}
+        spelled = {"nodes": self.nodes, "outputs": self.outputs}
+        return {**self.__dict__, **spelled, "lowered": {}, "_blocks": None}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
@@ -203,6 +241,8 @@ class Network:
 
     def __len__(self) -> int:
         """Number of nodes, inputs not counted."""
+        if self._blocks is not None:
+            return self._blocks.count
         return len(self.nodes) - len(self.inputs)
 
     def __repr__(self) -> str:
@@ -215,6 +255,72 @@ class Network:
 
 
 # --- building -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """What a network of blocks is made of: branches that read its input, and what merges them.
+
+    Attributes:
+        first: the input.
+        branches: of each branch the prefix of its names, and its layers and networks with their
+            names; those without layers are left out.
+        merge: reads the branches' ends; None: there is one branch.
+        count: layers, those of all blocks counted.
+    """
+
+    first: Input
+    branches: tuple[tuple[str, tuple[tuple[str | None, Layer | Network], ...]], ...]
+    merge: Layer | None
+    count: int
+
+    @property
+    def shallow(self) -> bool:
+        """Whether there are hardly more layers than were given, or one of them cannot stand here
+        (which is said when the nodes are made)."""
+        items = [item for _, branch in self.branches for _, item in branch]
+        if self.count <= _ENLARGED * (len(items) + _ENLARGED):
+            return True
+        return any(isinstance(item, Layer) and not _reads(item, 1) for item in items)
+
+
+_ENLARGED = 8
+"""So many layers for each one given are made at once."""
+
+
+def _network_of(
+    branches: Iterable[tuple[str, Any]],
+    merge: Layer | None,
+    ndim: int | None,
+    name: str | None,
+    first: Input | None = None,
+) -> Network:
+    """A network of blocks: of each branch the prefix and the blocks.
+
+    Raises:
+        InputError: what is given is no block, numbers of axes conflict, or there are too many.
+    """
+    checked = []
+    count = int(merge is not None)
+    said: int | None = None
+    for prefix, block in branches:
+        items = []
+        for own, item in _flatten(block):
+            if isinstance(item, Network):
+                _check_block(item, 1)
+                said = _agreed(said, item.ndim)
+            elif not isinstance(item, Layer):
+                raise _not_a_layer(item)
+            size = len(item) if isinstance(item, Network) else 1
+            count += size
+            if count > MOST_NODES:
+                raise _too_many()
+            if size:
+                items.append((own, item))
+        checked.append((prefix, tuple(items)))
+    _check_ndim(ndim)
+    blocks = _Blocks(first or Input(), tuple(checked), merge, count)
+    return Network._of(blocks, _stated(ndim, said), name)
 
 
 class Builder:
@@ -233,6 +339,7 @@ class Builder:
         self._counts: dict[str, int] = {}
         self._scopes: set[str] = set()
         self._ndim: int | None = None
+        self._letters = 0
 
     def input(self, name: str = "input", channels: int | None = None) -> str:
         """Adds an input map and returns its name."""
@@ -245,28 +352,20 @@ class Builder:
         network or a sequence: its last node); `prefix` goes before every name.
         """
         if isinstance(block, list | tuple):
-            items = list(_flatten(block))
+            items = _flatten(block)
             for i, (own, item) in enumerate(items, 1):
                 named = own or (name if i == len(items) else None)
                 inputs = (self.add(item, *inputs, name=named, prefix=prefix),)
             return inputs[0]
+        full = prefix + name if name else None
         if isinstance(block, Network):
-            return self._embed(block, inputs, prefix, name)
+            _check_block(block, len(inputs))
+            self._ndim = _agreed(self._ndim, block.ndim)
+            self._check_room(len(block))
+            return _finished(self._embed(block, inputs, prefix, full))
         if not isinstance(block, Layer):
-            raise InputError(
-                f"{short(block)} is not a layer; give layers (Conv(3)), blocks (Residual(…)) "
-                f"or lists"
-            )
-        self._check_room(1)
-        full = prefix + name if name else self._fresh(prefix, block.kind)
-        if full in self._nodes:
-            raise InputError(f"two nodes are called {full!r}; names must differ")
-        self._nodes[full] = Node(full, block, tuple(inputs))
-        scope = full.rpartition(".")[0]
-        while scope and scope not in self._scopes:
-            self._scopes.add(scope)
-            scope = scope.rpartition(".")[0]
-        return full
+            raise _not_a_layer(block)
+        return self._add(block, inputs, prefix, full)
 
     def build(
         self,
@@ -280,23 +379,46 @@ class Builder:
         Raises:
             InputError: as `Network`, or `ndim` is not what an embedded network says.
         """
-        if ndim is None:
-            ndim = self._ndim
-        elif self._ndim not in (None, ndim):
-            raise InputError(f"ndim={ndim}, but a block says ndim={self._ndim}; give one of them")
+        ndim = _stated(ndim, self._ndim)
         nodes = self._nodes.values()
         return Network(nodes, outputs or None, ndim=ndim, name=name, endpoints=endpoints)
+
+    def spelled_out(self, blocks: _Blocks) -> Network:
+        """The network of these blocks, node by node."""
+        x = self.add(blocks.first, name="input")
+        return self.build(_finished(self._branches(blocks, x, "", "", None, None)))
 
     def _check_room(self, more: int) -> None:
         """Refuses a graph that is too large before it is built."""
         if len(self._nodes) + more > MOST_NODES:
+            raise _too_many()
+
+    def _add(self, layer: Layer, inputs: Iterable[str], prefix: str, full: str | None) -> str:
+        """Adds a layer of this full name, or of the next automatic one under the prefix."""
+        self._check_room(1)
+        if full is None:
+            full = self._fresh(prefix, layer.kind)
+        if full in self._nodes:
+            raise InputError(f"two nodes are called {short(full)}; names must differ")
+        self._letters += len(full)
+        if self._letters > MOST_LETTERS:
             raise InputError(
-                f"the blocks make more than {MOST_NODES} nodes; repeat less (a block that holds "
-                f"another one twice doubles it)"
+                f"the names of {len(self._nodes)} layers take more than {MOST_LETTERS} characters; "
+                f"give the blocks shorter names"
             )
+        self._nodes[full] = Node(full, layer, tuple(inputs))
+        scopes = full.split(".", MOST_SCOPES)[:-1]
+        while scopes and (scope := ".".join(scopes)) not in self._scopes:
+            self._scopes.add(scope)
+            scopes.pop()
+        return full
 
     def scope(self, prefix: str, kind: str) -> str:
-        """A fresh prefix "kind3." for a block's nodes."""
+        """A fresh prefix "kind3." for a block's nodes; beside the last scope of `prefix`, not in
+        it, where there would be more than `MOST_SCOPES`."""
+        scopes = prefix.split(".")[:-1]
+        if len(scopes) >= MOST_SCOPES:
+            prefix = ".".join([*scopes[: MOST_SCOPES - 1], ""])
         return self._fresh(prefix, kind) + "."
 
     def _fresh(self, prefix: str, kind: str) -> str:
@@ -308,48 +430,75 @@ class Builder:
             if name not in self._nodes and name not in self._scopes:
                 return name
 
-    def _embed(self, block: Network, inputs: Sequence[str], prefix: str, name: str | None) -> str:
-        if len(block.outputs) != 1 or len(block.inputs) != len(inputs):
-            raise InputError(
-                f"a block needs one output and {len(inputs)} input(s), "
-                f"got {len(block.outputs)} and {len(block.inputs)}"
-            )
-        if block.ndim is not None:
-            if self._ndim not in (None, block.ndim):
-                raise InputError(
-                    f"blocks have ndim={self._ndim} and ndim={block.ndim}; all must have the same"
-                )
-            self._ndim = block.ndim
-        self._check_room(len(block))
+    def _embed(
+        self, block: Network, inputs: Sequence[str], prefix: str, full: str | None
+    ) -> _Steps:
+        """Adds a network behind `inputs`; its last node is called `full`, if that is given."""
         scope = prefix if block.name is None else self.scope(prefix, block.name)
+        renamed: dict[str, str] | None = {} if block.name is None else None
+        if block._blocks is not None:
+            return (yield self._branches(block._blocks, inputs[0], prefix, scope, renamed, full))
         names = dict(zip(block.inputs, inputs, strict=True))
-        renamed: dict[str, str] = {}
         for node in block.nodes.values():
             if isinstance(node.layer, Input):
                 continue
-            last = bool(name) and node.name == block.outputs[0]
-            wanted: str | None = node.name
-            if block.name is None:
-                wanted = self._joined(node, prefix, renamed)
-            names[node.name] = self.add(
-                node.layer,
-                *(names[i] for i in node.inputs),
-                name=name if last else wanted,
-                prefix=prefix if last else scope,
-            )
+            own = full if node.name == block.outputs[0] else None
+            own = own or self._within(scope, node.name, node.layer, renamed)
+            names[node.name] = self._add(node.layer, [names[i] for i in node.inputs], scope, own)
         return names[block.outputs[0]]
 
-    def _joined(self, node: Node, prefix: str, renamed: dict[str, str]) -> str | None:
-        """The name of a node of an unnamed network that joins its surroundings.
+    def _branches(
+        self,
+        blocks: _Blocks,
+        x: str,
+        prefix: str,
+        scope: str,
+        renamed: dict[str, str] | None,
+        full: str | None,
+    ) -> _Steps:
+        """Adds blocks behind the node `x`, under names that begin with `scope`."""
+        ends = []
+        for label, items in blocks.branches:
+            under, at = self._under(scope, label, renamed) if items else scope, x
+            for number, (own, item) in enumerate(items, 1):
+                named = full if blocks.merge is None and number == len(items) else None
+                if own and not named:
+                    layer = item if isinstance(item, Layer) else None
+                    named = self._within(under, own, layer, None if label else renamed)
+                if isinstance(item, Layer):
+                    at = self._add(item, (at,), under, named)
+                else:
+                    at = yield self._embed(item, (at,), under, named)
+            ends.append(at)
+        return ends[0] if blocks.merge is None else self._add(blocks.merge, ends, scope, full)
 
-        Automatic names ("conv3", None here) and scopes that are taken ("residual2.") count on;
-        `renamed` keeps what the network's scopes have become.
+    def _under(self, scope: str, label: str, renamed: dict[str, str] | None) -> str:
+        """The prefix of a branch that its block calls `label`, "branch1." or "" for none."""
+        if not label:
+            return scope
+        if scope.count(".") >= MOST_SCOPES:
+            return self.scope(scope, label.rstrip("0123456789."))
+        return scope + (label if renamed is None else self._joined(scope, label, renamed))
+
+    def _within(
+        self, prefix: str, name: str, layer: Layer | None, renamed: dict[str, str] | None
+    ) -> str | None:
+        """The full name of a block's node that the block calls `name`.
+
+        An unnamed block (`renamed` is given) joins its surroundings: automatic names ("conv3",
+        None here) and scopes that are taken ("residual2.") count on; `renamed` keeps what the
+        block's scopes have become.
         """
-        if node.name.removeprefix(node.layer.kind).isdecimal():
+        if renamed is None:
+            return prefix + name
+        if layer is not None and name.removeprefix(layer.kind).isdecimal():
             return None
-        scope, dot, rest = node.name.partition(".")
+        return prefix + self._joined(prefix, name, renamed)
+
+    def _joined(self, prefix: str, name: str, renamed: dict[str, str]) -> str:
+        scope, dot, rest = name.partition(".")
         if not dot:
-            return node.name
+            return name
         if scope not in renamed:
             renamed[scope] = scope
             if prefix + scope in self._scopes:
@@ -358,21 +507,84 @@ class Builder:
         return f"{renamed[scope]}.{rest}"
 
 
-def _flatten(block: Sequence[Any]) -> Iterator[tuple[str | None, Any]]:
-    """The layers and networks of nested sequences, each with its name or None."""
-    stack: list[Any] = [block]
+_Steps = Generator[Any, str, str]
+"""Work that asks for other such work, and is sent what that returned: recursion without a stack."""
+
+
+def _finished(work: _Steps) -> str:
+    stack = [work]
+    found: Any = None
+    while stack:
+        try:
+            stack.append(stack[-1].send(found))
+            found = None
+        except StopIteration as end:
+            stack.pop()
+            found = end.value
+    returned: str = found
+    return returned
+
+
+def _check_block(block: Network, count: int) -> None:
+    if block._blocks is not None and count == 1:
+        return
+    if len(block.outputs) != 1 or len(block.inputs) != count:
+        raise InputError(
+            f"a block needs one output and {count} input(s), "
+            f"got {len(block.outputs)} and {len(block.inputs)}"
+        )
+
+
+def _agreed(said: int | None, ndim: int | None) -> int | None:
+    """The number of axes of blocks, of which some do not say."""
+    if ndim is not None and said not in (None, ndim):
+        raise InputError(f"blocks have ndim={said} and ndim={ndim}; all must have the same")
+    return said if ndim is None else ndim
+
+
+def _stated(ndim: int | None, said: int | None) -> int | None:
+    """The number of axes that is given, or else the one that the blocks say."""
+    if ndim is not None and said not in (None, ndim):
+        raise InputError(f"ndim={ndim}, but a block says ndim={said}; give one of them")
+    return said if ndim is None else ndim
+
+
+def _not_a_layer(block: Any) -> InputError:
+    return InputError(
+        f"{short(block)} is not a layer; give layers (Conv(3)), blocks (Residual(…)) or lists"
+    )
+
+
+def _too_many() -> InputError:
+    return InputError(
+        f"the blocks make more than {MOST_NODES} layers; repeat less (a block that holds another "
+        f"one twice doubles it)"
+    )
+
+
+def _flatten(block: Any) -> list[tuple[str | None, Any]]:
+    """The layers and networks of nested sequences, each with its name or None.
+
+    A name given to a sequence is that of its last one, if that has none.
+    """
+    found: list[tuple[str | None, Any]] = []
+    stack: list[tuple[Any, int | None]] = [(block, None)]
     met = 0
     while stack:
-        item = stack.pop()
+        item, start = stack.pop()
         met += 1
-        if met > 2 * MOST_NODES:  # lists that hold each other, or themselves
+        if met > 3 * MOST_NODES:  # lists that hold each other, or themselves
             raise InputError(f"lists of blocks hold more than {MOST_NODES} of them; repeat less")
-        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
-            yield item
+        if start is not None:
+            if len(found) > start and found[-1][0] is None:
+                found[-1] = item, found[-1][1]
+        elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+            stack += [(item[0] or None, len(found)), (item[1], None)]
         elif isinstance(item, list | tuple):
-            stack.extend(reversed(item))
+            stack.extend((one, None) for one in reversed(item))
         else:
-            yield None, item
+            found.append((None, item))
+    return found
 
 
 def Sequential(*blocks: Any, ndim: int | None = None, name: str | None = None) -> Network:
@@ -383,10 +595,9 @@ def Sequential(*blocks: Any, ndim: int | None = None, name: str | None = None) -
             ``("stem", Conv(7))`` names a layer. An `Input` may come first.
         ndim: number of axes; default: what tuples imply, else 2.
     """
-    b = Builder()
-    given = bool(blocks) and isinstance(blocks[0], Input)
-    at = b.add(blocks[0] if given else Input(), name="input")
-    return b.build(b.add(list(blocks[given:]), at), ndim=ndim, name=name)
+    if blocks and isinstance(blocks[0], Input):
+        return _network_of([("", blocks[1:])], None, ndim, name, blocks[0])
+    return _network_of([("", blocks)], None, ndim, name)
 
 
 def Residual(
@@ -395,11 +606,8 @@ def Residual(
     """``y = shortcut(x) + branch(x)``; the shortcut is the identity by default."""
     if not branch:
         raise InputError("Residual needs a branch; give layers or blocks")
-    b = Builder()
-    x = b.input()
-    side = x if shortcut is None else b.add(shortcut, x, prefix="shortcut.")
-    deep = b.add(list(branch), x)
-    return b.build(b.add(Add(), side, deep), ndim=ndim, name=name)
+    side = () if shortcut is None else [shortcut]
+    return _network_of([("shortcut.", side), ("", branch)], Add(), ndim, name)
 
 
 def Parallel(
@@ -414,13 +622,10 @@ def Parallel(
         raise InputError(f"merge={short(merge)} is unknown; choose one of {', '.join(merges)}")
     if not branches:
         raise InputError("Parallel needs at least one branch; give layers, blocks or None")
-    b = Builder()
-    x = b.input()
-    ends = [
-        x if branch is None else b.add(branch, x, prefix=f"branch{i}.")
-        for i, branch in enumerate(branches, 1)
+    named = [
+        (f"branch{i}.", () if branch is None else [branch]) for i, branch in enumerate(branches, 1)
     ]
-    return b.build(b.add(merges[merge], *ends), ndim=ndim, name=name)
+    return _network_of(named, merges[merge], ndim, name)
 
 
 def as_network(net: Any) -> Network:
@@ -460,9 +665,8 @@ def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, 
             )
         if node.name in result:
             raise InputError(f"two nodes are called {short(node.name)}; names must differ")
-        least, most = node.layer.inputs
-        count = len(node.inputs)
-        if count < least or (most is not None and count > most):
+        if not _reads(node.layer, count := len(node.inputs)):
+            least, most = node.layer.inputs
             wanted = f"{least}" if least == most else f"at least {least}"
             raise InputError(
                 f"{node.name}: {type(node.layer).__name__} reads {wanted} map(s), got {count}; "
@@ -470,6 +674,17 @@ def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, 
             )
         result[node.name] = node
     return result
+
+
+def _check_ndim(ndim: int | None) -> None:
+    if ndim is not None and (type(ndim) is not int or ndim not in (1, 2, 3)):
+        raise InputError(f"ndim={short(ndim)} is not possible; a grid has 1, 2 or 3 axes")
+
+
+def _reads(layer: Layer, count: int) -> bool:
+    """Whether a layer can read so many maps."""
+    least, most = layer.inputs
+    return count >= least and (most is None or count <= most)
 
 
 def _as_node(name: str, entry: Any) -> Node:

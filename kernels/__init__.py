@@ -56,6 +56,4 @@ def _load(device: str) -> SimpleNamespace:
     kernels = SimpleNamespace(
         **{name: getattr(import_module(f"{package}.{name}"), name) for name in names}
     )
-    if device == "cpu":
-        import_module(f"{package}._compile").prepare()
     return _LOADED.setdefault(device, kernels)

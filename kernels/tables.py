@@ -7,8 +7,7 @@ new value of one or two others; a value that none has made holds nothing. Where 
 lies, and how large its pixels are, is not in the tables: it follows from the unit at run time.
 
 Every table has one row per thing and the columns named here. Grids are 3-D; a grid of fewer axes
-has axes of one pixel in front. The CPU's cache of compiled code does not see changes in this file:
-change ``walk.py`` with it.
+has axes of one pixel in front.
 """
 
 from __future__ import annotations

@@ -239,7 +239,41 @@ def test_the_text_says_it_all() -> None:
     assert document["tiles"]["halo"] == ((217, 186), (217, 186))
 
 
+def test_without_convolutions_nothing_is_changed() -> None:
+    found = advice(Sequential(MaxPool(3, 1, padding=1), MaxPool(2)))
+    assert found.changes == ()
+    assert "widen" not in str(found)
+    assert found.trf == (4, 4)
+
+
+def test_a_network_of_one_resizing_layer() -> None:
+    """It has no windows; σ is that of squared weights 1/16 and 9/16."""
+    found = advice(Sequential(rf.Upsample(2, "linear")))
+    assert [(s.name, s.layers, s.trf, s.share) for s in found.stages] == [("upsample1", 0, 2, 1)]
+    assert found.std == pytest.approx((0.3, 0.3))
+    assert found.changes == ()
+
+
+def test_named_padding_stays() -> None:
+    """TensorFlow's rule pads a wider kernel by itself."""
+    same, five = (Conv(k, stride=2, padding="same_upper") for k in (3, 5))
+    found = {change.what: change for change in advice(Sequential(same)).changes}
+    wider = found["kernels larger by 2 in all layers"]
+    assert wider.std == pytest.approx(rf.erf(Sequential(five)).std[0])
+    assert wider.trf == 5
+
+
+def test_ways_of_different_strides_have_no_tiles() -> None:
+    net = rf.Sequential(Parallel(Conv(3, stride=2), Conv(3)), Conv(3))
+    found = advice(net)
+    assert found.tiles is None
+    assert any("strides 2 and 1 meet" in note for note in found.notes)
+    assert "start at multiples" not in str(found)
+
+
 def test_what_cannot_be_advised() -> None:
+    with pytest.raises(InputError, match="sees nothing of the input"):
+        advice(Sequential(Conv(3), rf.ConvTranspose(1, 2, padding=1, output_padding=1)))
     with pytest.raises(InputError, match="one pixel"):
         advice(Conv(1))
     with pytest.raises(InputError, match="no node or end point"):

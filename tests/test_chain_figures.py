@@ -42,6 +42,9 @@ LINES = [
     # No peak in the middle, zeros within, a tail far beyond nine deviations.
     np.array([5.0, 1, 0, 0, 2, 9]),
     np.array([1.0, *[0] * 30, 1e-3, 1.0, 1e-9, *[0] * 60, 1e-12]),
+    # Tails that are nothing beside the rest, on one side and on both.
+    np.array([1.0, 2, 1, *[0] * 20, 1e-18, *[1e-19] * 9]),
+    np.array([1e-20, 2e-20, *[0] * 20, 3, 1, 4, *[0] * 20, 1e-19]),
     RNG.random(12) ** 6 * 1e-200,
 ]
 # Pairs of a line and a centre: its middle, off it, between pixels, at an end.

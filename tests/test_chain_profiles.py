@@ -40,7 +40,7 @@ def plain(count, kernel=3, **others):
 
 
 UNEVEN = (0.25, 3.0, 0.5, 0.125)
-CHAINS = [
+NARROW = [
     Chain(()),
     Chain((), unit=-7, start=-9),
     plain(1, 1),
@@ -67,9 +67,10 @@ CHAINS = [
     Chain((Layer(3, 1, 1, 2, 4),) * 120, 0),
     # Sums of pixels that grow beyond every range, and pixels that sink below it.
     plain(400, 3),
-    plain(40, 250, size=2000),
     Chain((Layer(2, taps=(1.0, 1e-3)),) * 60),
 ]
+CHAINS = [*NARROW, plain(40, 250, size=2000)]
+widths = pytest.mark.parametrize("chains", [NARROW, CHAINS], ids=["narrow", "wide"])
 
 
 @cache
@@ -148,7 +149,8 @@ def agrees(chain, dtype, lost, exponent, row):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_agrees_with_fractions(dtype):
+@widths
+def test_agrees_with_fractions(chains, dtype):
     """All chains in one call, so that they differ in length, width and everything else."""
     chains = [
         chain._replace(
@@ -157,7 +159,7 @@ def test_agrees_with_fractions(dtype):
                 for layer in chain.layers
             )
         )
-        for chain in CHAINS
+        for chain in chains
     ]
     values = arguments(chains, dtype, 60)
     assert load().chain_profiles(*values.values()) is None
@@ -184,10 +186,11 @@ def test_a_thousand_layers(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_chain_does_not_depend_on_the_others(dtype):
-    together = arguments(CHAINS, dtype, 50)
+@widths
+def test_a_chain_does_not_depend_on_the_others(chains, dtype):
+    together = arguments(chains, dtype, 50)
     load().chain_profiles(*together.values())
-    for i, chain in enumerate(CHAINS):
+    for i, chain in enumerate(chains):
         alone = arguments([chain], dtype, 50)
         load().chain_profiles(*alone.values())
         for name in ("lost", "exponents", "out"):

@@ -782,6 +782,7 @@ def test_reasons() -> None:
 
 def test_a_search_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastrf.engine.coherence.MOST_STEPS", 2)
+    monkeypatch.setattr("fastrf.engine.coherence.STEPS_EACH", 0)
     nodes: Nodes = {}
     at = "input"
     for number in range(4):

@@ -94,3 +94,55 @@ def test_external_data(place: str, fits: bool, tmp_path: Path) -> None:
         return
     with pytest.raises(NetworkFileError):
         rf.from_onnx(path, weights="trained")
+
+
+IMAGE = (1, 4, 8, 8)
+KERNEL = numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w")
+WINDOW = {"kernel_shape": [3, 3]}
+SCALES = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "s")
+PADS = numpy_helper.from_array(np.array([0, 0, 1, 1] * 2), "p")
+
+
+@pytest.mark.parametrize(
+    ("type_", "operands", "attributes", "message"),
+    [
+        ("Conv", [KERNEL], {"auto_pad": "SAME"}, "auto_pad='SAME' is unknown; it is one of NOTSET"),
+        ("ConvTranspose", [KERNEL], {"auto_pad": "same_upper"}, "auto_pad='same_upper' is unknown"),
+        ("MaxPool", [], WINDOW | {"auto_pad": "VALI"}, "auto_pad='VALI' is unknown"),
+        ("Conv", [KERNEL], {"strides": [0, 1]}, r"strides=\[0, 1\] must be at least 1"),
+        ("Conv", [KERNEL], {"dilations": [1, -1]}, r"dilations=\[1, -1\] must be at least 1"),
+        ("Conv", [KERNEL], {"pads": [1, 1]}, r"pads=\[1, 1\] must be 4 numbers"),
+        ("Conv", [KERNEL], {"kernel_shape": [5, 5]}, "is not that of its weights"),
+        ("ConvTranspose", [KERNEL], {"output_padding": [-1, 0]}, "must be at least 0"),
+        ("MaxPool", [], WINDOW | {"ceil_mode": 2}, "ceil_mode=2 is neither 0 nor 1"),
+        ("AveragePool", [], WINDOW | {"pads": [1] * 4, "count_include_pad": -1}, "neither 0"),
+        ("Resize", [None, SCALES], {"mode": "area"}, "mode='area' is unknown; it is one of neare"),
+        ("Resize", [None, SCALES], {"coordinate_transformation_mode": "half"}, "'half' is unknown"),
+        ("Resize", [None, SCALES], {"nearest_mode": "up"}, "nearest_mode='up' is unknown"),
+        ("Resize", [None, SCALES], {"mode": "linear", "antialias": 3}, "antialias=3 is neither"),
+        ("Pad", [PADS], {"mode": "mirror"}, "mode='mirror' is unknown; it is one of constant, ref"),
+        ("DepthToSpace", [], {"blocksize": 2, "mode": "RCD"}, "mode='RCD' is unknown"),
+        ("Gelu", [], {"approximate": "erf"}, "approximate='erf' is unknown"),
+        ("Concat", ["x"], {"axis": 4}, "axis 4 is none of a tensor of 4 axes, -4 to 3"),
+        ("Split", [], {"axis": -5}, "axis -5 is none"),
+        ("Flatten", [], {"axis": 5}, "axis 5 is none"),
+        ("ReduceMean", [], {"keepdims": 2}, "keepdims=2 is neither"),
+        ("ReduceMax", [], {"axes": [2, 9]}, "axis 9 is none"),
+        ("BatchNormalization", [None] * 4, {"training_mode": 7}, "training_mode=7 is neither"),
+    ],
+)  # fmt: skip
+def test_values_that_no_operator_knows(
+    type_: str, operands: list[Any], attributes: dict[str, Any], message: str
+) -> None:
+    """They are errors, not defaults, also where unknown operators are let through."""
+    tensors = [t for t in operands if t is not None and t != "x"]
+    names = ["" if t is None else t if t == "x" else t.name for t in operands]
+    node = helper.make_node(type_, ["x", *names], ["y"], **attributes)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, IMAGE)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "g", [x], [y], tensors)
+    version = 20 if type_ == "Gelu" else 18 if "antialias" in attributes else 17
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+    with pytest.raises(NetworkFileError, match=message) as caught:
+        rf.from_onnx(made.SerializeToString(), unknown="global")
+    assert str(caught.value).endswith("correct the model")

@@ -367,6 +367,8 @@ def test_accumulate_flushes_subnormals_and_keeps_nan(dtype):
 
 
 POWERS = [(0, 3), (1, 1), (1, 5), (2, 2), (40, 3), (31, 4), (12, 31), (3, 101), (300, 2)]
+# Numbers of ways beyond 2^300, where what is summed up is brought down.
+POWERS += [(350, 3), (700, 2), (70, 31)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -530,6 +532,51 @@ def test_mixed_and_integer_dtypes_are_refused(name):
         y = np.ones(case.source, dtype)
         with pytest.raises(TypeError, match=r"all arrays .* float32, or all are float64"):
             run(name, case, np.float64, y)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_impossible_steps_are_refused(name):
+    call, y = getattr(kernels.load(), name), np.ones((1, 5, 5))
+    for zero in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        for what, steps in (("stride", (zero, (1, 1, 1))), ("dilation", ((1, 1, 1), zero))):
+            with pytest.raises(ValueError, match=rf"{what} is \(.*0.*\); it has to be at least"):
+                call(y, np.ones((1, 1, 1)), *steps, (0, 0, 0), y.copy())
+
+
+def _plane(*shape):
+    return np.ones(shape)
+
+
+# One small call of each, with all floating arrays as float64.
+DOORS = {
+    "transposed_conv": (_plane(1, 2, 2), _plane(1, 1, 1), (1,) * 3, (1,) * 3, (0,) * 3),
+    "strided_gather": (_plane(1, 2, 2), _plane(1, 1, 1), (1,) * 3, (1,) * 3, (0,) * 3),
+    "transposed_box": (_plane(1, 2, 2), 1, 1, 1, 0),
+    "gather_box": (_plane(1, 2, 2), 1, 1, 1, 0),
+    "transposed_table": (_plane(1, 2, 2), np.arange(2), _plane(2, 1)),
+    "accumulate": (_plane(1, 2, 2), 1.0),
+    "box_power": (1, 2, 0),
+    "outer_product": (_plane(2), _plane(2)),
+    "sum_of_terms": (_plane(3), _plane(3, 2), _plane(3, 2), 0),
+    "box_run": (_plane(1, 2, 2), (1, 1, 1), 1, (0, 0, 0)),
+    "conv_run": (_plane(1, 2, 2), _plane(1, 1, 1), 1, (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_every_array_has_the_dtype_of_the_others(name):
+    call = getattr(kernels.load(), name)
+    out = {"box_power": _plane(2), "outer_product": _plane(2, 2), "sum_of_terms": _plane(2, 2)}
+    values = [*DOORS[name], out.get(name, _plane(1, 2, 2))]
+    call(*values)
+    floats = [i for i, v in enumerate(values) if getattr(v, "dtype", None) == np.float64]
+    for odd in floats:
+        for dtype in (np.float32, np.float16, np.int64):
+            if len(floats) == 1 and dtype is np.float32:
+                continue
+            mixed = [v.astype(dtype) if i == odd else v for i, v in enumerate(values)]
+            with pytest.raises(TypeError, match=r"all arrays .* float32, or all are float64"):
+                call(*mixed)
 
 
 @pytest.mark.parametrize("name", BOXES)

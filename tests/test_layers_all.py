@@ -11,9 +11,9 @@ import pytest
 
 import fastrf as rf
 from fastrf import kernels
-from fastrf.engine import profiles
+from fastrf.engine import prefixes, profiles
 from fastrf.engine.terms import FactoredImage
-from fastrf.errors import InputError, PlanError
+from fastrf.errors import EmptyFieldError, InputError, PlanError
 from fastrf.lowering import lower
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
@@ -89,6 +89,27 @@ UNBOUNDED = {
     "volume": lambda: general(3),
     "line": lambda: rf.zoo.tcn(3, 5),
 }
+
+
+def deep(ndim: int = 2) -> rf.Network:
+    """A chain that is followed in one batch: strides, dilations, taps, uneven padding, crops and
+    layers that move no pixel."""
+    conv = rf.Conv(3, padding=1, gain=3)
+    line = rf.Conv(3, padding=((2, 0),) * ndim, taps=[1.0, 3.0, 2.0] if ndim == 1 else None)
+    block = [conv, rf.Activation("relu"), line, rf.Norm(), rf.Conv(1, gain=0.5)]
+    return rf.Sequential(
+        rf.Conv((5, 4)[:ndim], padding=2, taps=None if ndim == 1 else np.ones((5, 4)).tolist()),
+        block * 4,
+        rf.MaxPool(2),
+        block,
+        rf.Conv(3, dilation=2, padding=3),
+        rf.Crop(1),
+        rf.Conv((4, 1)[:ndim], stride=(2, 1)[:ndim], padding=1),
+        block * 3,
+        ndim=ndim,
+    )
+
+
 CLIPPED: dict[str, tuple[Any, Any]] = {
     "chain": (lambda: rf.zoo.plain(6, 3), 9),
     "resnet18": (rf.zoo.resnet18, (65, 50)),
@@ -97,6 +118,8 @@ CLIPPED: dict[str, tuple[Any, Any]] = {
     "general taps": (general, 21),
     "decoder": (lambda: rf.zoo.unet(2, 1), 32),
     "line": (lambda: rf.zoo.tcn(3, 3), 40),
+    "deep chain": (deep, (23, 30)),
+    "deep line": (lambda: deep(1), 29),
 }
 
 
@@ -174,6 +197,30 @@ def test_the_same_as_one_by_one_with_borders(name: str, dtype: str) -> None:
         compare(net, found, single, size)
 
 
+@pytest.mark.parametrize("unit", ["center", (1, 3)])
+@pytest.mark.parametrize("most", [1, 300])
+def test_a_batch_in_parts(most: int, unit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call a map, or some, make the fields that one call for all makes; and it is one batch."""
+    net, options = deep(), {"input_size": (23, 30), "unit": unit, "layers": "all", "workers": 1}
+    whole = rf.erf(net, **options)
+    assert sum("one batch of 21 maps" in field.plan.reason for field in whole.values()) == 21
+    monkeypatch.setattr(prefixes, "MOST_COLUMNS", most)
+    for node, found in rf.erf(net, **options).items():
+        np.testing.assert_array_equal(found.image, whole[node].image)
+        assert found.origin == whole[node].origin
+        assert found.log_gain == whole[node].log_gain
+        assert found.lost_mass == whole[node].lost_mass
+
+
+def test_a_unit_of_a_batch_that_sees_nothing() -> None:
+    """A tap of 0 leads to the image, the others to the padding."""
+    net = rf.Sequential(
+        [rf.Conv(3, padding=1)] * 20, rf.Conv(3, padding=((2, 0),), taps=[1.0, 0.0, 0.0]), ndim=1
+    )
+    with pytest.raises(EmptyFieldError, match="'conv21' reads nothing of 'input'"):
+        rf.erf(net, input_size=9, layers="all", unit=(0,))
+
+
 @pytest.mark.parametrize("method", ["direct", "factored"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_unit_off_the_centre_and_float32(method: str, dtype: str) -> None:
@@ -230,6 +277,20 @@ def test_sums_of_fields_are_said_to_be_sums() -> None:
     assert fields["cat"].plan.reason == "the images of a and b and c, added up"
     assert fields["add"].plan.cells > 0
     assert "image of" not in fields["stem"].plan.reason
+
+
+def test_larger_sums_take_longer() -> None:
+    """Of two branches that see 3·2^n pixels along each axis."""
+    seconds = []
+    for n in (4, 6, 7):
+        layers = [rf.Conv(2, stride=2)] * n
+        net = rf.Sequential(*layers, rf.Residual(rf.Conv(3, padding=1)))
+        fields = rf.erf(net, input_size=5 * 2**n, layers="all", method="direct")
+        plan = fields["residual1.add1"].plan
+        assert plan.reason.endswith("added up")
+        assert plan.cells == 2 * (3 * 2**n) ** 2
+        seconds.append(plan.seconds)
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
 
 
 def test_no_sum_where_pixels_may_have_been_cut_off() -> None:

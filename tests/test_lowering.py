@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastrf import lowering
+from fastrf.erf import erf
 from fastrf.errors import InputError
 from fastrf.layers import (
     Activation,
     AdaptivePool,
     Add,
     Attention,
+    AvgPool,
     ChannelShuffle,
     ChannelSlice,
     Concat,
@@ -315,3 +318,22 @@ def test_time_is_linear() -> None:
     for size in (None, 100):
         assert len(lower(net, size).operations) == 10_000
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("pools", [0, 1])
+@pytest.mark.parametrize("factor", [(16, 32), (32, 64)])
+def test_phases_that_are_read_alike_are_one(monkeypatch, factor, pools):
+    """Many phases of a space-to-depth in front of a convolution: one map has the same bits."""
+    pool = [AvgPool(3, stride=1, padding=1)] * pools
+    found = []
+    for most in (10**6, lowering.MOST_PHASES):
+        monkeypatch.setattr(lowering, "MOST_PHASES", most)
+        layers = [Conv(3, padding=1, channels=4), *pool, PixelUnshuffle(factor), Conv(1), *pool]
+        net = Sequential(*layers)
+        operations = len(lower(net, (32, 64)).operations)
+        found.append((operations, erf(net, input_size=(32, 64), method="direct")))
+    (many, expected), (few, result) = found
+    assert many > math.prod(factor)
+    assert few < 10
+    assert result.log_gain == expected.log_gain
+    np.testing.assert_array_equal(result.image, expected.image)

@@ -199,6 +199,51 @@ def layers(network):
     return [n.layer for n in network.nodes.values() if not isinstance(n.layer, Input)]
 
 
+# --- signals and sequences ------------------------------------------------------------------
+
+
+def test_signals_have_one_channel():
+    """(N, T), padded before it gets an axis of channels."""
+    nodes = [
+        node("Pad", "x,p", "a"),
+        node("Unsqueeze", "a,one", "b"),
+        node("Conv", "b,w", "c", strides=[4]),
+        node("Squeeze", "c,one", "y"),
+    ]
+    constants = {"p": np.array([0, 3, 0, 1]), "one": np.array([1]), "w": (1, 1, 9)}
+    for size in (64, None):
+        network = from_onnx(make(nodes, (1, size), constants=constants), input_size=64)
+        assert layers(network) == [Pad(((3, 1),)), Conv(9, stride=4, channels=1)]
+        field = rf.receptive_field(network, input_size=64)
+        assert (field.size, field.stride, field.padding) == ((9,), (4,), (3,))
+        assert field.layers[-1].shape == (15,)
+    with pytest.raises(InputError, match="does not fit"):
+        from_onnx(make(nodes, (1, 64), constants=constants), input_size=65)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_read_the_whole_sequence(kind, gates):
+    turn = node("Transpose", "x", "a", perm=[2, 0, 1])
+    layer = node(kind, "a,w,r", "y", hidden_size=5)
+    weights = {"w": (1, gates * 5, 3), "r": (1, gates * 5, 5)}
+    network = from_onnx(make([turn, layer], (1, 3, 20), constants=weights))
+    assert layers(network) == [Attention()]
+    field = rf.receptive_field(network, output=network.outputs[0], input_size=20)
+    assert field.box(7, clip=True) == ((0, 19),)
+
+
+def test_scales_of_dynamic_quantisation_are_constants():
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q,scale,zero"),
+        node("ConvInteger", "q,w,zero", "a"),
+        node("Cast", "a", "b", to=TensorProto.FLOAT),
+        node("Mul", "b,scale", "y"),
+    ]
+    network = from_onnx(make(nodes, constants={"w": np.ones((5, 4, 3, 3), np.int8)}))
+    assert Conv(3, channels=5) in layers(network)
+    assert rf.receptive_field(network).size == (3, 3)
+
+
 # --- computed twice -------------------------------------------------------------------------
 
 
@@ -900,6 +945,26 @@ def test_unknown_operators_follow_the_policy():
         from_onnx(model, unknown="ignore")
 
 
+def test_what_comes_behind_an_unknown_shape_is_global_too():
+    """A reshape to sizes that are not known: whatever order its axes are brought into later."""
+    reshape = node("Reshape", "x,s", "a")
+    turn = node("Transpose", "a", "y", perm=[0, 2, 1])
+    model = make(
+        [
+            node("Shape", "x", "d"),
+            node("Identity", "v", "e"),
+            node("Slice", "d,w,e", "s"),
+            reshape,
+            turn,
+        ],
+        (1, 4, None, None),
+        constants={"w": np.array([1]), "v": np.array([4])},
+    )
+    with pytest.raises(UnsupportedOperator, match="to an unknown shape"):
+        from_onnx(model)
+    assert layers(from_onnx(model, unknown="global")) == [Attention()]
+
+
 def test_identity_cannot_change_shapes():
     model = one("TopK", np.array([2]), axis=1, outputs="y,i")
     with pytest.raises(UnsupportedOperator, match="changes the shape"):
@@ -1006,7 +1071,7 @@ NO_NETWORK = {
     "bytes": (b"this is no model", "no ONNX model"),
     "nothing": (b"", "holds no graph"),
     "cut short": (light("squeezenet").read_bytes()[:5000], "cut short"),
-    "no image": (one("Relu", shape=(1, 4)), "no input is a map"),
+    "no image": (one("Relu", shape=(4,)), "no input is a map"),
     "no shape": (changed(one("Relu"), no_shape), "no input is a map"),
     "two kinds of map": (
         make([node("Add", "x,z")], more=[helper.make_tensor_value_info("z", 1, [1, 2, 3])]),

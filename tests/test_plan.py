@@ -208,6 +208,19 @@ def test_window_of_deep_networks(name: str, dtype: str) -> None:
     assert contains(plan_of(net, dtype=dtype, method="direct"), result)
 
 
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("unit", [-900, 900])
+def test_window_of_units_far_from_the_middle(name: str, unit: int) -> None:
+    """Farther than the window is wide, so that it cannot hold both the unit and pixel 0."""
+    block = DEEP[name]
+    net = rf.Sequential(*block * (400 // len(block)), ndim=1)
+    result = rf.erf(net, unit=unit, dtype="float32", method="direct")
+    plan = plan_of(net, None, unit, dtype="float32", method="direct")
+    assert contains(plan, result)
+    ((_, predicted),) = plan.support
+    assert predicted < 900
+
+
 @pytest.mark.parametrize(
     "padding", [((2, 0),), ((0, 2),), ((1, 1),)], ids=["to the left", "to the right", "centred"]
 )
@@ -239,6 +252,10 @@ MEMORY: dict[str, tuple[rf.Network, Any]] = {
     ),
     "3-D": (rf.Sequential(*[rf.Conv(3, padding=1)] * 20, ndim=3), None),
     "strided": (rf.Sequential(*[rf.Conv(5, stride=2, padding=2)] * 7), None),
+    "strided, dense taps": (
+        rf.Sequential(*[rf.Conv(3, stride=2, taps=np.arange(1, 10).reshape(3, 3))] * 9),
+        None,
+    ),
     "linear": (rf.Sequential(rf.Upsample(2, "linear"), *[rf.Conv(9, padding=4)] * 40), 200),
     "global": (rf.Sequential(rf.Conv(3, padding=1), rf.SqueezeExcite(), rf.Conv(3)), 300),
     "unet": (rf.zoo.unet(4, 2), 256),

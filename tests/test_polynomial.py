@@ -158,6 +158,7 @@ def test_zero_and_certain_shares():
         (lambda: extended_binomial(3, 0), "k is 0"),
         (lambda: extended_binomial(2.5, 3), r"n is 2\.5"),
         (lambda: profile_float([1], 0), "total 0"),
+        (lambda: profile_float([0], 0), "total 0"),
         (lambda: profile_float([2], 1), "total 1"),
         (lambda: profile_float([-1, 2], 1), "total 1"),
     ],

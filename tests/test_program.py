@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 import graphs
@@ -274,6 +275,17 @@ def test_gains_far_from_one(exponent: int, dtype: str) -> None:
         assert_same(graph, graph.output_node(None), (unit,), dtype)
 
 
+@pytest.mark.parametrize("exponent", [-900, 900])
+def test_gains_beyond_the_largest_number(exponent: int) -> None:
+    """Of a branch and an identity 2^1800 apart nothing is left of the weaker one."""
+    conv = rf.Conv(3, padding=1, gain=2.0**exponent)
+    graph = lower(rf.Sequential(rf.Residual(conv, conv), ndim=1), 9)
+    found = one_call(graph, graph.output_node(None), (4,))
+    image = [1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9] if exponent > 0 else [1.0]
+    np.testing.assert_allclose(found.image, image, rtol=1e-15)
+    assert found.mass.log() == pytest.approx(max(exponent, 0) * 2 * math.log(2), rel=1e-15)
+
+
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
 def test_only_the_weakest_taps_reach_the_map(n: int) -> None:
     """1e-60 a layer: what arrives is below the smallest number after six layers."""
@@ -283,6 +295,24 @@ def test_only_the_weakest_taps_reach_the_map(n: int) -> None:
     assert found.origin == (0,)
     assert found.image.tolist() == [1.0]
     assert found.mass.log() == pytest.approx(n * math.log(weak), rel=8 * 2.0**-53)
+
+
+def test_what_lies_in_gaps() -> None:
+    """Both pixels that a dilated kernel reads lie between those that a transposed one writes."""
+    through = [rf.Conv(3, padding=1), rf.ConvTranspose(1, stride=2), rf.Conv(2, dilation=2)]
+    graph = lower(rf.Sequential(*through, ndim=1), 9)
+    with pytest.raises(EmptyFieldError, match="reads nothing"):
+        one_call(graph, graph.output_node(None), (3,))
+    assert one_call(graph, graph.output_node(None), (4,)).image.sum() == pytest.approx(1)
+
+
+def test_a_mean_over_the_map() -> None:
+    """Squeeze-and-excitation: the pixel itself, and 1/N² of each of the N."""
+    graph = lower(rf.Sequential(rf.SqueezeExcite(), ndim=1), 5)
+    found = one_call(graph, graph.output_node(None), (1,))
+    image = np.full(5, 1 / 25) + np.eye(5)[1]
+    np.testing.assert_allclose(found.image, image / image.sum(), rtol=1e-15)
+    assert found.mass.log() == pytest.approx(math.log(1.2), rel=1e-15)
 
 
 # --- one program, many units ----------------------------------------------------------------
@@ -334,6 +364,17 @@ def naive_image(net: rf.Network, unit: tuple[int, int]) -> np.ndarray:
     return np.asarray(
         naive.variance(graphs.Graph(2, tuple(nodes), (11, 11)).naive(), "pool", unit, (11, 11))
     )
+
+
+def test_a_call_that_returns_early_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every instruction, where kernels run as Python; compiled ones are as they are."""
+    net = rf.Sequential(rf.Residual(rf.Conv(3, padding=1)), rf.MaxPool(2), rf.Conv(3), ndim=1)
+    graph = lower(net, 12)
+    whole = one_call(graph, graph.output_node(None), (1,))
+    monkeypatch.setattr(import_module("fastrf.kernels.cpu.walk"), "_CALL", 0)
+    parts = one_call(graph, graph.output_node(None), (1,))
+    np.testing.assert_array_equal(parts.image, whole.image)
+    assert (parts.origin, parts.mass, parts.lost) == (whole.origin, whole.mass, whole.lost)
 
 
 # --- what is refused ------------------------------------------------------------------------

@@ -30,11 +30,11 @@ from fastrf.engine.chains import (
     WIDEST_BOX,
     chains,
     layer_of,
+    layers_of_run,
     run_from,
-    run_lengths,
 )
-from fastrf.engine.forecast import Reach, Reaches
 from fastrf.engine.plan import CLEARLY_SLOWER, NOTICEABLE, make_plan
+from fastrf.engine.reach import Reach, Reaches
 from fastrf.engine.transfer import transfer_function
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import SpatialMap, Window
@@ -280,14 +280,24 @@ def test_gains_and_shares_are_gathered() -> None:
     assert run.gain.over(direct.Scaled.of(1.0, 1800)) == exact
 
 
-def test_run_lengths_do_not_exceed_the_run() -> None:
-    net = rf.Sequential(*[rf.Conv(3)] * 5, rf.Conv(5), rf.Norm(), *[rf.Conv(3)] * 100, ndim=2)
-    operations = lower(net).operations
-    found = run_lengths(operations)
-    depth = layer_of(operations[0]).depth  # type: ignore[union-attr]
-    assert depth < 100
-    counts = [found.get(id(op)) for op in operations]
-    assert counts == [5] * 5 + [1, None] + [depth] * 100
+@pytest.mark.parametrize("size", [None, 61, 97])
+def test_a_forecast_counts_the_same_runs(size: int | None) -> None:
+    """From every operation on, and on a window that borders cut off sooner or later."""
+    net = rf.Sequential(*[rf.Conv(3, padding=1)] * 5, rf.Conv(5, padding=2), rf.Norm(),
+                        *[rf.Conv(3, padding=1)] * 40, ndim=2)  # fmt: skip
+    (chain,) = chains(lower(net, size).operations)
+    found = set()
+    for at, op in enumerate(chain):
+        layer = layer_of(op)
+        if layer is None:
+            continue
+        for most in (1, 7, layer.depth):
+            run = run_from(chain, at, layer, most, (20, 25), (11, 9))
+            spans = [(20, 11), (25, 9)]
+            counted = layers_of_run(chain, at, layer, most, spans)
+            assert counted == (run.layers, run.operations)
+            found.add(run.layers)
+    assert max(found) == (32 if size is None else {61: 20, 97: 20}[size])
 
 
 # --- the engine -----------------------------------------------------------------------------

@@ -60,6 +60,20 @@ def test_a_first_field_needs_few_imports_and_one_kernel():
     assert found.stdout.split() == ["_measure", "_walk"]
 
 
+def test_kernels_that_are_kept_are_loaded_without_the_compiler():
+    """All that Numba can compile, SciPy's BLAS with it, takes longer to load than all else."""
+    code = (
+        "import sys, fastrf as rf\n"
+        "from fastrf.kernels.cpu import _cache\n"
+        "for net in (rf.Sequential(*[rf.Conv(3)] * 5), rf.zoo.plain(300), rf.zoo.unet()):\n"
+        "    assert rf.erf(net).image.max() > 0\n"
+        "print(_cache.made, *sorted({'scipy.linalg', 'numba.np.linalg', 'numba.np.arrayobj'}"
+        " & set(sys.modules)))\n"
+    )
+    _, found = [python(code) for _ in range(2)]
+    assert found.stdout.split() == ["0"], found.stderr
+
+
 # --- the kernel cache -----------------------------------------------------------------------
 
 SOURCE = "def tripled(x):\n    return 3 * x\n"
@@ -96,6 +110,21 @@ def test_a_compiled_kernel_is_found_again(made):
     assert [compilations(made()) for _ in range(3)] == [1, 0, 0]
     (path,) = kept()
     assert path.name.startswith("own.tripled-")
+
+
+def test_a_kept_kernel_finds_what_numba_loads_late(tmp_path):
+    """Where its machine code calls what is only there once Numba has loaded all that it can
+    compile, that is loaded: LLVM would end the process."""
+    (tmp_path / "own.py").write_text("def hashed(x):\n    return hash(str(x))\n")
+    code = (
+        "import sys, own\n"
+        "from fastrf.kernels.cpu import _cache, _compile\n"
+        "before = 'numba.cpython.hashing' in sys.modules\n"
+        "print(before, _compile.kernel(own.hashed)(7) == hash('7'), _cache.made)\n"
+    )
+    places = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    found = [python(code, **places) for _ in range(2)]
+    assert [f.stdout.split() for f in found] == [["False", "True", "1"], ["False", "True", "0"]]
 
 
 def test_other_sources_are_compiled_anew_and_the_old_ones_forgotten(made, tmp_path):

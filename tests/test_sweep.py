@@ -5,6 +5,7 @@ A table is compared with that of an undisturbed run in this process, every colum
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -566,6 +567,53 @@ def test_top(small):
     assert small.top("std_0", 1, largest=False)[0]["std_0"] == min(every)
     with pytest.raises(InputError, match="there is no column 'size'; there are depth"):
         small.top("size")
+
+
+def test_equal_values_come_in_the_order_of_the_space(tmp_path):
+    """Whatever the key, and in whichever order results were written; also of two networks that
+    are the same one."""
+    depths = [3, 1, 2, 3, 1]
+    given = [({"number": i, "depth": n}, rf.zoo.plain(n, 3, ndim=1)) for i, n in enumerate(depths)]
+    path = tmp_path / "s.db"
+    swept(given[3:], path).close()
+    with swept(given, path) as found:
+        assert len(found) == 5
+        for largest in (True, False):
+            rows = found.top("ndim", 5, largest=largest)
+            assert [row["number"] for row in rows] == [row["number"] for row in found.query()]
+        rows = found.top("std_0", 5)
+        assert [row["depth"] for row in rows] == [3, 3, 2, 1, 1]
+        places = [row["number"] for row in found.query()]
+        assert [row["number"] for row in rows] == sorted(
+            places, key=lambda i: (-depths[i], places.index(i))
+        )
+
+
+def test_names_that_are_taken(tmp_path):
+    given = [({"std_0": 1, "parameter_std_0": 2, "Ratio": 3}, rf.Conv(3))]
+    with swept(given, tmp_path / "s.db") as found:
+        (row,) = found.top("std_0")
+        shown = {name: row[name] for name in row if name.startswith("parameter_")}
+        assert shown == {
+            "parameter_std_0": 1, "parameter_parameter_std_0": 2, "parameter_Ratio": 3
+        }  # fmt: skip
+
+
+def test_texts_are_no_formulas(tmp_path):
+    """They begin with an apostrophe in a CSV file, which is taken away again; numbers do not."""
+    texts = ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''-1", "＝1"]
+    texts += ["'", "'a", "a=1", "", " =1", "resnet18"]
+    given = [({"text": text, "less": -i}, rf.Conv(3)) for i, text in enumerate(texts)]
+    with swept(given, tmp_path / "s.db") as found:
+        found.export(tmp_path / "t.csv")
+        found.export(tmp_path / "q.csv", "SELECT 'a' AS \"=a\", -1.5, NULL")
+        rows = found.query()
+    with open(tmp_path / "t.csv", encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == texts
+    assert [row["text"] for row in read] == [f"'{text}" for text in texts[:10]] + texts[10:]
+    assert [row["less"] for row in read] == [str(-i) for i in range(16)]
+    assert (tmp_path / "q.csv").read_text() == "'=a,'-1.5,NULL\na,-1.5,\n"
 
 
 def test_frames_and_files(small, tmp_path):

@@ -16,7 +16,7 @@ from sweeping import SPACE
 import fastrf as rf
 from fastrf.device import resolve
 from fastrf.errors import InputError
-from fastrf.sweep import figures
+from fastrf.sweep import figures, packing
 from fastrf.sweep.chain import Chain, ChainAxis
 from fastrf.sweep.columns import FIGURES
 from fastrf.sweep.graphs import figures_of
@@ -187,3 +187,33 @@ def test_what_grows_without_bound_is_left_alone():
     ]
     assert geometry(pack(chains, 1)).regular.tolist() == [False] * 6 + [True]
     assert list(batched(chains, 1)) == [6]
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_few_lines_and_many_are_followed_alike(monkeypatch, bounded):
+    """Layer by layer in arrays, line by line, and one way after the other."""
+    rng = np.random.default_rng(8)
+    given = []
+    for _ in range(60):
+        size = (int(rng.integers(1, 80)),) if bounded else None
+        given.append((random_chain(rng, 1, False), size, None))
+    packed = pack(given, 1)
+    packed.layers[0, 5] = WIDEST + 1
+    found = {}
+    for few in (0, 7, 100):
+        monkeypatch.setattr(packing, "FEW", few)
+        found[few] = geometry(packed)
+    regular = found[0].regular
+    assert 10 < regular.sum() < 60
+    layers = np.repeat(regular, np.diff(packed.offsets))
+    for few in (7, 100):
+        for name in ("starts", "counts", "regular"):
+            assert np.array_equal(getattr(found[few], name), getattr(found[0], name))
+        for name in ("size", "stride", "padding", "units"):
+            assert np.array_equal(
+                getattr(found[few], name)[regular], getattr(found[0], name)[regular]
+            )
+        for name in ("spacings", "maps"):
+            assert np.array_equal(
+                getattr(found[few], name)[layers], getattr(found[0], name)[layers]
+            )

@@ -285,6 +285,12 @@ def windows(x):
     return y.reshape(n, c, h, w)
 
 
+def six(x, *sizes):
+    """Six channels, counted in two digits."""
+    n, _, h, w = x.shape
+    return torch.cat([x, x[:, 2:]], 1).view(n, *sizes, h, w)
+
+
 def unstacked(x):
     a, b = torch.stack([x[:, :2], x[:, 2:]], dim=1).unbind(1)
     return torch.cat([b, a], 1)
@@ -300,6 +306,10 @@ MOVES = {
     "shuffle": shuffle,
     "stack": unstacked,
     "heads": heads,
+    "every third channel": lambda x: six(x, 2, 3)[:, :, 1],
+    "two of three channels": lambda x: six(x, 2, 3)[:, :, 1:].reshape(1, 4, 8, 6),
+    "a run of channels": lambda x: six(x, 3, 2)[:, 1:].reshape(1, 4, 8, 6),
+    "the last run of channels": lambda x: six(x, 3, 2)[:, -1],
     "merged patches": merged,
     "windows": windows,
     "tokens": lambda x: tokens(x).transpose(1, 2).reshape(x.shape) + x,
@@ -475,6 +485,53 @@ def test_attention_by_hand_joins_the_map_again():
     assert near.box((2, 2), clip=True) == ((2, 2), (2, 2))
 
 
+# --- signals --------------------------------------------------------------------------------
+
+
+class Speech(nn.Module):
+    """The encoder of wav2vec 2.0 (Baevski et al. 2020, §2 and §4.2), with fewer channels."""
+
+    def __init__(self):
+        super().__init__()
+        layers, before = [], 1
+        for kernel, stride in ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)):
+            layers += [nn.Conv1d(before, 6, kernel, stride), nn.GELU()]
+            before = 6
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.features(x[:, None]).transpose(1, 2)
+
+
+def test_a_signal_has_the_published_field():
+    """25 ms of 16 kHz every 20 ms."""
+    field = rf.receptive_field(rf.from_torch(Speech(), (1, 16000)), input_size=16000)
+    assert (field.size, field.stride, field.layers[-1].shape) == ((400,), (320,), (49,))
+
+
+SIGNALS = {
+    "padded": lambda x, c: c(F.pad(x, (3, 1))[:, None]),
+    "reflected": lambda x, c: c(F.pad(x[:, None], (2, 2), mode="reflect")),
+    "cut": lambda x, c: c(x[:, 2:-1].unsqueeze(1)),
+    "preemphasis": lambda x, c: c((x[:, 1:] - 0.97 * x[:, :-1])[:, None]),
+    "reshaped": lambda x, c: c(x.reshape(x.shape[0], 1, -1)),
+    "squeezed": lambda x, c: torch.tanh(c(x[:, None]).mean(1) + x[:, :36])[:, None],
+}
+
+
+@pytest.mark.parametrize("function", SIGNALS.values(), ids=SIGNALS)
+def test_boxes_of_signals_are_those_of_gradients(function):
+    torch.manual_seed(3)
+    module = Function(function, nn.Conv1d(1, 2, 5).double())
+    x = torch.randn(1, 40, dtype=torch.float64, requires_grad=True)
+    y = module(x)
+    field = rf.receptive_field(rf.from_torch(module, (1, 40)), input_size=40)
+    for unit in (0, 1, y.shape[2] // 2, y.shape[2] - 1):
+        (gradient,) = torch.autograd.grad(y[0, :, unit].sum(), x, retain_graph=True)
+        reached = gradient[0].nonzero().ravel().tolist()
+        assert field.box(unit, clip=True) == ((reached[0], reached[-1]),)
+
+
 # --- what is refused ------------------------------------------------------------------------
 
 
@@ -552,7 +609,7 @@ def test_control_flow_on_data_names_the_line_and_the_remedy(module, code):
         (nn.Conv2d, SHAPE, "is a class"),
         (torch.relu, SHAPE, "is no torch.nn.Module"),
         ("resnet50", SHAPE, "is no torch.nn.Module"),
-        (nn.ReLU(), (1, 4), "holds no map"),
+        (nn.ReLU(), (4,), "holds no map"),
         (nn.ReLU(), (1, 4, 0, 6), "whole numbers of at least 1"),
         (nn.ReLU(), "1,4,8,6", "whole numbers"),
         (nn.ReLU(), 224, "whole numbers"),

@@ -104,7 +104,7 @@ class _Pairs:
         ((q, _),), ((p, _),) = op.sources, op.targets
         jump = self.jumps[q]
         for m in op.maps:
-            strides = [axis.stride for axis in m.axes if isinstance(axis, Window)]
+            strides = [axis.stride for axis in _windows(m)]
             jump = tuple(j * s for j, s in zip(jump, strides, strict=True))
         if self.jumps.setdefault(p, jump) != jump:
             raise _NotKnown
@@ -182,15 +182,15 @@ class _Pairs:
         (q, _), ((_, share),) = op.sources[0], op.targets
         ends = [(op.gain * share, o, o_)]
         for move in reversed(op.maps):
-            if move.kind == "fixed" and o != o_:
+            # Of fixed maps this is true of one pixel and itself, and where there is one tap, as in
+            # the border that an operation with random weights is given.
+            if move.kind == "fixed" and o != o_ and any(a.kernel > 1 for a in _windows(move)):
                 raise _NotKnown
             ends = [
                 (weight * v, self._read(move, a, m), self._read(move, b, m))
                 for weight, a, b in ends
                 for m, v in _variances(move)
             ]
-        if self._chooses(op) and o != o_:
-            raise _NotKnown
         for weight, a, b in ends:
             yield weight, (q, a, q, b)
 
@@ -208,9 +208,9 @@ class _Pairs:
         return ends
 
     def _read(self, move: SpatialMap, o: Pixel, m: Pixel) -> Pixel:
-        axes = [axis for axis in move.axes if isinstance(axis, Window)]
         return tuple(
-            i * a.stride + t * a.dilation - a.lo for i, t, a in zip(o, m, axes, strict=True)
+            i * a.stride + t * a.dilation - a.lo
+            for i, t, a in zip(o, m, _windows(move), strict=True)
         )
 
     def _reduced(self, pair: Pair) -> tuple[Pair, Pixel]:
@@ -233,9 +233,13 @@ def _moved(raw: _Raw, shift: Pixel) -> _Raw:
     return mass, first + mass * by, second + cross + cross.T + mass * np.outer(by, by)
 
 
+def _windows(move: SpatialMap) -> list[Window]:
+    return [axis for axis in move.axes if isinstance(axis, Window)]
+
+
 def _variances(move: SpatialMap) -> list[tuple[Pixel, float]]:
     """The taps' variances, gain included."""
-    shape = [axis.kernel for axis in move.axes if isinstance(axis, Window)]
+    shape = [axis.kernel for axis in _windows(move)]
     if isinstance(move.taps, np.ndarray):
         whole = move.taps
     else:
@@ -248,7 +252,7 @@ def _variances(move: SpatialMap) -> list[tuple[Pixel, float]]:
 
 def _weights(move: SpatialMap) -> list[tuple[Pixel, float]]:
     """Fixed weights, with their signs."""
-    signs = np.ones([axis.kernel for axis in move.axes if isinstance(axis, Window)])
+    signs = np.ones([axis.kernel for axis in _windows(move)])
     if isinstance(move.coefficients, np.ndarray):
         signs = np.sign(move.coefficients)
     elif move.coefficients is not None:

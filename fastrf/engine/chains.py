@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
 from fastrf.engine.scaled import ONE, Scaled
+from fastrf.engine.windows import Span
 from fastrf.lowering import Operation
 from fastrf.maps import Size, SpatialMap, Window
 
@@ -169,19 +169,32 @@ def run_from(
     return Run(first, layers, used, gain, origin, shape)
 
 
-def run_lengths(operations: Sequence[Operation]) -> dict[int, int]:
-    """For each layer of a run, by id, how many layers of it one sweep takes where no border cuts
-    them off."""
-    found: dict[int, int] = {}
-    for chain in chains(operations):
-        pieces = ((layer_of(op), op) for op in chain if op.maps)
-        for _, group in groupby(pieces, key=lambda piece: piece[0] and piece[0].key):
-            members = list(group)
-            first = members[0][0]
-            if first is not None:
-                count = min(len(members), first.depth)
-                found.update((id(op), count) for _, op in members)
-    return found
+def layers_of_run(
+    chain: Sequence[Operation], at: int, first: Layer, most: int, spans: Sequence[Span]
+) -> tuple[int, int]:
+    """Layers and operations of the run that `run_from` finds for an image on these windows."""
+    layers, used, known = 0, 0, chain[at].maps[0]
+    if spans[0][1] > LONG_LINE and len(spans) == 1 and max(first.kernel) > WIDEST_LONG_LINE:
+        most = 0
+    for number in range(at, len(chain)):
+        maps = chain[number].maps
+        if maps:
+            # Equal layers of a network share their maps.
+            layer = first if maps[0] is known and len(maps) == 1 else layer_of(chain[number])
+            if layer is None or layer.key != first.key or layers == most:
+                break
+            spans = [
+                (start - lo, count + k - 1)
+                for (start, count), lo, k in zip(spans, layer.lo, layer.kernel, strict=True)
+            ]
+            inside = True
+            for (start, count), n in zip(spans, maps[0].size_in or (), strict=False):
+                inside = inside and start >= 0 and start + count <= n
+            if not inside:
+                break
+            layers += 1
+        used += 1
+    return layers, used
 
 
 def _cut_off(origin: tuple[int, ...], shape: tuple[int, ...], size: Size | None) -> bool:

@@ -20,6 +20,7 @@ approximate: `Coherence.doubts` names the layers.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections import Counter
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from fastrf.engine.coefficients import Term, meetings, terms
+from fastrf.errors import PlanError
 from fastrf.layers import (
     Activation,
     ChannelShuffle,
@@ -51,7 +53,13 @@ Lags = tuple[frozenset[int], ...]
 """Lags per axis; all combinations of them are meant."""
 
 MOST_STEPS = 1_000_000
-"""Steps taken in search of ways that meet again, before it is given up and said so."""
+"""Steps taken in search of ways that meet again, before it is given up and said so; and
+`STEPS_EACH` for each operation."""
+
+STEPS_EACH = 8
+
+MOST_LAGS = 1 << 14
+"""Most lags along an axis; there is a plane of covariances for each of their combinations."""
 
 KEPT_MAPS = 4096
 """Maps whose lags are kept: all layers of a network ask for those of the maps below them."""
@@ -158,12 +166,7 @@ def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
 
 def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
     """The nodes that correlate gradients which are uncorrelated above them."""
-    reached = set(graph.planes_of[input_node])
-    operations = []
-    for op in graph.operations:
-        if any(q in reached for q, _ in op.sources):
-            reached.update(p for p, _ in op.targets)
-            operations.append(op)
+    operations = _reached(graph, input_node)
     if not _anything_common(operations):
         return set()
     readers = _readers(graph, operations)
@@ -181,6 +184,17 @@ def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
                 if not _alone(lags):
                     found.add(op.node)
     return found
+
+
+def _reached(graph: PlaneGraph, input_node: str) -> list[Operation]:
+    """The operations that an input leads to."""
+    reached = set(graph.planes_of[input_node])
+    operations = []
+    for op in graph.operations:
+        if any(q in reached for q, _ in op.sources):
+            reached.update(p for p, _ in op.targets)
+            operations.append(op)
+    return operations
 
 
 def _readers(
@@ -206,6 +220,10 @@ def _found(
         ancestors = graph.ancestors(node)
         all_ = [op for op in graph.operations if op.node in ancestors]
     else:
+        # Of a graph without anything in common, no part is looked at by itself.
+        key = ("anything common", input_node)
+        if not graph.once(key, lambda: _anything_common(_reached(graph, inputs[0]))):
+            return Coherence()
         all_ = graph.between(node, input_node)
     if not _anything_common(all_):
         return Coherence()
@@ -347,7 +365,7 @@ def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
     found = (frozenset((0,)),) * len(lags)
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
-        spread = tuple(frozenset(t for r in m.values() for t in r) for m in met)
+        spread = tuple(_spelled_out(m.values()) for m in met)
         found = united_lags(found, spread)
     return found
 
@@ -367,12 +385,35 @@ def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
     return _mixed_below(own, own, lags, wanted)
 
 
+def _spelled_out(ranges: Iterable[range]) -> frozenset[int]:
+    """What lies in any of some ranges; they overlap, and each may be as long as all together."""
+    found: list[range] = []
+    for one in sorted(ranges, key=lambda r: r.start):
+        if found and one.start <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, one.stop))
+        else:
+            found.append(one)
+    count = sum(map(len, found))
+    if count > MOST_LAGS:
+        raise PlanError(
+            f"fixed layers correlate gradients at {count} distances along an axis, more than the "
+            f"{MOST_LAGS} that are followed; give smaller windows or scales"
+        )
+    return frozenset(itertools.chain.from_iterable(found))
+
+
+def _meet(lags: frozenset[int], those: range) -> bool:
+    if len(lags) < len(those):
+        return any(t in those for t in lags)
+    return not lags.isdisjoint(those)
+
+
 def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags) -> Lags:
     found = (frozenset((0,)),) * len(lags)
     for one, other in itertools.product(a, b):
         met = (meetings(x, y, want) for x, y, want in zip(one, other, wanted, strict=True))
         here = tuple(
-            frozenset(t for t, r in m.items() if not axis.isdisjoint(r))
+            frozenset(t for t, r in m.items() if _meet(axis, r))
             for m, axis in zip(met, lags, strict=True)
         )
         found = united_lags(found, here)
@@ -478,7 +519,9 @@ class _Way:
 
     Attributes:
         at: the plane it has come to.
-        operations: what it passed.
+        passed: the last operation that it passed, and what it had passed before; () where it
+            begins.
+        length: the number of operations.
         channel: (a, b, before): channel c of the plane where it began is channel a·c + b here;
             `before` are the places at which no such formula holds, each with what held there.
         vague: whether even so the channel is not known.
@@ -489,7 +532,8 @@ class _Way:
     """
 
     at: int
-    operations: tuple[Operation, ...] = ()
+    passed: tuple[Any, ...] = ()
+    length: int = 0
     channel: tuple[Fraction, Fraction, tuple[Any, ...]] = (Fraction(1), Fraction(0), ())
     vague: bool = False
     share: float = 1.0
@@ -499,7 +543,11 @@ class _Way:
 
     @property
     def maps(self) -> tuple[SpatialMap, ...]:
-        return tuple(m for op in self.operations for m in op.maps)
+        operations, passed = [], self.passed
+        while passed:
+            op, passed = passed
+            operations.append(op)
+        return tuple(m for op in reversed(operations) for m in op.maps)
 
 
 class _Ways:
@@ -511,7 +559,7 @@ class _Ways:
         self.graph = graph
         self.onward = self._onward(readers)
         self.reasons: dict[str, None] = {}
-        self.steps = 0
+        self.steps, self.most = 0, MOST_STEPS + STEPS_EACH * len(graph.operations)
         self.edges: dict[int, int] = {}
         seen: Counter[tuple[str, int]] = Counter()
         for op in graph.operations:
@@ -523,17 +571,19 @@ class _Ways:
         self, readers: Mapping[int, Sequence[tuple[Operation, Kinds]]]
     ) -> dict[int, list[Operation]]:
         """The deterministic operations that read each plane and lead to where ways can meet:
-        where several of them write, each channel of a concatenation having one writer alone."""
+        where several of them write, each channel of a concatenation or of a space-to-depth having
+        one writer alone."""
         graph = self.graph
         found = {
             q: [op for op, kinds in ops if is_deterministic(graph, op, kinds)]
             for q, ops in readers.items()
         }
         writers = Counter(p for ops in found.values() for op in ops for p, _ in op.targets)
+        apart = Concat | PixelUnshuffle
         leads = {
             p
             for p, count in writers.items()
-            if count > 1 and not isinstance(graph.network.nodes[graph.planes[p].node].layer, Concat)
+            if count > 1 and not isinstance(graph.network.nodes[graph.planes[p].node].layer, apart)
         }
         onward = {}
         for q in sorted(found, reverse=True):
@@ -545,11 +595,65 @@ class _Ways:
 
     def pairs(self) -> Iterator[Pair]:
         for q, ops in self.onward.items():
-            for first, second in itertools.combinations(ops, 2):
-                start = _Way(q)
-                for a in self._along(start, first):
-                    for b in self._along(start, second):
-                        yield from self._meet(q, a, b)
+            for group in self._meeting(ops) if len(ops) > 2 else [ops]:
+                for first, second in itertools.combinations(group, 2):
+                    if self._gives_up(q):
+                        return
+                    start = _Way(q)
+                    for a in self._along(start, first):
+                        for b in self._along(start, second):
+                            yield from self._meet(q, a, b)
+
+    def _meeting(self, ops: Sequence[Operation]) -> list[list[Operation]]:
+        """The operations that read a plane, in groups whose ways do not lead to a common plane.
+
+        Of a map that many layers read, few ways meet others: to try all pairs would take the
+        square of their number. All are followed at once, from the input up, until one group
+        alone is left that can meet another.
+        """
+        group = list(range(len(ops)))  # by operation, one that its group has in common
+
+        def first(i: int) -> int:
+            while group[i] != i:
+                group[i] = i = group[group[i]]
+            return i
+
+        came: dict[int, int] = {}  # by plane, an operation that leads to it
+        ahead: list[int] = []  # planes that can still be met: ways lead to higher numbers
+        going = [0] * len(ops)  # by group, those that it leads to
+        alive: set[int] = set()
+
+        def arrive(p: int, i: int) -> None:
+            if p not in came:
+                came[p] = i
+                heapq.heappush(ahead, p)
+                going[i] += 1
+                alive.add(i)
+                return
+            other = first(came[p])
+            if other != i:
+                group[i] = other
+                going[other] += going[i]
+                alive.discard(i)
+                if going[other]:
+                    alive.add(other)
+
+        for i, op in enumerate(ops):
+            for p, _ in op.targets:
+                arrive(p, first(i))
+        while len(alive) > 1:
+            at = heapq.heappop(ahead)
+            i = first(came[at])
+            going[i] -= 1
+            if not going[i]:
+                alive.discard(i)
+            for op in self.onward.get(at, ()):
+                for p, _ in op.targets:
+                    arrive(p, first(i))
+        found: dict[int, list[Operation]] = {}
+        for i, op in enumerate(ops):
+            found.setdefault(first(i), []).append(op)
+        return list(found.values())
 
     def _meet(self, q: int, a: _Way, b: _Way) -> Iterator[Pair]:
         """The pairs of the ways on from a and b; the one nearer to the input goes on first, as
@@ -557,12 +661,7 @@ class _Ways:
         stack = [(a, b)]
         while stack:
             self.steps += 1
-            if self.steps > MOST_STEPS:
-                name = self.graph.planes[q].node
-                self.reasons[
-                    f"{name}: too many deterministic ways lead from it to search them all; "
-                    f"their gradients are added as if uncorrelated"
-                ] = None
+            if self._gives_up(q):
                 return
             a, b = stack.pop()
             if a.at == b.at:
@@ -580,6 +679,16 @@ class _Ways:
             for op in self.onward.get(a.at, ()):
                 stack.extend((way, b) for way in self._along(a, op))
 
+    def _gives_up(self, q: int) -> bool:
+        """Whether the search has taken too long, which is then said."""
+        if self.steps <= self.most:
+            return False
+        self.reasons[
+            f"{self.graph.planes[q].node}: too many deterministic ways lead from it and from later "
+            f"maps to search them all; their gradients are added as if uncorrelated"
+        ] = None
+        return True
+
     def _pair(self, q: int, a: _Way, b: _Way) -> Pair | None:
         unknown = a.unknown or b.unknown
         if a.chosen and b.chosen:
@@ -588,6 +697,7 @@ class _Ways:
         if unknown:
             self._doubt(q, a, f"the mean of the slopes of {unknown} is not known")
             return None
+        self.steps += a.length + b.length
         ndim = self.graph.ndim
         factor = a.factor * b.factor * math.sqrt(a.share * b.share)
         return Pair(q, a.at, terms(a.maps, ndim), terms(b.maps, ndim), factor)
@@ -609,7 +719,8 @@ class _Ways:
         for p, share in op.targets:
             yield _Way(
                 p,
-                (*way.operations, op),
+                (op, way.passed),
+                way.length + 1,
                 channel,
                 way.vague or not known,
                 way.share * share,

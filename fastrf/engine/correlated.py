@@ -139,12 +139,14 @@ class _Correlated:
         self.stacks.clear()
         done = len(self.operations) - self.split
         below = set(map(id, self.operations[: self.split]))
+        pending = Counter(p for op in self.operations[: self.split] for p, _ in op.targets)
         # Chains of all operations: a plane that upper ones write to as well ends a chain.
         for whole in chains(self.operations):
             chain = tuple(op for op in whole if id(op) in below)
             if chain:
                 for at in walk.steps(chain):
                     progress((done + at) / len(self.operations))
+                walk.release(chain, pending)
                 done += len(chain)
                 progress(done / len(self.operations))
         final = None

@@ -1,79 +1,98 @@
 """What the engines' work costs: the planner's constants, each with where it was measured.
 
 The constants are those of one core of a CPU; `Costs` says how another device differs. All constants
-were measured with `python -m bench.cost` on one core of an Intel Xeon (Sapphire Rapids,
-2.6 GHz) with 2 cores. They predict to within a factor of about 3, enough to choose and to warn.
+were measured on one of two cores of an Intel Xeon (family 6, model 106, 2.8 GHz) that ran other
+programs too, with `python -m bench.limits`; `python -m bench.cost` measures them one by one. They
+predict to within a factor of about 3, enough to choose and to warn.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-OPERATION_SECONDS = 95e-6
+OPERATION_SECONDS = 180e-6
 """Python's share of one kernel call of the direct engine: windows, buffers, bookkeeping."""
 
-POINTWISE_SECONDS = 8e-6
+WALK_CALL_SECONDS = 300e-6
+"""The direct engine's walk besides,"""
+
+LAYER_SECONDS = 25e-6
+"""an operation in it,"""
+
+SWEEP_CALL_SECONDS = 120e-6
+"""one call for a run of layers,"""
+
+PASS_SECONDS = 60e-6
+"""one for a single axis of a layer,"""
+
+SUM_SECONDS = 40e-6
+"""and one that adds images up."""
+
+POINTWISE_SECONDS = 15e-6
 """An operation of the direct engine that moves nothing (normalisation, activation, addition)."""
 
-CALL_SECONDS = 25e-6
+CALL_SECONDS = 70e-6
 """The direct engine where images are so small that all layers go in one call: the call itself,"""
 
-INSTRUCTION_SECONDS = 0.8e-6
+INSTRUCTION_SECONDS = 1.8e-6
 """an operation,"""
 
-PASS_NANOSECONDS = 0.7
+PASS_NANOSECONDS = 1.3
 """one pixel of such a layer without stride or dilation,"""
 
-ALONE_TAP_NANOSECONDS = 0.08
+ALONE_TAP_NANOSECONDS = 0.15
 """and each of its taps (of its axes' taps together, where they are equal)."""
 
-BOX_NANOSECONDS = 2.0
+BOX_NANOSECONDS = 3.5
 """One pixel of one axis pass with equal taps, in float64."""
 
-TAP_NANOSECONDS = 0.29
+TAP_NANOSECONDS = 0.5
 """One pixel and one tap of a pass with general taps, in float64."""
 
-TABLE_NANOSECONDS = 0.7
+TABLE_NANOSECONDS = 1.2
 """One pixel and one tap of a table."""
 
-WRITE_NANOSECONDS = 1.6
+WRITE_NANOSECONDS = 3.0
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
-FIELD_BYTES = 1 << 19
-"""What a field in factors takes besides its profiles and pixels: the blocks at work, sums along the
-axes, Python's own (tracemalloc: 0.05 to 0.35 MiB)."""
+FIELD_BYTES = 1 << 15
+"""What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
-PROFILES_SECONDS = 80e-6
+WAVES_SECONDS, WAVE_SECONDS = 1.5e-3, 250e-6
+"""The spectral engine's fixed share, and that of a distinct operation."""
+
+PROFILES_SECONDS = 180e-6
 """The factored engine's fixed share: the polynomial, profiles, the image's window."""
 
 FLOAT32_FACTOR = 0.57
 """float32 moves half the bytes; calls and index arithmetic stay."""
 
-WALK_SECONDS = 0.25e-6
+WALK_SECONDS = 0.3e-6
 """One operation of a transfer function, whose graph has been taken apart for the plan."""
 
-TERM_SECONDS = 20e-6
+TERM_SECONDS = 25e-6
 """Making the profiles of one more term of several kernels; of a single kernel, half of it."""
 
-ROW_NANOSECONDS = 2.0
+ROW_NANOSECONDS = 3.5
 """One pixel of one term's profile."""
 
-TERM_NANOSECONDS = 0.03
+TERM_NANOSECONDS = 0.04
 """One pixel and one term of a sum of separable terms,"""
 
 TERMS_THAT_COUNT = 100
 """of which about this many reach any one pixel's last digit (the others are left out)."""
 
-FFT_NANOSECONDS = 1.5
+FFT_NANOSECONDS = 2.0
 """One point and one of its log2(points) stages of a real inverse FFT."""
 
-FREQUENCY_NANOSECONDS = 2.0
+FREQUENCY_NANOSECONDS = 3.0
 """One frequency and one distinct operation of a transfer function."""
 
-SWEEP_NANOSECONDS = 0.55
+SWEEP_NANOSECONDS = 1.0
 """One pixel of one sweep of a run kernel, however many layers it takes,"""
 
-RUN_TAP_NANOSECONDS = 0.043
+RUN_TAP_NANOSECONDS = 0.08
 """and each tap of the sweep's layers together, per axis."""
 
 LAUNCHES, LAUNCH_SECONDS = 3, 10e-6
@@ -90,6 +109,11 @@ LEAST_BANDWIDTH = 200e9
 LINK_BANDWIDTH = 20e9
 """Bytes per second from a GPU to the host: PCI Express 4, 16 lanes, by its data sheet 31.5e9, of
 which pageable memory sees less. Not measured."""
+
+
+def dtype_factor(dtype: Any) -> float:
+    """Time per pixel in a dtype over that in float64."""
+    return FLOAT32_FACTOR if dtype.itemsize == 4 else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,10 +265,7 @@ class Walk:
         for chain in chains(self.operations):
             for at in self.steps(chain):
                 progress((done + at) / len(self.operations))
-            for p in (p for op in chain for p, _ in op.targets):
-                pending[p] -= 1
-                if not pending[p]:
-                    self.images.pop(p, None)
+            self.release(chain, pending)
             done += len(chain)
             progress(done / len(self.operations))
         final = None
@@ -278,6 +275,14 @@ class Walk:
         if final is None:
             raise nothing_read(self.graph, self.node, unit, self.input_node)
         return self.finish(final, unit)
+
+    def release(self, chain: tuple[Operation, ...], pending: Counter[int]) -> None:
+        """Lets go of the images that no operation after this chain reads, of which `pending` tells
+        how many each plane's waits for."""
+        for p in (p for op in chain for p, _ in op.targets):
+            pending[p] -= 1
+            if not pending[p]:
+                self.images.pop(p, None)
 
     def steps(self, chain: tuple[Operation, ...]) -> Iterator[int]:
         """Follows the gradient through a chain, from what it writes to what it reads; yields how
@@ -639,6 +644,7 @@ class Walk:
 
     def finish(self, image: Image, unit: tuple[int, ...]) -> Propagated:
         image = self._summable(image)
+        self.pool.clear()
         total = image.array.sum(dtype=np.float64)
         # In float64, for the sum may lie beyond float32. Where all is zero, which is not known yet,
         # there is nothing to divide.

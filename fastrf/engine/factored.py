@@ -42,6 +42,9 @@ MOST_TERMS = 4096
 MOST_PAIRS = 1 << 22
 """Most pairs of terms that one product of two polynomials may have before like terms are joined."""
 
+VIEW_BYTES = 128
+"""What Python holds of a view of an array."""
+
 SHORT_STEP = 64
 """Pixels by which a profile may grow on its way to the next term's, rather than being made anew."""
 
@@ -114,20 +117,23 @@ def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
     return len(found[1].weights)
 
 
-def table_bytes(graph: PlaneGraph, node: str, input_node: str) -> int:
-    """Bytes of all terms' profiles, of a field with a polynomial; like axes share them."""
+def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
+    """Bytes of all terms' profiles, of a field with a polynomial, of which like axes share theirs;
+    and whether all are symmetric, so that halves are held."""
     found = _polynomial(graph, node, input_node)
     assert not isinstance(found, str)
     algebra, value = found
 
-    def added_up() -> int:
+    def added_up() -> tuple[int, bool]:
         bundles = {}
         for axis in range(graph.ndim):
             kinds, bundle = algebra.bundle(value, axis)
             bundles[kinds, *bundle.key] = bundle
-        return sum(8 * len(b.counts) * b.stored for b in bundles.values())
+        # Each row with a view of it.
+        size = sum(len(b.counts) * (8 * b.stored + VIEW_BYTES) for b in bundles.values())
+        return size, all(b.mirrored for b in bundles.values())
 
-    return graph.once(("bytes of profiles", node, input_node), added_up)
+    return graph.once(("tables of profiles", node, input_node), added_up)
 
 
 def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:
@@ -308,10 +314,10 @@ def _weighted(
         image = image.cropped(box)
         dropped = max(0.0, 1 - image.total / whole)
         image = image.normalised()
-    return Factored(_visible(image), value.mass * (1 - dropped), dropped)
+    return Factored(trimmed(image), value.mass * (1 - dropped), dropped)
 
 
-def _visible(image: FactoredImage) -> FactoredImage:
+def trimmed(image: FactoredImage) -> FactoredImage:
     """The image without rows and columns in which all pixels are below the smallest normal number,
     and so 0."""
     tiny = float(np.finfo(image.dtype).smallest_normal)
@@ -722,7 +728,7 @@ def _propagate_projections(
     origin = tuple(p.origin[0] for p in profiles)
     dtype = np.dtype(options.get("dtype", np.float64))
     image = FactoredImage(np.ones(1), factors, origin, dtype, kernels, xp)
-    image = _visible(image)
+    image = trimmed(image)
     mass = reduce(mul, (p.mass for p in profiles))
     # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
     held = math.prod(1 - p.lost for p in profiles)
@@ -751,7 +757,7 @@ def _projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
 def _projected_operation(op: Operation, axis: int, moves: Mapping[int, SpatialMap]) -> Operation:
     maps = tuple(moves[id(m)] for m in op.maps)
     if axis == 0:
-        return replace(op, maps=maps)
+        return Operation(op.node, maps, op.sources, op.targets, op.gain)
     sources = tuple((q, 1.0) for q, _ in op.sources)
     targets = tuple((p, 1.0) for p, _ in op.targets)
     return Operation(op.node, maps, sources, targets)

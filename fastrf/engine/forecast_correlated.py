@@ -9,15 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from fastrf.engine import cost
-from fastrf.engine.chains import run_lengths
+from fastrf.engine.chains import chains
 from fastrf.engine.coefficients import Term, terms
 from fastrf.engine.coherence import (
     Coherence,
@@ -29,19 +27,13 @@ from fastrf.engine.coherence import (
     mean_share,
     united_lags,
 )
-from fastrf.engine.forecast import (
-    Forecast,
-    Reach,
-    Work,
-    dtype_factor,
-    merged,
-    pixels_of,
-    tail_nats,
-)
+from fastrf.engine.cost import dtype_factor
+from fastrf.engine.forecast import Forecast
+from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
+from fastrf.engine.rehearsal import Rehearsal, Survey, pass_cost
 from fastrf.engine.scaled import Headroom
-from fastrf.engine.windows import Span
 from fastrf.lowering import Operation, PlaneGraph
-from fastrf.maps import Kind, SpatialMap
+from fastrf.maps import Kind, SpatialMap, Window
 
 POOLED = 5 / 4
 """Buffers of the direct engine are a quarter larger than what they were made for."""
@@ -52,13 +44,13 @@ _ROW_BYTES = 5 * 8
 _BUFFERS = 17 / 16
 """With what kernels hold beside their arguments: rows in float64, whatever the image's type."""
 
-_ROOM = 1 << 18
+_ROOM = 1 << 15
 """Bytes of all that is no array."""
 
-PASSED_SECONDS = 60e-6
+PASSED_SECONDS = 120e-6
 """Python's share of an operation: lags, stacks and their sums."""
 
-MIXED_SECONDS = 60e-6
+MIXED_SECONDS = 120e-6
 """Python's share of one lag of a mixture along an axis."""
 
 
@@ -117,14 +109,12 @@ class _Survey:
         dtype: np.dtype[Any],
         tail: float | None,
     ) -> None:
-        self.graph, self.node, self.input_node, self.dtype = graph, node, input_node, dtype
+        self.graph, self.node, self.input_node = graph, node, input_node
+        self.dtype, self.tail = dtype, tail
         self.coherence: Coherence = coherence_of(graph, node, input_node)
         self.operations = graph.between(node, input_node)
         room = Headroom.of(dtype)
-        dropped = tail_nats(tail, graph.ndim * max(len(self.operations), 1))
         self.trimmed = (room.top - room.low) * math.log(2)
-        self.below_trimmed = min(self.trimmed, dropped)
-        self.final = min(-room.low * math.log(2), dropped)
         self.calls, self.cells, self.nanoseconds, self.largest = 0.0, 0, 0.0, 1
         self.peak, self.signed = _Peak(), False
         self.unpaired = dict(self.coherence.pairs)
@@ -145,17 +135,21 @@ class _Survey:
         stacks = self.peak.stacks
         images = {p: pixels_of(held.reach, self.trimmed) for p, held in stacks.items()}
         self.peak.note(sum(images.values()))
-        support, lower = self._lower(self.operations[:split], images)
-        result = math.prod(max(count, 0) for _, count in support)
+        lower = self._lower(split)
+        upper = math.ceil(_BUFFERS * self.peak.most * self.dtype.itemsize)
+        held = sum(images.values()) * self.dtype.itemsize
         factor = dtype_factor(self.dtype)
         return Forecast(
             len(self.operations),
-            support,
-            self.cells,
-            self.calls,
-            1e-9 * factor * (self.nanoseconds + result * cost.WRITE_NANOSECONDS),
-            math.ceil(max(_BUFFERS * self.peak.most, lower) * self.dtype.itemsize) + _ROOM,
-            self.largest,
+            lower.support,
+            self.cells + lower.cells,
+            self.calls + lower.fixed,
+            1e-9 * factor * self.nanoseconds + lower.shared,
+            max(upper, held + max(lower.walked, lower.finish)) + _ROOM,
+            max(self.largest, lower.largest),
+            walked=max(upper, held + lower.walked) + _ROOM,
+            each=lower.each,
+            finish=held + lower.finish + _ROOM,
         )
 
     # --- with covariances -------------------------------------------------------------------
@@ -216,14 +210,14 @@ class _Survey:
         for stages in zip(*(reversed(line.stages) for line in way), strict=True):
             sizes = tuple(stage.size_in for stage in stages if stage.size_in is not None)
             move = SpatialMap(tuple(s.axis for s in stages), "fixed", size_in=sizes or None)
-            reach = Work(self.trimmed, 0).transpose(move, reach) or reach
+            reach = _Passes(self.trimmed).transpose(move, reach) or reach
         return reach
 
     def _moved(
         self, kind: Kind, move: SpatialMap, held: _Held, wanted: Lags, entered: int
     ) -> _Held | None:
         """What a map hands back."""
-        work = Work(self.trimmed, 0)
+        work = _Passes(self.trimmed)
         reach = work.transpose(move, held.reach)
         if reach is None:
             return None
@@ -264,13 +258,16 @@ class _Survey:
             lags = (*lags[:axis], wanted[axis], *lags[axis + 1 :])
             at = (*at[:axis], reach[axis], *at[axis + 1 :])
             out = _count(lags) * pixels_of(at, self.trimmed)
-            flat = size if len(at) > 1 else 0
-            copied = out if axis else 0
+            # Copies, where lags are not in the order that is asked for.
+            flat = size if len(at) > 1 < len(above) else 0
+            copied = out if len(wanted[axis]) > 1 < _count(lags[:axis]) else 0
             taps = max(line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
             rows = _ROW_BYTES * len(above) * read * taps // self.dtype.itemsize
             # Of either sign: what is positive and what is negative of what is read, and one lag.
             signs = 2 * size + out // len(wanted[axis]) if self.signed else 0
-            self.peak.note(entered + size + flat + out + max(copied, signs) + rows)
+            # Along the first axis, what is read is what entered.
+            before = entered if axis else 0
+            self.peak.note(before + size + flat + out + max(copied, signs) + rows)
             self.calls += len(wanted[axis]) * MIXED_SECONDS
             self._work(out * taps, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
             size = out
@@ -303,37 +300,46 @@ class _Survey:
 
     # --- variances alone --------------------------------------------------------------------
 
-    def _lower(
-        self, operations: Sequence[Operation], images: dict[int, int]
-    ) -> tuple[tuple[Span, ...], float]:
-        """The image's window, and the values that the direct engine holds at its fullest moment."""
-        reaches = {p: held.reach for p, held in self.peak.stacks.items()}
-        pending = Counter(p for op in operations for p, _ in op.targets)
-        runs, largest, most = run_lengths(operations), 1, sum(images.values())
-        for op in reversed(operations):
-            found = [reaches[p] for p, _ in op.targets if p in reaches]
-            work = Work(self.below_trimmed, runs.get(id(op), 0))
-            reach: tuple[Reach, ...] | None = reduce(merged, found) if found else None
-            for move in reversed(op.maps):
-                reach = None if reach is None else work.transpose(move, reach)
-            for q, _ in op.sources:
-                if reach is not None:
-                    reaches[q] = merged(reaches[q], reach) if q in reaches else reach
-                    images[q] = pixels_of(reaches[q], self.below_trimmed)
-            most = max(most, sum(images.values()) + 2 * work.largest)
-            largest = max(largest, work.largest)
-            for p, _ in op.targets:
-                pending[p] -= 1
-                if not pending[p]:
-                    images.pop(p, None)
-            self.calls += work.calls * cost.OPERATION_SECONDS if op.maps else cost.POINTWISE_SECONDS
-            self.cells += work.cells
-            self.nanoseconds += work.nanoseconds
-        ends = [reaches[p] for p in self.graph.planes_of[self.input_node] if p in reaches]
-        support = tuple(r.within(self.final) for r in reduce(merged, ends)) if ends else ()
-        result = math.prod(max(count, 0) for _, count in support)
-        self.largest = max(self.largest, largest)
-        return support, 2 * result + POOLED * most
+    def _lower(self, split: int) -> Survey:
+        """The direct engine's walk from here to the input."""
+        walk = Rehearsal(self.graph, self.node, self.input_node, self.dtype, self.tail)
+        for p, held in self.peak.stacks.items():
+            walk.hold(p, held.reach)
+        below = set(map(id, self.operations[:split]))
+        pieces = (tuple(op for op in chain if id(op) in below) for chain in chains(self.operations))
+        walk.follow([piece for piece in pieces if piece])
+        return walk.finished()
+
+
+class _Passes:
+    """Counts the pixels and the time of one map's passes: `beside` is the most pixels that a pass
+    reads, if another one wrote them, and writes."""
+
+    def __init__(self, nats: float) -> None:
+        self.nats, self.cells, self.beside, self.nanoseconds = nats, 0, 0, 0.0
+
+    def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
+        """What the transposed map reaches; None where that is padding alone."""
+        sizes = move.size_in or (None,) * len(reach)
+        places = zip(move.axes, reach, sizes, strict=True)
+        new = tuple(transposed(a, r, n, marginal(move, i)) for i, (a, r, n) in enumerate(places))
+        if any(r.span[1] <= 0 for r in new):
+            return None
+        if isinstance(move.taps, np.ndarray):
+            self._count(pixels_of(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
+            return new
+        before = 0
+        for i, axis in enumerate(move.axes):
+            if not (isinstance(axis, Window) and axis.kernel == axis.stride == 1):
+                pixels = pixels_of((*new[: i + 1], *reach[i + 1 :]), self.nats)
+                self._count(pixels, pass_cost(axis, move.axis_taps(i)))
+                before, self.beside = pixels, max(self.beside, before + pixels)
+        return new
+
+    def _count(self, pixels: int, nanoseconds: float) -> None:
+        self.cells += pixels
+        self.nanoseconds += pixels * nanoseconds
+        self.beside = max(self.beside, pixels)
 
 
 def _count(lags: Lags) -> int:

@@ -7,7 +7,8 @@ one more those that need covariances, `upward_correlated.propagate_upward_correl
 On maps of known size a field depends on where its unit is, so that no pass serves two of them. But
 layers that move no pixel (normalisation, activation, 1×1 convolution, addition) hand each gradient
 on as it is: the field of such a unit is a sum of its sources' fields, and of a single source's, the
-same image with another gain. Only the units of the other layers are followed to the input.
+same image with another gain. Only the units of the other layers are followed to the input: those of
+a chain from the input on in one batch (`prefixes`), all others each by itself.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from fastrf.engine.plan import (
     checked_dtype,
     limit_of,
     load_of,
+    make_batched_plans,
     make_correlated_plans,
     make_plan,
     make_plans,
     notes_of,
     preferred,
 )
+from fastrf.engine.prefixes import prefixes
 from fastrf.engine.program import mean_gains
 from fastrf.engine.scaled import ZERO
 from fastrf.engine.spectral import propagate_all
@@ -56,6 +59,8 @@ from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Everything, SpatialMap, Table, Window
 
 Field = tuple[Plan, Propagated]
+
+_NOTHING = "nothing arrives along an axis"
 
 _MARGIN_BITS = 40
 """By so many powers of two the smallest pixel of a field must lie above the smallest normal number
@@ -98,8 +103,8 @@ def fields(
     check_options(method, accuracy, tol, tail, workers, memory_limit)
     dtype = checked_dtype(dtype)
     operations = graph.between(last, input_node)
-    names = dict.fromkeys(op.node for op in operations)
-    wanted = {n: graph.unit_index(n, unit) for n in names if n not in graph.collapsed}
+    between = dict.fromkeys(op.node for op in operations)
+    wanted = {n: graph.unit_index(n, unit) for n in between if n not in graph.collapsed}
     if wanted:  # the bound for the last map holds for those below it too
         check_extent(graph, last, next(iter(wanted.values())), input_node)
     choice: dict[str, Any] = {
@@ -111,12 +116,19 @@ def fields(
     }
     passes = list(_outlooks(graph, wanted, input_node, dtype, tail))
     correlated = list(_outlooks(graph, wanted, input_node, dtype, tail, correlated=True))
+    batch = None
+    if method in ("auto", "factored") and tail is None:
+        batch = prefixes(graph, last, input_node, operations, wanted)
 
     def on(place: Device) -> _Schedule:
         plans: dict[str, Plan] = {}
         for outlook in passes:
             plans = make_plans(outlook, input_node, device=place, **choice) | plans
-        memory = sum(p.working for p in plans.values())
+        if batch is not None:
+            plans |= make_batched_plans(
+                batch, wanted, input_node, dtype, device=place, workers=workers
+            )
+        memory = sum(p.working for p in plans.values()) + (batch.working if batch else 0)
         options = {"dtype": dtype, "tail": tail, "device": place, **choice}
         units = _Units(graph, operations, input_node, wanted, plans, **options)
         chosen: list[tuple[Outlook, list[str]]] = []
@@ -145,7 +157,9 @@ def fields(
     }
     check_memory(f"the fields of all {len(wanted)} layers need", schedule.memory, limit, place)
     found: dict[str, Propagated] = {}
-    for node, field in _computed(graph, passes, schedule, plans, found):
+    batched = batch.fields(dtype, place) if batch is not None else ()
+    names = batch.nodes if batch is not None else ()
+    for node, field in _computed(graph, passes, batched, names, schedule, plans, found):
         if node in wanted and node not in found:
             found[node] = field
             if done is not None:
@@ -158,6 +172,8 @@ def fields(
 def _computed(
     graph: PlaneGraph,
     passes: Sequence[Outlook],
+    batched: Iterable[tuple[str, Propagated]],
+    batched_nodes: Iterable[str],
     schedule: _Schedule,
     plans: dict[str, Plan],
     found: Mapping[str, Propagated],
@@ -165,6 +181,11 @@ def _computed(
     """The fields of all maps; what has been `found` so far is used for the next."""
     for outlook in passes:
         yield from _passed(outlook, plans[outlook.function.node])
+    yield from batched
+    for node in batched_nodes:
+        if node not in found:  # taps of 0 alone lead to the image
+            plans[node], result = followed(graph, plans[node].instead("direct", _NOTHING))
+            yield node, result
     for outlook, nodes in schedule.correlated:
         yield from _passed(outlook, plans[nodes[-1]], nodes)
     for node, own in schedule.parts.items():

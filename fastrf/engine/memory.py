@@ -12,6 +12,12 @@ KEPT = 4
 """Free buffers kept. A layer has two images at work; merges and shortcuts hold a few more."""
 
 
+def room_for(count: int) -> int:
+    """Pixels of a fresh buffer. Images grow layer by layer: room for a few layers saves most
+    allocations."""
+    return count + count // 4
+
+
 class Lease:
     """The right to a buffer; whoever holds an image of it holds its lease.
 
@@ -42,11 +48,14 @@ class Pool:
             best = min(fitting, key=lambda b: b.size)
             self._free = [b for b in self._free if b is not best]
         else:
-            # Images grow layer by layer: room for a few layers saves most allocations.
-            best = self._xp.empty(count + count // 4, dtype=self.dtype)
+            best = self._xp.empty(room_for(count), dtype=self.dtype)
         return best[:count].reshape(shape), Lease(self, best)
 
     def put_back(self, buffer: NDArray[Any]) -> None:
         self._free.append(buffer)
         if len(self._free) > KEPT:
             self._free = sorted(self._free, key=lambda b: b.size)[-KEPT:]
+
+    def clear(self) -> None:
+        """Lets go of all buffers that are free."""
+        self._free.clear()

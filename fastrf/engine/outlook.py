@@ -15,7 +15,8 @@ import numpy as np
 from fastrf.engine import cost, factored
 from fastrf.engine.coherence import coherence_of_all
 from fastrf.engine.factored import Polynomial, Polynomials
-from fastrf.engine.forecast import Forecast, Reach, Reaches
+from fastrf.engine.forecast import Forecast
+from fastrf.engine.reach import Reach, Reaches
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.terms import formed_bytes
 from fastrf.engine.transfer import TransferFunction

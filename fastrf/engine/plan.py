@@ -17,6 +17,7 @@ from fastrf.engine.cost import Costs
 from fastrf.engine.extents import check_extent
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
+from fastrf.engine.prefixes import Prefixes
 from fastrf.engine.windows import Span
 from fastrf.errors import InputError, PlanError, short
 from fastrf.layers.checks import is_whole
@@ -28,6 +29,10 @@ tolerance before `accuracy="auto"` prefers the latter,"""
 
 NOTICEABLE = 0.1
 """and must take this long, in seconds, so that it matters."""
+
+MEMORY_FLOOR = 1 << 20
+"""Bytes up to which a plan does not say how much memory a field takes, but that it is no more:
+Python's own objects count there as much as arrays."""
 
 FEW_PIXELS = 1 << 14
 """An outer product of profiles with more pixels than this writes each of them once, which no other
@@ -60,7 +65,11 @@ class Plan:
         cells: pixel updates, upper bound.
         seconds: predicted time of the engine and of forming the pixels; lowering the network and
             compiling kernels, which happen once, are not counted.
-        memory: predicted peak memory in bytes, with that of all pixels.
+        memory: predicted peak memory in bytes, with that of all pixels: of arrays, and of what
+            kernels allocate, on a network that was planned before. Below `MEMORY_FLOOR`, a field
+            takes no more than that. Above it is right to a tenth ("tilted", "recompressed" and
+            "correlated", whose arrays depend on values, to a factor of 2; with a `tail`, an upper
+            bound), on one thread; on several, an upper bound of what their kernels work in.
         channel: the unit's channel, where channels are told apart; None: the mean over all.
         formed: the part of `memory` that is taken only when `ERF.image` is asked for.
         memory_limit: bytes, as asked for; where the default does not hold all pixels, what it was.
@@ -326,6 +335,28 @@ def make_correlated_plans(
     }
 
 
+def make_batched_plans(
+    batch: Prefixes,
+    units: Mapping[str, tuple[int, ...]],
+    input_node: str,
+    dtype: np.dtype[Any],
+    *,
+    device: Device,
+    workers: int | None = None,
+) -> dict[str, Plan]:
+    """As `make_plans`, of the maps of a chain on an image."""
+    forecasts = {n: f.on(costs_of(device)) for n, f in batch.forecasts(dtype).items()}
+    count = _workers(workers, forecasts.values(), device)
+    reason = (
+        f"its part of one batch of {len(forecasts)} maps; a chain of separable layers is an outer "
+        f"product of profiles"
+    )
+    return {
+        n: _plan((n, units[n], input_node), "factored", reason, f, device, dtype, count, None, 0.0)
+        for n, f in forecasts.items()
+    }
+
+
 def _chosen_pass(
     outlook: Outlook, accuracy: str, tol: float, limit: int, costs: Costs
 ) -> tuple[str, str, dict[str, Forecast]]:
@@ -392,7 +423,7 @@ def _plan(
         forecast.support,
         forecast.cells,
         forecast.seconds(workers),
-        forecast.memory,
+        forecast.memory_on(workers),
         tail,
         notes_of(device),
         formed=forecast.formed,

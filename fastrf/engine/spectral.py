@@ -181,6 +181,78 @@ def window_and_periods(
     return frame.windows, frame.periods
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What `propagate_spectral` will do.
+
+    Attributes:
+        windows: per axis the pixels that will be computed, from unit 0.
+        points: frequencies at which F is evaluated.
+        grid: numbers that the FFTs along the axes, one after the other, transform.
+        memory: bytes at the fullest moment.
+    """
+
+    windows: tuple[Window, ...]
+    points: int
+    grid: int
+    memory: int
+
+
+def outlook(
+    function: TransferFunction, tail: float | None, tol: float, dtype: np.dtype[Any]
+) -> Outlook:
+    """Of a field without an `obstacle`, with dtype and options as of `propagate_spectral`."""
+    frame = _Frame.around(_Reach.of(function), tail, tol)
+    grid = [
+        Axis.of(function, a, window, period, frame.threshold)
+        for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True))
+    ]
+    counts = [axis.count for axis in grid]
+    kept = [max(1, axis.frequencies.index.size) for axis in grid]
+    pixels, points = math.prod(counts), math.prod(kept)
+    # Sums at one frequency tell what F is made of: a product of functions, or an array, whether
+    # real, where all is symmetric, or not.
+    sample = [replace(axis.frequencies, index=axis.frequencies.index[:1]) for axis in grid]
+    wave = function(Waves(sample))
+    # Pixels, those that are below the rounding error, and once more without the latter.
+    # A narrower type comes beside them, and is copied where that cuts borders off.
+    finish = (17 if dtype.itemsize == 8 else 9 + 2 * dtype.itemsize) * pixels
+    lengths = [a.frequencies.period // 2 + 1 if a.half else a.frequencies.period for a in grid]
+    if wave.separable and len(grid) > 1:
+        return Outlook(frame.windows, sum(kept), sum(lengths), finish)
+    numbers, transformed, most, before = list(kept), 0, 0, 0
+    for a, (axis, length) in enumerate(zip(grid, lengths, strict=True)):
+        sparse = kept[a] < length
+        numbers[a] = length
+        own = math.prod(numbers)
+        transformed += own
+        result = 0
+        if axis.half:
+            result = 8 * own // length * axis.frequencies.period
+        # Where frequencies are missing, all of them are a new array beside the one before.
+        most = max(most, before + 16 * sparse * own + result)
+        before = 16 * own if sparse else before
+        numbers[a] = counts[a]
+    parts = [part for part in wave.parts if part is not None]
+    held = 0
+    if wave.parts[-1] is not None:
+        held = wave.parts[-1].itemsize * points
+    together = max((part.itemsize for part in parts), default=0) * points
+    both = held + (together if len(parts) > 1 or not held else 0)
+    values = 16 * points
+    last = 8 * math.prod(counts[:-1]) * grid[-1].frequencies.period
+    cut = 8 * pixels if counts[-1] < grid[-1].frequencies.period else 0
+    memory = max(
+        2 * held,  # blocks of rows, and all of them
+        both + 2 * values,
+        both + values + most,
+        both + values + last + cut,
+        finish,
+    )
+    blocks = 4 * 16 * min(points, BLOCK)
+    return Outlook(frame.windows, points, transformed, max(memory, held + blocks))
+
+
 # --- where the image is ---------------------------------------------------------------------
 
 Window = tuple[int, int]

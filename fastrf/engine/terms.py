@@ -69,16 +69,27 @@ def shift_of(rank: int, ndim: int) -> int:
     return 0 if rank == 1 else 960 // (ndim + 1)
 
 
-def formed_bytes(shape: tuple[int, ...], rank: int, dtype: np.dtype[Any]) -> int:
+def formed_bytes(
+    shape: tuple[int, ...], rank: int, dtype: np.dtype[Any], mirrored: bool = False
+) -> int:
     """Bytes that forming an image of so many terms takes at its fullest moment, the image
-    included."""
-    image = math.prod(shape) * dtype.itemsize
+    included; `mirrored` as of `Factor`."""
+    pixels = math.prod(shape)
+    image = pixels * dtype.itemsize
+    if len(shape) == 1:
+        # A line of double precision, scaled, and which of its pixels are too small.
+        return image + 17 * pixels + (pixels * dtype.itemsize if rank == 1 else 0)
     if rank == 1:
         # The product of all lines but the last.
-        return image + (math.prod(shape[:-1]) * dtype.itemsize if len(shape) > 1 else 0)
-    # What is compared between terms, in each of an axis' blocks.
-    blocks = sum(-(-n // BLOCK) for n in set(shape[-2:]))
-    return image + (blocks * rank * 5 * 8 if rank > FEW_TERMS and len(shape) > 1 else 0)
+        return image + math.prod(shape[:-1]) * dtype.itemsize
+    # A block at work, turned where rows are mirrored, and copied to the other side of a diagonal;
+    # and what is compared between terms, in each of an axis' blocks.
+    stored = [(n + 1) // 2 if mirrored else n for n in shape[-2:]]
+    parts = [-(-n // BLOCK) for n in stored]
+    at_work = 8 * math.prod(-(-n // p) for n, p in zip(stored, parts, strict=True))
+    at_work *= 1 + mirrored + (max(parts) > 1 or len(shape) > 2)
+    blocks = sum(-(-n // BLOCK) for n in set(stored))
+    return image + at_work + (blocks * rank * 5 * 8 if rank > FEW_TERMS else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +216,8 @@ class FactoredImage(Image):
 
     @property
     def forming(self) -> int:
-        return formed_bytes(self.shape, self.rank, self.dtype)
+        mirrored = all(f.mirrored for f in self.factors)
+        return formed_bytes(self.shape, self.rank, self.dtype, mirrored)
 
     # --- the pixels -------------------------------------------------------------------------
 

@@ -225,6 +225,21 @@ class Map:
         return replace(after, axes=self.put(axis, after.whole(label)))
 
 
+def input_map(node: str, shape: Shape, channels_last: bool = False) -> Map:
+    """What an input of a model is: (N, C, spatial…), with the channels behind the spatial axes
+    where they are last, or (N, T), a signal without an axis for its one channel."""
+    batch, *rest = shape
+    if len(shape) == 2:
+        rest = [1, *rest]
+    elif channels_last:
+        rest = [rest[-1], *rest[:-1]]
+    x = Map(node, tuple(rest), None, batch)
+    first, channels, *grid = x.standard
+    if len(shape) == 2:
+        return replace(x, axes=(first, *grid))
+    return replace(x, axes=(first, *grid, channels) if channels_last else x.standard)
+
+
 @dataclass(frozen=True, slots=True)
 class Const:
     """A tensor that no input map reaches: its shape and, where small and known, its value.

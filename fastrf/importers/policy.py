@@ -29,8 +29,12 @@ def checked_policy(unknown: object) -> None:
         )
 
 
-def by_policy(op: Operator, unknown: Policy, reason: str) -> Result:
+def by_policy(op: Operator, unknown: Policy, reason: str, known: bool = False) -> Result:
     """What an operator becomes that is refused for `reason`.
+
+    Args:
+        known: it is one of those that fastrf can express otherwise. Where the shape of its result
+            is not known, it may be any; other operators are taken to keep that of their map.
 
     Raises:
         UnsupportedOperator: the policy is "error", or the operator cannot pass its map on.
@@ -43,7 +47,7 @@ def by_policy(op: Operator, unknown: Policy, reason: str) -> Result:
     same = [op.shape is None or x.dims is None or fits(op.shape, x.dims) for x in op.maps]
     if unknown == "global":
         x = op.attend(op.maps)
-        alone = len(op.maps) == 1 and same[0]
+        alone = len(op.maps) == 1 and same[0] and not (known and op.shape is None)
         return replace(x, axes=first.axes, shape=first.shape) if alone else x
     kept = [x for x, fitting in zip(op.maps, same, strict=True) if fitting]
     if not kept:

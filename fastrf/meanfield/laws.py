@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.activations import FUNCTIONS, Curve
+from fastrf.activations import FUNCTIONS, Curve, on_panels
 
 Floats = NDArray[np.float64]
 
@@ -42,8 +42,6 @@ _EDGE = 7.5
 
 _PANELS = 400
 """Most panels of a law: where a branch adds less than 1/400 of the range, it is not followed."""
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 _KINKS = sorted({0.0, *(kink for function in FUNCTIONS.values() for kink in function.kinks)})
 
@@ -188,9 +186,8 @@ def _convolved(chances: Floats, value: Floats, variance: float) -> tuple[Floats,
         return None
     edges = np.linspace(low, high, math.ceil((high - low) / (2 * width)) + 1)
     edges = np.union1d(edges, [k for k in _KINKS if low < k < high])
-    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    y = (middle[:, None] + half[:, None] * _NODES).ravel()
-    weights = (half[:, None] * _WEIGHTS).ravel() / (width * math.sqrt(2 * math.pi))
+    y, weights = on_panels(edges, 8)
+    weights /= width * math.sqrt(2 * math.pi)
     # What is cut off at e^−80 does not count, and no product of it is subnormal.
     kernel = np.exp(np.maximum(-0.5 * ((y - value[:, None]) / width) ** 2, -80.0)) * weights
     return y, kernel

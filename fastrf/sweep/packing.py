@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +25,10 @@ CENTER = np.iinfo(np.int64).min
 
 WIDEST = 1 << 20
 """Pixels up to which a profile is one of a batch; what is wider is planned for by itself."""
+
+
+FEW = 32
+"""Lines up to which a layer of each in Python takes less time than one step of arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,17 +199,19 @@ class Geometry:
 
 
 def geometry(packed: Packed) -> Geometry:
-    """The theoretical receptive fields and the windows of all lines, layer by layer."""
+    """The theoretical receptive fields and the windows of all lines: layer by layer, those of all
+    lines at once, and the layers that few lines have line by line."""
     depths = np.diff(packed.offsets)
-    lines, deepest = len(depths), int(depths.max(initial=0))
+    lines = len(depths)
     size, stride = np.ones(lines, np.int64), np.ones(lines, np.int64)
     padding, pixels = np.zeros(lines, np.int64), packed.sizes.copy()
     regular = depths > 0
     total = packed.layers.shape[1]
     spacings, maps = np.ones(total, np.int64), np.full(total, UNBOUNDED)
     bounded = pixels != UNBOUNDED
-    for depth in range(deepest):
-        (own,) = np.nonzero((depth < depths) & regular)
+    (own,) = np.nonzero(regular)
+    depth = 0
+    while len(own) > FEW:
         at = packed.offsets[own] + depth
         k, s, d, lo, hi = packed.layers[:TAPS, at]
         spacings[at] = d * stride[own]
@@ -220,6 +226,17 @@ def geometry(packed: Packed) -> Geometry:
         widest = np.maximum.reduce([k, s, d, abs(lo), abs(hi)])
         fits = (largest <= WIDEST) & (widest <= WIDEST)
         regular[own] = fits & ~(bounded[own] & (after < 1))
+        depth += 1
+        own = own[(depth < depths[own]) & regular[own]]
+    for line in own.tolist():
+        n = int(pixels[line])
+        found = _Followed(int(size[line]), int(stride[line]), int(padding[line]), n)
+        at = packed.offsets[line] + depth
+        regular[line] = found.through(packed.layers[:TAPS, at : packed.offsets[line + 1]])
+        size[line], stride[line] = found.size, found.stride
+        padding[line], pixels[line] = found.padding, found.pixels
+        spacings[at : at + len(found.spacings)] = found.spacings
+        maps[at : at + len(found.maps)] = found.maps
     middle = np.where(bounded, pixels // 2, 0)
     units = np.where(packed.units == CENTER, middle, packed.units)
     regular &= ~bounded | ((units >= 0) & (units < pixels))
@@ -230,6 +247,39 @@ def geometry(packed: Packed) -> Geometry:
         _clip(packed, depths, bounded & regular, units, maps, starts, counts)
         regular &= counts > 0
     return Geometry(size, stride, padding, units, starts, counts, spacings, maps, regular)
+
+
+@dataclass(slots=True)
+class _Followed:
+    """One line on its way up, in Python's whole numbers; as of `Geometry`, but for
+    `pixels`, those of the map that has been come to."""
+
+    size: int
+    stride: int
+    padding: int
+    pixels: int
+    spacings: list[int] = field(default_factory=list)
+    maps: list[int] = field(default_factory=list)
+
+    def through(self, layers: Whole) -> bool:
+        """Goes through layers; whether it stays regular."""
+        bounded = self.pixels != UNBOUNDED
+        for k, s, d, lo, hi in layers.T.tolist():
+            if max(k, s, d, abs(lo), abs(hi)) > WIDEST:
+                return False
+            spacing = d * self.stride
+            self.spacings.append(spacing)
+            self.maps.append(self.pixels)
+            self.size += (k - 1) * spacing
+            self.padding += lo * self.stride
+            self.stride *= s
+            if bounded:
+                self.pixels = (self.pixels + lo + hi - d * (k - 1) - 1) // s + 1
+            if max(self.size, self.stride, abs(self.padding), self.pixels) > WIDEST:
+                return False
+            if bounded and self.pixels < 1:
+                return False
+        return True
 
 
 def _clip(
@@ -243,8 +293,18 @@ def _clip(
 ) -> None:
     """Windows of the chosen lines, cut to every map on the way down."""
     begin, count = units.copy(), np.ones(len(units), np.int64)
-    for depth in range(int(depths[chosen].max(initial=0)) - 1, -1, -1):
-        (own,) = np.nonzero((depth < depths) & chosen & (count > 0))
+    (deep,) = np.nonzero(chosen)
+    deep = deep[np.argsort(-depths[deep], kind="stable")]
+    rest = int(depths[deep[FEW]]) if len(deep) > FEW else 0  # above it few lines have layers
+    for line in deep[:FEW].tolist():
+        first, last = packed.offsets[line] + rest, packed.offsets[line + 1]
+        layers = packed.layers[:TAPS, first:last].T.tolist()
+        window = _cut(int(units[line]), layers, maps[first:last].tolist())
+        begin[line], count[line] = window
+    reached = np.searchsorted(-depths[deep], -np.arange(rest))  # lines with a layer of that depth
+    for depth in range(rest - 1, -1, -1):
+        own = deep[: reached[depth]]
+        own = own[count[own] > 0]
         at = packed.offsets[own] + depth
         k, s, d, lo, _ = packed.layers[:TAPS, at]
         first = begin[own] * s - lo
@@ -253,3 +313,16 @@ def _clip(
         count[own] = np.minimum(last, maps[at] - 1) - begin[own] + 1
     starts[chosen] = begin[chosen]
     counts[chosen] = np.maximum(count[chosen], 0)
+
+
+def _cut(unit: int, layers: list[list[int]], maps: list[int]) -> tuple[int, int]:
+    """First pixel and number of pixels that a unit sees of the map that the first layer reads."""
+    begin, count = unit, 1
+    for (k, s, d, lo, _), pixels in zip(reversed(layers), reversed(maps), strict=True):
+        if count < 1:
+            break
+        first = begin * s - lo
+        last = first + (count - 1) * s + (k - 1) * d
+        begin = max(first, 0)
+        count = min(last, pixels - 1) - begin + 1
+    return begin, count

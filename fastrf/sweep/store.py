@@ -13,8 +13,10 @@ them twice changes nothing.
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
+import re
 import socket
 import sqlite3
 import zlib
@@ -45,7 +47,11 @@ FORMAT = 1
 """Version of the tables (SQLite's user_version)."""
 
 _POINT, _NUMBER, _KEY, _RUN = "_point", "_number", "_key", "_run"
+_JOINED = f"points JOIN results ON results.key = points.{_KEY}"
 _QUERIED = 500  # keys of one question
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+"""How a cell begins that a spreadsheet would take for a formula, or one of ours that is marked."""
 
 
 class PointRows(NamedTuple):
@@ -232,16 +238,18 @@ class Store:
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def top(self, by: str, count: int = 10, *, largest: bool = True) -> list[dict[str, Any]]:
-        """The rows with the largest, or the smallest, values in a column, equal ones in no certain
-        order; rows without are left out."""
-        names = self.columns
+        """The rows with the largest, or the smallest, values in a column, equal ones in the order
+        of the space; rows without are left out."""
+        with self._run("SELECT * FROM points LIMIT 0") as cursor:
+            shown = _shown(name for name, *_ in cursor.description if name[0] != "_")
+        names = [name for name in self.columns if name in shown]
         if by not in names:
-            raise InputError(f"there is no column {by!r}; there are {', '.join(names)}")
+            raise InputError(f"there is no column {short(by)}; there are {', '.join(names)}")
+        columns = ", ".join(f"{shown[name]} AS {_quoted(name)}" for name in names)
         order = "DESC" if largest else "ASC"
-        column = _quoted(by)
         return self.query(
-            f"{self.select} WHERE {column} IS NOT NULL ORDER BY {column} {order} "
-            f"LIMIT {max(0, int(count))}"
+            f"SELECT {columns} FROM {_JOINED} WHERE {shown[by]} IS NOT NULL "
+            f"ORDER BY {shown[by]} {order}, {_NUMBER}, {_POINT} LIMIT {max(0, int(count))}"
         )
 
     # --- frames and files -------------------------------------------------------------------
@@ -290,11 +298,21 @@ class Store:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
     def write_csv(self, file: IO[str], sql: str | None = None) -> None:
-        """Writes the same as CSV, row by row; what is not there is an empty cell."""
-        writer = csv.writer(file, lineterminator="\n")
+        """Writes the same as CSV, row by row; what is not there is an empty cell.
+
+        A text that a spreadsheet would run as a formula, which begins with ``=``, ``+``, ``-``,
+        ``@``, a tab or a line break, gets an apostrophe before it (OWASP, CSV Injection), and so
+        does one that begins with apostrophes and one of these: to read the table back, take one
+        away. Numbers stay as they are.
+        """
+        plain = csv.writer(file, lineterminator="\n")
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         with self._run(self.select if sql is None else sql) as cursor:
-            writer.writerow([name for name, *_ in cursor.description])
-            writer.writerows(cursor)
+            for row in itertools.chain([[name for name, *_ in cursor.description]], cursor):
+                cells = list(map(_cell, row))
+                # Before Python 3.13 csv leaves a carriage return unquoted, which ends the row.
+                broken = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+                (quoting if broken else plain).writerow(cells)
 
     # --- what is kept beside the figures ----------------------------------------------------
 
@@ -450,16 +468,11 @@ class Writer(Store):
         self._connection.execute("COMMIT")
 
     def _make_view(self) -> None:
-        taken = {name.lower() for name in RESULTS}
-        shown = ["points." + _quoted(name) for name in self._parameters]
-        for number, name in enumerate(self._parameters):
-            if name.lower() in taken:
-                shown[number] += f" AS {_quoted(f'parameter_{name}')}"
-        shown += [f"results.{_quoted(name)}" for name in RESULTS]
+        shown = _shown(self._parameters)
+        columns = ", ".join(f"{what} AS {_quoted(name)}" for name, what in shown.items())
         self._connection.execute("DROP VIEW IF EXISTS sweep")
         self._connection.execute(
-            f"CREATE VIEW sweep AS SELECT {', '.join(shown)} FROM points JOIN results "
-            f"ON results.key = points.{_KEY} ORDER BY {_NUMBER}, {_POINT}"
+            f"CREATE VIEW sweep AS SELECT {columns} FROM {_JOINED} ORDER BY {_NUMBER}, {_POINT}"
         )
 
     def known(self, keys: Sequence[str]) -> dict[str, Known]:
@@ -593,6 +606,25 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
 
 
 # --- values ---------------------------------------------------------------------------------
+
+
+def _shown(parameters: Iterable[str]) -> dict[str, str]:
+    """The table's columns, each with what it is in `_JOINED`."""
+    taken = {name.lower() for name in RESULTS}
+    shown = {}
+    for parameter in parameters:
+        name = parameter
+        while name.lower() in taken:
+            name = f"parameter_{name}"
+        taken.add(name.lower())
+        shown[name] = f"points.{_quoted(parameter)}"
+    return shown | {name: f"results.{_quoted(name)}" for name in RESULTS}
+
+
+def _cell(value: Any) -> Any:
+    """What a CSV file says of a value."""
+    marked = isinstance(value, str) and _FORMULA.match(value) is not None
+    return f"'{value}" if marked else value
 
 
 def _quoted(name: str) -> str:

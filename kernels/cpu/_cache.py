@@ -6,9 +6,10 @@ it may not write, as in a container image that was filled when it was built. Thi
 place (`numba.core.caching._Cache`): whatever is wrong with it, the kernel is compiled, and one
 warning says what would help.
 
-A file holds the SHA-256 of the rest, then the pickle that Numba makes of a compilation. It is
-named by everything that its contents depend on, and written under another name first: processes
-that fill one folder at once do not disturb each other, and none ever reads half a file.
+A file holds the SHA-256 of the rest, then a pickle of the symbols that the machine code calls and
+of what Numba makes of the compilation. It is named by everything that its contents depend on, and
+written under another name first: processes that fill one folder at once do not disturb each other,
+and none ever reads half a file.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
+import llvmlite.binding as llvm
 import numba
 from fastrf.kernels import tables
 from fastrf.kernels._folders import user_folder
 from numba.core import compiler, config
 from numba.core.caching import _Cache
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 PACKAGE = Path(__file__).parent
@@ -90,6 +93,34 @@ _SOURCES = _digest_of(*sorted(PACKAGE.glob("*.py")), Path(tables.__file__))
 """Digest of all that the machine code of this folder's kernels may come from."""
 
 
+def _called_by(library: Any) -> list[str]:
+    """The symbols that a compilation leaves to be found elsewhere: of Numba, Python and libm."""
+    module = library._get_module_for_linking()
+    outside = [*module.functions, *module.global_variables]
+    names = [value.name for value in outside if value.is_declaration]
+    return [name for name in names if not name.startswith("llvm.")]
+
+
+def _reduced(compiled: Any) -> tuple[Any, ...]:
+    """What Numba makes of a compilation, without the environments that hold no constants: machine
+    code reads nothing else of them, and each has the module that it came from imported, NumPy's
+    part of the compiler among them."""
+    *rest, environments = compiled._reduce()
+    return *rest, [environment for environment in environments if environment.consts]
+
+
+def _provide(symbols: list[str], target: Any) -> None:
+    """Has the symbols of a kernel that is loaded at hand: LLVM ends the process where one is not.
+
+    Numba's memory is nearly always all that they need. What Numba does before it compiles, to load
+    all that it can compile (`refresh`), takes longer than all else of a first result: 0.35 of
+    1.2 s, most of it the import of SciPy's BLAS.
+    """
+    rtsys.initialize(target)
+    if any(llvm.address_of_symbol(name) is None for name in symbols):
+        target.refresh()
+
+
 class KernelCache(_Cache):
     """The files of one kernel."""
 
@@ -119,7 +150,6 @@ class KernelCache(_Cache):
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """The compilation of a signature; None where none is kept that can be used."""
-        target.refresh()
         name = self._file(signature, target.codegen())
         for folder in folders() if name else ():
             path = folder / str(name)
@@ -130,7 +160,9 @@ class KernelCache(_Cache):
             try:
                 if hashlib.sha256(held[_DIGEST:]).digest() != held[:_DIGEST]:
                     raise ValueError("its digest is another")
-                return compiler.CompileResult._rebuild(target, *pickle.loads(held[_DIGEST:]))
+                symbols, reduced = pickle.loads(held[_DIGEST:])
+                _provide(symbols, target)
+                return compiler.CompileResult._rebuild(target, *reduced)
             except Exception as error:  # whatever a damaged file makes of it
                 _say_once(
                     "damaged",
@@ -146,7 +178,7 @@ class KernelCache(_Cache):
         name = self._file(signature, compiled.codegen)
         if name is None or compiled.library.has_dynamic_globals:
             return
-        data = dumps(compiled._reduce())
+        data = dumps((_called_by(compiled.library), _reduced(compiled)))
         data = hashlib.sha256(data).digest() + data
         problems = []
         for folder in folders():

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastrf.kernels._shield import out_of_reach
 from numba import njit
-from numba.core.registry import cpu_target
 
 from ._cache import KernelCache
 
@@ -28,15 +27,10 @@ def kernel(function: Callable[..., None]) -> Any:
 
 
 def helper(function: Callable[..., Any]) -> Any:
-    """Compile ``function``, which kernels of its own file alone call, from compiled code.
+    """Compile ``function``, which compiled code of these modules alone calls.
 
     Without what Python would call it by, and without a place in the cache: a kernel that is
     cached holds its helpers' code.
     """
     options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(nogil=True, fastmath={"contract"}, **options)(function)
-
-
-def prepare() -> None:
-    """Loads the parts of Numba that it loads at the first compilation, SciPy's BLAS among them."""
-    cpu_target.target_context.refresh()

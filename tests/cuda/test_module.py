@@ -185,6 +185,16 @@ def test_what_is_cached_is_of_this_source_and_device(gpu, source, monkeypatch, c
     assert len(gpu.compiled) == 2
 
 
+def test_one_folder_holds_all_that_is_compiled(gpu, source, monkeypatch, tmp_path):
+    folder = tmp_path / "cache" / "fastrf" / "cuda"
+    assert _module.writable() == _module.writable() == folder
+    for text in (SOURCE, SOURCE + "// changed\n"):
+        source.write_text(text)
+        again(monkeypatch)
+        launch(source)
+    assert len(cached(tmp_path)) == 2
+
+
 def test_a_damaged_cache_is_compiled_anew(gpu, source, monkeypatch, tmp_path):
     launch(source)
     (file,) = cached(tmp_path)

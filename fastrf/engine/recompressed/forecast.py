@@ -1,7 +1,8 @@
 """What the recompressed engine's work will be, read off its script.
 
 The constants were measured with bench/bench_recompressed.py on one core of an Intel Xeon (Sapphire
-Rapids, 2.6 GHz) with 2 cores, and predict to within a factor of about 3.
+Rapids, 2.6 GHz), about doubled for one (family 6, model 106, 2.8 GHz) that ran other programs too
+(bench/limits.py), and predict to within a factor of about 3. BLAS is on one thread there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fastrf.engine.recompressed.lowrank import (
 from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Symbol, Words
+from fastrf.engine.rehearsal import survey
 from fastrf.lowering import PlaneGraph
 
 CHANGE_ERROR = {2: 4e-14, 3: 5e-13}
@@ -32,41 +34,44 @@ final peak, by the number of axes: 1e-14 to 4e-14 in many planes, 1e-13 to 4e-13
 MEASURED_ERROR = 1e-13
 """The same of a volume of which all pixels are formed for it: 4e-14 to 9e-14."""
 
-STEP_SECONDS = 5e-5
+FIELD_SECONDS = 2e-4
+"""A field's fixed share: bounds of its errors, the windows of its pixels."""
+
+STEP_SECONDS = 1e-4
 """Python's share of one step of a script."""
 
-CALL_SECONDS = 6e-6
+CALL_SECONDS = 1.5e-5
 """Python's share of one power of a map, or of one map that is applied alone, all axes together."""
 
-OPERATOR_SECONDS = 2e-4
+OPERATOR_SECONDS = 1.5e-4
 """Building the matrix of one map, all axes together. On maps of known size that happens once, and
 is not counted."""
 
-ENTRY_NANOSECONDS = 0.3
+ENTRY_NANOSECONDS = 0.5
 """One weight of a matrix and one term."""
 
-GEMM_NANOSECONDS = 0.03
+GEMM_NANOSECONDS = 0.05
 """One product and sum of a matrix product: the pixels of one term."""
 
-QR_NANOSECONDS = 0.45
+QR_NANOSECONDS = 0.9
 """One pixel and one pair of terms of an orthogonal factor."""
 
-SVD_NANOSECONDS = 0.6
+SVD_NANOSECONDS = 1.2
 """One singular value decomposition over the cube of its order."""
 
-CORE_NANOSECONDS = 4.0
+CORE_NANOSECONDS = 8.0
 """One number of a core that is decomposed, and one column of its longest side."""
 
-REDUCTION_SECONDS = 2e-4
+REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 18
+WORKING_BYTES = 1 << 14
 """What is at work besides: matrices, a few rows, Python's own."""
 
 POWER_NUMBERS = 110
 """What Python holds of each power besides its pixels, in numbers of 8 bytes (tracemalloc)."""
 
-PIXEL_NANOSECONDS = 6.0
+PIXEL_NANOSECONDS = 10.0
 """One pixel of the result: clamped, summed, divided."""
 
 
@@ -83,7 +88,7 @@ def of_recompressed(
 
     Neither `dtype` nor `tail` nor `tol` makes much of a difference to it.
     """
-    return _of(script(graph, node, unit, input_node), graph)
+    return _of(script(graph, node, unit, input_node), graph, node, unit, input_node, dtype)
 
 
 def of_powers(
@@ -96,11 +101,22 @@ def of_powers(
     tol: float,
 ) -> Forecast:
     """What `propagate_powers` will do, for a field that it serves (`is_relative`)."""
-    return _of(script(graph, node, unit, input_node, KEPT[graph.ndim]), graph)
+    where = (graph, node, unit, input_node)
+    return _of(script(*where, KEPT[graph.ndim]), *where, dtype)
 
 
-def _of(written: Script, graph: PlaneGraph) -> Forecast:
-    count = Counts(written)
+def _of(
+    written: Script,
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+) -> Forecast:
+    # Where pixels are cut off that the unit does not see, the others are a copy.
+    seen = survey(graph, node, unit, input_node, dtype, None).support
+    cut = math.prod(max(n, 0) for _, n in seen)
+    count = Counts(written, 0 if seen == written.support else cut, dtype.itemsize)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
     pixels = math.prod(n for _, n in written.support)
@@ -108,7 +124,7 @@ def _of(written: Script, graph: PlaneGraph) -> Forecast:
         written.operations,
         written.support,
         count.cells + pixels,
-        count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
+        FIELD_SECONDS + count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
         0.0,
         8 * max(count.fullest, count.forming) + WORKING_BYTES,
         1,  # nothing that threads could share
@@ -135,6 +151,10 @@ def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node:
 class Counts:
     """What a script amounts to.
 
+    Args:
+        cut: pixels of the result that are cut out of those that are computed; 0: all of them are.
+        size: bytes of a pixel of the result.
+
     Attributes:
         cells: pixels of all factors and images formed.
         seconds: time of all that.
@@ -146,7 +166,8 @@ class Counts:
         roundings: that befall a pixel, one after the other.
     """
 
-    def __init__(self, written: Script) -> None:
+    def __init__(self, written: Script, cut: int = 0, size: int = 8) -> None:
+        self.cut, self.size = cut, size
         self.cells, self.fullest, self.forming, self.changes, self.roundings = 0, 0, 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
@@ -222,8 +243,9 @@ class Counts:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
             self._full(columns + terms * shape[0] + pixels)
-            # Smaller than the smallest normal number, and without empty borders.
-            self._full(2 * pixels + pixels / 8)
+            # In a narrower type; which are too small; and without empty borders.
+            narrow = pixels * self.size / 8 if self.size < 8 else 0
+            self._full(pixels + narrow + max(pixels, self.size * self.cut) / 8)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""

@@ -16,9 +16,9 @@ from fastrf.engine.tilted.symmetries import Symmetries, groups
 from fastrf.engine.transfer import Frequencies, TransferFunction, transfer_function
 from fastrf.lowering import PlaneGraph
 
-SEARCH_SECONDS = 20e-3
-"""Choosing the windows. These constants were measured with bench/bench_tilted.py on one core of a
-Sapphire Rapids Xeon with 2 cores."""
+SEARCH_SECONDS = 6e-3
+"""Choosing the windows (bench/limits.py). The other constants were measured with
+bench/bench_tilted.py on one core of a Sapphire Rapids Xeon with 2 cores."""
 
 PASSES_SECONDS = 1.2e-3
 """The eight walks over one distinct operation, without what the following count."""
@@ -31,6 +31,13 @@ WAVE_NANOSECONDS = 60.0
 
 PIXEL_NANOSECONDS = 70.0
 """One pixel of the result: transformed, scaled, unfolded, normalised."""
+
+
+CHUNK_BYTES = 100
+"""What is at work for one frequency of the windows that are transformed together,"""
+
+ROOM_BYTES = 1 << 18
+"""and besides. How many windows there will be is a guess: so is the memory, to a factor of 2."""
 
 
 def of_tilted(
@@ -69,13 +76,19 @@ def of_tilted(
         function.operations
     )
     pixels = math.prod(count for _, count in support)
+    # In the end the image, its half before the last axis is unfolded, and what was computed.
+    parts = 2 ** sum(symmetry.mirrored)
+    finish = 8 * pixels + (4 * pixels if parts > 1 else 0) + 9 * pixels // parts
+    # Of a chunk of windows F, its parts, the numbers that are transformed and what comes out.
+    chunk = min(max(BLOCK, waves), 4 * int(points) + 1)
+    work = CHUNK_BYTES * chunk + 9 * pixels // parts
     return Forecast(
         len(function.operations),
         support,
         int(points * distinct) + pixels,
         SEARCH_SECONDS + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS),
         1e-9 * (points * distinct * WAVE_NANOSECONDS + pixels * PIXEL_NANOSECONDS),
-        32 * pixels + int(16 * max(BLOCK, waves) * 8),
+        int(max(finish, work)) + ROOM_BYTES,
         pixels,
     )
 

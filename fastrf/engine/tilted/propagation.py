@@ -78,7 +78,7 @@ def propagate_tilted(
     array[array < np.finfo(dtype).smallest_normal] = 0
     place = zip(box, unit, function.jump(node), strict=True)
     array, origin = trimmed(array, tuple(lo + u * j for (lo, _), u, j in place))
-    whole = tail is None or box == function(Extents(graph.ndim))
+    dropped = 0.0 if tail is None or box == function(Extents(graph.ndim)) else tail
     mass = exponential(search.log_mass)
     image = xp.asarray(np.ascontiguousarray(array))
-    return Propagated(image, origin, mass, 0.0, 0.0 if whole else tail or 0.0)
+    return Propagated(image, origin, mass, 0.0, dropped)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fastrf.errors import InputError
 from fastrf.importers.failing import fail
-from fastrf.importers.layout import Map, Shape
+from fastrf.importers.layout import Map, Shape, input_map
 from fastrf.importers.onnx.reading import WEIGHT
 
 if TYPE_CHECKING:
@@ -49,21 +48,23 @@ class Graph:
 
     @cached_property
     def inputs(self) -> list[ValueInfoProto]:
-        """The inputs with a batch, channels and one to three spatial axes."""
+        """The inputs with a batch, channels and one to three spatial axes; where there are none,
+        those with a batch and one axis, which are signals."""
         graph = self.model.graph
         constant = {t.name for t in graph.initializer}
         constant |= {p.value for p in graph.metadata_props if p.key == WEIGHT}
-        return [
-            i for i in graph.input if i.name not in constant and len(dims(i) or ()) in (3, 4, 5)
-        ]
+        given = [i for i in graph.input if i.name not in constant]
+        maps = [i for i in given if len(dims(i) or ()) in (3, 4, 5)]
+        return maps or [i for i in given if len(dims(i) or ()) == 2]
 
     def _ndim(self) -> int:
-        ranks = {i.name: len(dims(i) or ()) - 2 for i in self.inputs}
+        ranks = {i.name: max(len(dims(i) or ()) - 2, 1) for i in self.inputs}
         if not ranks:
             listed = ", ".join(f"{i.name} {dims(i)}" for i in self.model.graph.input[:3])
             fail(
                 self.source,
-                f"no input is a map of shape (N, C, spatial…), there are: {listed or 'none'}; "
+                f"no input is a map of shape (N, C, spatial…) or a signal (N, T), there are: "
+                f"{listed or 'none'}; "
                 f"export the model with the shape of its image input",
             )
         if len(ranks) < len(self.inputs):
@@ -84,7 +85,8 @@ class Graph:
         """The map of a graph input, channels first or, where a transpose says so, last."""
         shape = list(dims(value) or ())
         last = self._channels_last(value.name)
-        axes = range(1, self.ndim + 1) if last else range(2, self.ndim + 2)
+        first = 1 if last or len(shape) == 2 else 2
+        axes = range(first, first + self.ndim)
         if self.input_size is not None:
             given = self.input_size
             wanted = list(given) if isinstance(given, Sequence) else [given] * self.ndim
@@ -100,10 +102,7 @@ class Graph:
                         f"{tuple(shape)}; leave it out where the model fixes the size"
                     )
                 shape[axis] = pixels
-        extent = (shape[-1 if last else 1], *(shape[axis] for axis in axes))
-        x = Map(value.name, extent, None, shape[0] or 1)
-        batch, channels, *grid = x.standard
-        return replace(x, axes=(batch, *grid, channels) if last else x.standard)
+        return input_map(value.name, (shape[0] or 1, *shape[1:]), channels_last=last)
 
     def _channels_last(self, name: str) -> bool:
         """Whether all that reads an input first moves its last axis to the channels' place."""

@@ -115,7 +115,8 @@ class Importer:
             for added in list(self.nodes)[before:]:
                 del self.nodes[added]
             try:
-                result = by_policy(op, self.unknown, str(error))
+                known = standard and op.type in HANDLERS
+                result = by_policy(op, self.unknown, str(error), known)
             except UnsupportedOperator as final:
                 kind = op.type if standard else f"{proto.domain}.{op.type}"
                 raise UnsupportedOperator(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from numpy.typing import NDArray
 
+from fastrf.errors import short
 from fastrf.importers.failing import fail, refuse
 from fastrf.importers.layout import Const, Value, known
 from fastrf.importers.onnx.graph import Graph
@@ -63,6 +64,42 @@ class Op(Operator):
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         return value if isinstance(value, int | float | str) else list(value)
+
+    def choice(self, name: str, default: str, *others: str) -> str:
+        """An attribute that is one of a few words; any other is an error, not the default."""
+        value = self.attr(name, default)
+        if value not in (default, *others):
+            words = ", ".join((default, *others))
+            self.fail(f"{name}={short(value)} is unknown; it is one of {words}: correct the model")
+        found: str = value
+        return found
+
+    def flag(self, name: str, default: int = 0) -> bool:
+        """An attribute that is 0 or 1."""
+        value = self.attr(name, default)
+        if value not in (0, 1):
+            self.fail(f"{name}={short(value)} is neither 0 nor 1; correct the model")
+        return bool(value)
+
+    def counts(self, name: str, default: Sequence[int], least: int | None = None) -> list[int]:
+        """An attribute that is a list of whole numbers, as many as the default has."""
+        value = self.attr(name) or list(default)
+        whole = isinstance(value, list) and all(isinstance(n, int) for n in value)
+        if not whole or len(value) != len(default):
+            self.fail(f"{name}={short(value)} must be {len(default)} numbers; correct the model")
+        if least is not None and min(value, default=least) < least:
+            self.fail(f"{name}={value} must be at least {least} each; correct the model")
+        found: list[int] = value
+        return found
+
+    def axis(self, given: int, rank: int) -> int:
+        """The place of an axis that may be counted from the end, below 0."""
+        if not isinstance(given, int) or not -rank <= given < rank:
+            self.fail(
+                f"axis {short(given)} is none of a tensor of {rank} axes, {-rank} to {rank - 1}; "
+                f"correct the model"
+            )
+        return given % rank
 
     def input(self, index: int) -> Value | None:
         """An input, None where it is left out."""

@@ -53,7 +53,8 @@ def from_torch(
     Args:
         module: any `torch.nn.Module`, on any device; it is neither run nor changed. One that was
             made under ``torch.device("meta")`` needs no memory for its weights.
-        input_shape: (N, C, spatial…) of its input, with one to three spatial axes; for several
+        input_shape: (N, C, spatial…) of its input, with one to three spatial axes, or (N, T) of a
+            signal that the module gives an axis of channels; for several
             inputs a sequence of shapes, or a mapping from the names of `forward`'s arguments.
             Inputs with another number of axes than the first map's (a time step, say) are no maps.
         unknown: what an operator that fastrf cannot express becomes: "error" raises; "identity"
@@ -102,7 +103,8 @@ def from_torch(
             + ("" if isinstance(module, type) else "; wrap a function in a module's forward")
         )
     shapes = _shapes(input_shape)
-    maps = [s for s in (shapes.values() if isinstance(shapes, Mapping) else shapes) if len(s) > 2]
+    ranks = [len(s) for s in (shapes.values() if isinstance(shapes, Mapping) else shapes)]
+    rank = next((n for n in ranks if n > 2), 2)
     own = type(module).__name__
     if weighting.trained and any(p.is_meta for p in module.parameters()):
         raise InputError(
@@ -110,7 +112,7 @@ def from_torch(
             f"make it on another device and load its weights"
         )
     traced = trace(module, shapes, training=training)
-    importer = Importer(traced, own, len(maps[0]) - 2, unknown, weighting)
+    importer = Importer(traced, own, rank, unknown, weighting)
     return importer.network(own if name is None else name)
 
 
@@ -122,10 +124,10 @@ def _shapes(given: Any) -> list[tuple[int, ...]] | dict[str, tuple[int, ...]]:
         named, listed = None, [_shape(shape, given) for shape in given]
     else:
         named, listed = None, [_shape(given, given)]
-    if not any(3 <= len(shape) <= 5 for shape in listed):
+    if not any(2 <= len(shape) <= 5 for shape in listed):
         raise InputError(
             f"input_shape={short(given)} holds no map; give (N, C, spatial…) with one to three "
-            f"spatial axes, such as (1, 3, 224, 224)"
+            f"spatial axes, such as (1, 3, 224, 224), or (N, T) of a signal"
         )
     return listed if named is None else named
 

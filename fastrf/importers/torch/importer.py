@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrf.errors import FastrfError, InputError, UnsupportedOperator
 from fastrf.importers.failing import line, refuse
-from fastrf.importers.layout import Const, Map, Shape, Value
+from fastrf.importers.layout import Const, Map, Shape, Value, input_map
 from fastrf.importers.operator import Result
 from fastrf.importers.policy import WAYS_OUT, Policy, by_policy
 from fastrf.importers.registry import Call, block, of_operator
@@ -37,17 +37,17 @@ class Importer:
     Args:
         traced: what the module does.
         source: what messages call it.
-        ndim: number of spatial axes.
+        rank: number of axes of the inputs that are maps; the others are constants.
         unknown: what becomes of an operator that fastrf cannot express.
         weighting: what becomes of weights.
     """
 
     def __init__(
-        self, traced: Trace, source: str, ndim: int, unknown: Policy, weighting: Weighting
+        self, traced: Trace, source: str, rank: int, unknown: Policy, weighting: Weighting
     ) -> None:
         self._traced = traced
         self._source = source
-        self._ndim = ndim
+        self._rank, self._ndim = rank, max(rank - 2, 1)
         self._unknown = unknown
         self._weighting = weighting
         self._names = Names(traced.containers, traced.constants)
@@ -84,14 +84,13 @@ class Importer:
         )
 
     def _input(self, node: fx.Node) -> Value:
-        """A map where the input has a batch, channels and the network's spatial axes."""
+        """A map where the input has as many axes as the network's maps."""
         shape = _shape(node.meta["val"])
-        if shape is None or len(shape) != self._ndim + 2:
+        if shape is None or len(shape) != self._rank:
             return Const(shape)
-        name = self._names.keep(node.name)
-        self._nodes[name] = Node(name, Input(shape[1]))
-        x = Map(name, shape[1:], None, shape[0])
-        return Map(name, shape[1:], x.standard, shape[0])
+        x = input_map(self._names.keep(node.name), shape)
+        self._nodes[x.node] = Node(x.node, Input(x.extent[0]))
+        return x
 
     # --- the walk
 

@@ -30,7 +30,7 @@ def _slice(op: Op) -> Result:
     steps = op.operand(4, "steps") or [1] * len(starts)
     layers: list[Layer] = []
     after = x
-    places = [axis % len(x.axes) for axis in axes]
+    places = [op.axis(axis, len(x.axes)) for axis in axes]
     for start, end, axis, step in zip(starts, ends, places, steps, strict=True):
         count = size((after.axes or ())[axis])
         if count is None:
@@ -64,7 +64,7 @@ def _split(op: Op) -> Result:
     outputs = list(op.proto.output)
     if x.axes is None:
         return [replace(x, shape=shape) for shape in op.shapes]
-    axis = op.attr("axis", 0) % len(x.axes)
+    axis = op.axis(op.attr("axis", 0), len(x.axes))
     counts = op.operand(1, "split")
     if counts is None:
         whole = size(x.axes[axis])
@@ -93,7 +93,7 @@ def _gather(op: Op) -> Result:
     x = op.x
     if x.axes is None:
         return replace(x, shape=op.shape)
-    axis = op.attr("axis", 0) % len(x.axes)
+    axis = op.axis(op.attr("axis", 0), len(x.axes))
     indices = op.operand(1, "indices")
     scalar = isinstance(indices, int)
     if not scalar and (np.ndim(indices) != 1 or not indices):
@@ -123,4 +123,4 @@ def _concat(op: Op) -> Result:
     if len(maps) == 1:
         return op.chain(first)
     assert first.axes is not None
-    return joined(op, maps, op.attr("axis", 1) % len(first.axes))
+    return joined(op, maps, op.axis(op.attr("axis", 1), len(first.axes)))

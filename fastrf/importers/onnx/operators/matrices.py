@@ -18,16 +18,16 @@ from fastrf.importers.operator import Result
 def _gemm(op: Op) -> Result:
     if isinstance(op.inputs[1], Map):
         return _attention(op)
-    if op.attr("transA", 0):
+    if op.flag("transA"):
         refuse("transposes the map that it reads")
     shape = op.weight_shape(1)
     if isinstance(op.input(2), Map):
         refuse("adds a map to a product; export it as MatMul and Add")
     known = op.learned(1)
-    matrix = matrix_of(known) if op.attr("transB", 0) else turned(known)
+    matrix = matrix_of(known) if op.flag("transB") else turned(known)
     if matrix is not None:
         matrix = matrix * op.attr("alpha", 1.0)
-    return contracted(op, op.x, 1, shape[0 if op.attr("transB", 0) else 1], matrix)
+    return contracted(op, op.x, 1, shape[0 if op.flag("transB") else 1], matrix)
 
 
 @handles("MatMul MatMulInteger QLinearMatMul")
@@ -46,6 +46,13 @@ def _matmul(op: Op) -> Result:
         return contracted(op, x, rank - 1, out, turned(op.learned(second)))
     out = shape[-2] if len(shape) > 1 else None
     return contracted(op, x, max(rank - 2, 0), out, matrix_of(op.learned(0)))
+
+
+@handles("LSTM GRU RNN")
+def _recurrent(op: Op) -> Result:
+    """Each element of a sequence reads all those before it (and behind it, in both directions)."""
+    x = op.attend(op.maps)
+    return [replace(x, shape=shape) for shape in op.shapes]
 
 
 # --- products of maps -----------------------------------------------------------------------
@@ -102,6 +109,6 @@ def _reduce(op: Op) -> Result:
     axes = [op.attr("axis", 0)] if op.type.startswith("Arg") else op.operand(1, "axes")
     rank = len(x.axes)
     if not axes:
-        axes = [] if op.attr("noop_with_empty_axes", 0) else list(range(rank))
-    gone = {a % rank for a in axes}
-    return reduced(op, x, gone, op.type in _MEANS, bool(op.attr("keepdims", 1)))
+        axes = [] if op.flag("noop_with_empty_axes") else list(range(rank))
+    gone = {op.axis(a, rank) for a in axes}
+    return reduced(op, x, gone, op.type in _MEANS, op.flag("keepdims", 1))

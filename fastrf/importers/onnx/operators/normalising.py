@@ -16,11 +16,11 @@ from fastrf.importers.operator import Result
 @handles("BatchNormalization")
 def _batch_norm(op: Op) -> Result:
     if op.version >= 14:
-        training = bool(op.attr("training_mode", 0))
+        training = op.flag("training_mode")
     elif op.version >= 7:
         training = sum(map(bool, op.proto.output)) > 1  # operator version 9, "Output case #1"
     else:
-        training = not op.attr("is_test", 0)
+        training = not op.flag("is_test")
     scale, variance = op.learned(1), op.learned(4)
     if training or scale is None or variance is None:
         return op.chain(op.x, op.weighting.norm("batch_train" if training else "batch", scale))
@@ -41,7 +41,7 @@ def _instance_norm(op: Op) -> Result:
 @handles("LayerNormalization RMSNormalization")
 def _layer_norm(op: Op) -> Result:
     rank = len(op.x.dims or (1,))
-    return normalised(op, op.x, range(op.attr("axis", -1) % rank, rank), op.learned(1))
+    return normalised(op, op.x, range(op.axis(op.attr("axis", -1), rank), rank), op.learned(1))
 
 
 @handles("LpNormalization")

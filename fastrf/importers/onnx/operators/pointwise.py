@@ -21,6 +21,12 @@ def _unary(op: Op) -> Result:
     return op.chain(op.x, op.weighting.activation(op.type.lower(), *_function(op)))
 
 
+@handles("DynamicQuantizeLinear")
+def _quantized(op: Op) -> Result:
+    """The scale and the zero point are taken from the map's range, and count as constants."""
+    return [op.chain(op.x, op.weighting.activation("quantizelinear")), Const(()), Const(())]
+
+
 def _function(op: Op) -> tuple[str | None, float | None]:
     """The name by which `fastrf.activations` knows a function with these attributes (None: the
     operator's), and its slope."""
@@ -30,7 +36,7 @@ def _function(op: Op) -> tuple[str | None, float | None]:
     if op.type == "PRelu":
         slopes = op.learned(1)
         return "prelu", None if slopes is None else float(np.sqrt(np.mean(np.square(slopes))))
-    if op.type == "Gelu" and op.attr("approximate", "none") == "tanh":
+    if op.type == "Gelu" and op.choice("approximate", "none", "tanh") == "tanh":
         return "gelu_tanh", None
     if op.type == "HardSigmoid" and abs(op.attr("alpha", 0.2) - 1 / 6) > 1e-3:
         return "hardsigmoid(alpha)", None
@@ -66,6 +72,6 @@ def _softmax(op: Op) -> Result:
     if x.axes is None:
         return op.chain(x, pointwise)
     modern = op.version >= 13
-    first = op.attr("axis", -1 if modern else 1) % len(x.axes)
+    first = op.axis(op.attr("axis", -1 if modern else 1), len(x.axes))
     axes = x.axes[first : first + 1] if modern else x.axes[first:]
     return op.chain(x, Attention() if x.reads_grid(axes) else pointwise)

@@ -13,28 +13,23 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import Shape, known
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
-from fastrf.importers.spelling import spell, uncropped
-from fastrf.layers import Layer, Pad, Upsample
+from fastrf.importers.padding import padded
+from fastrf.importers.spelling import spell
+from fastrf.layers import Layer, Upsample
 
 _PAD_MODES = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 @handles("Pad")
 def _pad(op: Op) -> Result:
-    x = op.standard(op.x)
+    x = op.x if op.x.axes is not None else op.standard(op.x)
     pads = op.operand(1, "pads", op.attr("paddings"))
-    rank = op.ndim + 2
+    rank = len(x.axes or ())
     axes = op.operand(3, "axes") or list(range(rank))
-    pairs = [(0, 0)] * rank
-    for i, axis in enumerate(axes):
-        pairs[axis % rank] = (pads[i], pads[len(axes) + i])
-    if any(map(any, pairs[:2])):
-        refuse(f"pads the batch or the channels by {pairs[:2]}")
-    mode: Any = _PAD_MODES.get(op.attr("mode", "constant"))
-    if mode is None:
-        refuse(f"pads in the mode {op.attr('mode')!r}")
-    cut, left = uncropped(pairs[2:])
-    return op.grid(x, *cut, *([Pad(left, mode)] if left != 0 or not cut else []))
+    ends = {op.axis(a, rank): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
+    pairs = {axis: pair for axis, pair in ends.items() if any(pair)}
+    mode: Any = _PAD_MODES[op.choice(*("mode", *_PAD_MODES))]
+    return padded(op, x, pairs, mode)
 
 
 @handles("Resize Upsample")
@@ -42,7 +37,7 @@ def _resize(op: Op) -> Result:
     x = op.standard(op.x)
     old = op.type == "Upsample" or op.version < 11
     rank = op.ndim + 2
-    axes = [a % rank for a in op.attr("axes") or range(rank)]
+    axes = [op.axis(a, rank) for a in op.attr("axes") or range(rank)]
     scales = op.operand(1 if old else 2, "scales")
     sizes = None if old or op.input(3) is None else op.operand(3, "sizes")
     scale: list[Fraction | None] = [Fraction(1)] * rank
@@ -53,7 +48,8 @@ def _resize(op: Op) -> Result:
             n = out[axis]
             out[axis] = None if n is None else math.floor(n * factor)
     elif sizes:
-        if op.shape is not None and op.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        policy = op.choice("keep_aspect_ratio_policy", "stretch", "not_larger", "not_smaller")
+        if op.shape is not None and policy != "stretch":
             sizes = [op.shape[axis] for axis in axes]
         for axis, m in zip(axes, sizes, strict=True):
             n = out[axis]
@@ -63,9 +59,10 @@ def _resize(op: Op) -> Result:
         refuse("states neither scales nor sizes")
     if scale[0] != 1 or scale[1] != 1:
         refuse("resizes the batch or the channels")
+    rule = _rule(op, old)
     if all(s == 1 for s in scale):
         return op.chain(x)
-    return op.grid(x, _upsample(op, old, scale[2:], x.pixels, out[2:]))
+    return op.grid(x, _upsample(op, rule, scale[2:], x.pixels, out[2:]))
 
 
 def _fraction(value: float) -> Fraction:
@@ -78,15 +75,27 @@ def _fraction(value: float) -> Fraction:
     return fraction
 
 
+def _rule(op: Op, old: bool) -> tuple[Any, Any, str]:
+    """Mode, coordinates and rounding of a resize."""
+    mode = op.choice("mode", "nearest", "linear", "cubic")
+    if old:
+        return mode, "asymmetric", "floor"
+    coordinates = op.choice("coordinate_transformation_mode", "half_pixel", *_COORDINATES)
+    rounding = op.choice("nearest_mode", "round_prefer_floor", *_ROUNDINGS)
+    if coordinates.startswith("tf_"):
+        refuse(f"resizes with {coordinates} coordinates")
+    return mode, coordinates, rounding
+
+
 def _upsample(
-    op: Op, old: bool, scale: Sequence[Fraction | None], size: Shape, out: Sequence[int | None]
+    op: Op,
+    rule: tuple[Any, Any, str],
+    scale: Sequence[Fraction | None],
+    size: Shape,
+    out: Sequence[int | None],
 ) -> Layer:
     """The resize with exactly ONNX's coordinates; others are refused."""
-    mode = op.attr("mode", "nearest")
-    coordinates = op.attr("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
-    rounding = op.attr("nearest_mode", "floor" if old else "round_prefer_floor")
-    if mode not in ("nearest", "linear", "cubic"):
-        refuse(f"resizes in the mode {mode!r}")
+    mode, coordinates, rounding = rule
     factors = known(scale)
     if factors is not None:
         given = {"scale": spell([s.numerator if s.denominator == 1 else s for s in factors])}
@@ -115,12 +124,21 @@ def _upsample(
     return Upsample(
         mode=mode,
         coordinates=coordinates,
-        antialias=bool(op.attr("antialias", 0)),
+        antialias=op.flag("antialias"),
         a=float(op.attr("cubic_coeff_a", -0.75)) if mode == "cubic" else None,
-        outside="excluded" if op.attr("exclude_outside", 0) else "edge",
+        outside="excluded" if op.flag("exclude_outside") else "edge",
         **given,
     )
 
+
+_COORDINATES = (
+    "asymmetric",
+    "align_corners",
+    "pytorch_half_pixel",
+    "half_pixel_symmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+)
 
 _COMPARED = 4096
 """Most rows of a resize that are compared one by one."""

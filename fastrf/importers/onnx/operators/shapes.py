@@ -36,7 +36,7 @@ def _size(op: Op) -> Result:
 @handles("DepthToSpace")
 def _pixel_shuffle(op: Op) -> Result:
     block = op.attr("blocksize")
-    shuffle = [] if op.attr("mode", "DCR") == "CRD" else [ChannelShuffle(block**op.ndim)]
+    shuffle = [] if op.choice("mode", "DCR", "CRD") == "CRD" else [ChannelShuffle(block**op.ndim)]
     return op.grid(op.x, *shuffle, PixelShuffle(block))
 
 
@@ -79,7 +79,7 @@ def _reshape_target(op: Op) -> Shape | None:
     dims = op.x.dims
     target: list[int | None] = []
     for position, count in enumerate(counts):
-        copied = count == 0 and not op.attr("allowzero", 0)
+        copied = count == 0 and not op.flag("allowzero")
         if copied and dims is not None and position < len(dims):
             target.append(dims[position])
         else:
@@ -102,7 +102,7 @@ def _flatten(op: Op) -> Result:
     if x.axes is None:
         return replace(x, shape=op.shape)
     axis = op.attr("axis", 1)
-    axis += len(x.axes) if axis < 0 else 0
+    axis = axis if axis == len(x.axes) else op.axis(axis, len(x.axes))
     halves = (x.axes[:axis], x.axes[axis:])
     return moved(op, x, tuple(tuple(d for a in half for d in a) for half in halves))
 
@@ -113,6 +113,8 @@ def _transpose(op: Op) -> Result:
     if x.axes is None:
         return replace(x, shape=op.shape)
     order = op.attr("perm") or list(range(len(x.axes)))[::-1]
+    if len(order) != len(x.axes):
+        refuse(f"orders {len(order)} axes of a tensor of shape {x.dims}")
     if sorted(order) != list(range(len(x.axes))):
         op.fail(f"perm={order} is no order of its axes")
     return moved(op, x, tuple(x.axes[p] for p in order))
@@ -125,7 +127,8 @@ def _squeeze(op: Op) -> Result:
         return replace(x, shape=op.shape)
     axes = op.operand(1, "axes")
     rank = len(x.axes)
-    gone = {p for p, a in enumerate(x.axes) if not a} if axes is None else {a % rank for a in axes}
+    given = range(rank) if axes is None else {op.axis(a, rank) for a in axes}
+    gone = {p for p in given if axes is not None or not x.axes[p]}
     if any(x.axes[p] for p in gone):
         refuse(f"squeezes axes {sorted(gone)} of a tensor of shape {x.dims}")
     return moved(op, x, tuple(a for p, a in enumerate(x.axes) if p not in gone))
@@ -138,6 +141,6 @@ def _unsqueeze(op: Op) -> Result:
         return replace(x, shape=op.shape)
     added = op.operand(1, "axes", [])
     rank = len(x.axes) + len(added)
-    places = {a % rank for a in added}
+    places = {op.axis(a, rank) for a in added}
     old = iter(x.axes)
     return moved(op, x, tuple(() if p in places else next(old, ()) for p in range(rank)))

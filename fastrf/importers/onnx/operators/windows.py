@@ -17,16 +17,16 @@ from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPo
 def _windows(op: Op, kernel: Sequence[int]) -> tuple[dict[str, Any], tuple[Any, ...]]:
     """kernel, stride and dilation as a layer takes them, and the padding per axis."""
     rank = len(kernel)
-    stride = op.attr("strides") or [1] * rank
-    dilation = op.attr("dilations") or [1] * rank
-    auto = op.attr("auto_pad", "NOTSET")
+    stride = op.counts("strides", [1] * rank, 1)
+    dilation = op.counts("dilations", [1] * rank, 1)
+    auto = op.choice("auto_pad", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
     padding: tuple[Any, ...]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         padding = (auto.lower(),) * rank
     elif auto == "VALID":
         padding = ((0, 0),) * rank
     else:
-        pads = op.attr("pads") or [0] * 2 * rank
+        pads = op.counts("pads", [0] * 2 * rank)
         padding = tuple(zip(pads[:rank], pads[rank:], strict=False))
     values = {"kernel": spell(kernel), "stride": spell(stride), "dilation": spell(dilation)}
     return values, padding
@@ -41,6 +41,14 @@ def _weights(op: Op, index: int) -> tuple[int, ...]:
     if len(shape) != op.ndim + 2:
         refuse(f"has weights of shape {shape} in a network of {op.ndim} axes")
     return shape
+
+
+def _kernel_shape(op: Op, weights: Sequence[int]) -> list[int]:
+    """The kernel, which the weights tell too."""
+    kernel = op.counts("kernel_shape", weights[2:])
+    if kernel != list(weights[2:]):
+        op.fail(f"kernel_shape={kernel} is not that of its weights, {weights}; correct the model")
+    return kernel
 
 
 def _kernel(op: Op) -> Const | None:
@@ -60,7 +68,7 @@ def _groups(op: Op, x: Map) -> Any:
 def _conv(op: Op) -> Result:
     shape = _weights(op, 3 if op.type == "QLinearConv" else 1)
     x = op.standard(op.x)
-    values, padding = _windows(op, op.attr("kernel_shape") or shape[2:])
+    values, padding = _windows(op, _kernel_shape(op, shape))
     before, left = uncropped(padding)
     layer = Conv(**values, padding=left, channels=shape[0], groups=_groups(op, x))
     return op.grid(x, *before, op.weighted(layer, _kernel(op)))
@@ -70,9 +78,9 @@ def _conv(op: Op) -> Result:
 def _conv_transpose(op: Op) -> Result:
     shape = _weights(op, 1)
     x = op.standard(op.x)
-    values, padding = _windows(op, op.attr("kernel_shape") or shape[2:])
-    strides = op.attr("strides") or [1] * op.ndim
-    extra = op.attr("output_padding") or [0] * op.ndim
+    values, padding = _windows(op, _kernel_shape(op, shape))
+    strides = op.counts("strides", [1] * op.ndim, 1)
+    extra = op.counts("output_padding", [0] * op.ndim, 0)
     if op.attr("output_shape") or isinstance(padding[0], str):
         padding, extra = _transposed_padding(op, x, shape[2:], strides, extra)
     if min(map(min, padding)) < 0:
@@ -95,7 +103,7 @@ def _transposed_padding(
 
     An odd pixel goes to the end for SAME_UPPER and to the beginning otherwise.
     """
-    dilations = op.attr("dilations") or [1] * len(kernel)
+    dilations = op.counts("dilations", [1] * len(kernel), 1)
     wanted = op.attr("output_shape")
     wanted = wanted[-len(kernel) :] if wanted else [None] * len(kernel)
     padding, more = [], []
@@ -126,7 +134,7 @@ def _pool(op: Op) -> Result:
         refuse(f"has a kernel of shape {kernel} in a network of {op.ndim} axes")
     values, padding = _windows(op, kernel)
     before, left = uncropped(padding)
-    ceil = bool(op.attr("ceil_mode", 0))
+    ceil = op.flag("ceil_mode")
     x = op.standard(op.x)
     layer: Layer
     plain = not before and left == 0 and values["dilation"] == 1
@@ -134,7 +142,7 @@ def _pool(op: Op) -> Result:
         layer = GlobalPool("avg" if op.type == "AveragePool" else "max")
     elif op.type == "AveragePool":
         # Without padding the two ways of counting agree; fastrf's default is then written.
-        counted = bool(op.attr("count_include_pad", 0)) or left == 0
+        counted = op.flag("count_include_pad") or left == 0
         layer = AvgPool(**values, padding=left, ceil_mode=ceil, count_include_pad=counted)
     else:
         layer = MaxPool(**values, padding=left, ceil_mode=ceil)

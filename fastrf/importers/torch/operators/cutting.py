@@ -22,8 +22,8 @@ from fastrf.importers.layout import (
     total,
 )
 from fastrf.importers.operator import Result
+from fastrf.importers.padding import padded, spatial_label
 from fastrf.importers.torch.op import Op, handles
-from fastrf.importers.torch.operators.resizing import padded, spatial_label
 from fastrf.layers import Add, Concat
 
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from fastrf.importers.cutting import picked
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Map
+from fastrf.importers.layout import CHANNEL, Map
 from fastrf.importers.operator import Result
-from fastrf.importers.spelling import spell, uncropped
+from fastrf.importers.padding import padded, spatial_label
+from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import Concat, Conv, Crop, Layer, Pad, Upsample
+from fastrf.layers import Concat, Conv, Crop, Pad, Upsample
 
 _MODES = {
     "constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"
@@ -22,34 +23,6 @@ _MODES = {
 
 NOTHING = 2.0**-100
 """Gain of what stands for channels of zeros: far below the rounding of what is added to it."""
-
-
-def spatial_label(x: Map, axis: int) -> int:
-    """The spatial axis of the map (1, 2, 3) that an axis of the tensor is."""
-    assert x.axes is not None
-    digits = x.axes[axis]
-    label = digits[0].label if digits else _one_pixel_label(x, axis)
-    if label < 1 or digits != x.whole(label):
-        refuse(f"changes the size of an axis of a tensor of shape {x.dims} that is none of the map")
-    return label
-
-
-def _one_pixel_label(x: Map, axis: int) -> int:
-    """An axis of one pixel is known by its place alone."""
-    return axis - 1 if x.is_standard and x.axes is not None and len(x.axes) > 2 else BATCH
-
-
-def padded(op: Op, x: Map, pairs: dict[int, tuple[int, int]], mode: Any) -> Map:
-    """The map with pixels added at (or, where negative, cut off) both ends of tensor axes."""
-    amounts: list[tuple[int, int]] = [(0, 0)] * op.ndim
-    after = x
-    for axis, (low, high) in pairs.items():
-        label = spatial_label(x, axis)
-        amounts[label - 1] = (low, high)
-        after = after.resized(label, (x.extent[label] or 0) + low + high, axis)
-    cut, left = uncropped(amounts)
-    layers: list[Layer] = [*cut, *([Pad(left, mode)] if left != 0 else [])]
-    return replace(after, node=op.chain(x, *layers).node)
 
 
 @handles("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d")
