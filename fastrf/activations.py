@@ -273,6 +273,8 @@ class Curves:
 def _summed(squares: Values, left: float, right: float, rho: Any) -> Values:
     rho = np.clip(np.asarray(rho, dtype=np.float64), -1.0, 1.0)
     total: Values = np.polynomial.polynomial.polyval(rho, squares)
+    if max(abs(left), abs(right)) <= 1e-17 * squares.sum():  # The series has ended.
+        return total
     return total + np.where(rho > 0, right, left) * _tail(np.abs(rho), len(squares))
 
 

@@ -159,6 +159,8 @@ class PlaneGraph:
         identities: node → by node, the gain of all paths without weights from there, of nodes that
             activations along an identity lead to (see `fastrf.meanfield.laws`). Their operations
             read those nodes.
+        largest: of max-pooling, by how much more than any pixel the largest of so many passes
+            through the activation before it, where that is known.
         collapsed: nodes that have lost their spatial extent (behind global pooling).
         assumptions: what was assumed where the network does not say.
         derived: what others have worked out from this graph, to be worked out only once.

@@ -17,7 +17,8 @@ from fastrf.lowering import lower
 from fastrf.meanfield.borders import Borders
 
 Floats = np.ndarray
-TANH = rf.Activation("tanh")
+LAYER = rf.Norm("layer", mean_field=True)
+"""Divides by the mean square over all pixels."""
 
 
 def conv(**options: Any) -> rf.Conv:
@@ -57,8 +58,8 @@ def test_means_of_padded_chains() -> None:
     for stride, pad, dilation in ((1, 1, 1), (2, 1, 1), (1, 2, 2), (1, 2, 1)):
         k = through(taps(len(k), stride, pad, dilation), k)
         layers.append(conv(stride=stride, padding=pad, dilation=dilation))
-        found = settled([*layers, TANH], 10, rf.Activation).variance
-        assert found == pytest.approx(np.diag(k).mean(), rel=1e-13)
+        found = settled([*layers, LAYER], 10, Norm).gain
+        assert found == pytest.approx(1 / np.diag(k).mean(), rel=1e-13)
 
 
 def test_transposed_and_fixed_layers() -> None:
@@ -84,8 +85,8 @@ def test_transposed_and_fixed_layers() -> None:
         else:
             m = reads(run, 12)
             k = m @ k @ m.T
-        found = settled([conv(padding=1), layer, rf.Conv(1, channels=8), TANH], 12, rf.Activation)
-        assert found.variance == pytest.approx(np.diag(k).mean(), rel=1e-13), layer
+        found = settled([conv(padding=1), layer, rf.Conv(1, channels=8), LAYER], 12, Norm).gain
+        assert found == pytest.approx(1 / np.diag(k).mean(), rel=1e-13), layer
 
 
 @pytest.mark.parametrize("size", [3, 8, 40])
@@ -132,3 +133,29 @@ def test_maps_of_two_axes_are_products() -> None:
     np.testing.assert_allclose(both.shared, shared, rtol=1e-14)
     taken = np.stack([w - w.mean() for w in windows]).reshape(9, -1)
     assert sum(both.offsets) == pytest.approx(float((taken**2).mean(axis=1).mean()), rel=1e-12)
+
+
+def test_what_windows_pass_at_borders() -> None:
+    """Behind ReLU the largest of n independent values is positive in all but 1 of 2^n cases."""
+    net = rf.Sequential(
+        rf.Input(8),
+        rf.Conv(1, channels=8, init="he"),
+        rf.Activation("relu"),
+        rf.MaxPool(3, stride=2, padding=1),
+        rf.Conv(2, channels=8, init="he"),
+        ndim=1,
+    )
+    field = rf.erf(net, input_size=16, unit=0)
+    cut, whole = (1 - 1 / 4) / 2, (1 - 1 / 8) / 3
+    expected = np.array([cut, cut + whole, whole, whole])
+    np.testing.assert_allclose(field.image, expected / expected.sum(), rtol=1e-9)
+    assert field.log_gain == pytest.approx(math.log(2 * expected.sum()), abs=1e-9)
+    assert field.exact
+    two = rf.Sequential(
+        rf.Input(8),
+        rf.Conv(1, channels=8, init="he"),
+        rf.Activation("relu"),
+        rf.MaxPool(3, stride=2, padding=1),
+    )
+    (said,) = rf.erf(two, input_size=16, unit=(0, 0)).inexact
+    assert "corners hold as few as 4 pixels" in said

@@ -88,6 +88,29 @@ def test_the_largest_of_a_window() -> None:
         assert gains[name] == pytest.approx(positive.mean(), abs=4 * error)
 
 
+@pytest.mark.parametrize(("name", "alike"), [("relu", 0.0), ("relu", 0.7), ("tanh", 0.3)])
+def test_the_largest_of_pixels_that_are_alike(name: str, alike: float) -> None:
+    """Two windows whose values share a part; what each passes, and what they have in common."""
+    rng, own = np.random.default_rng(6), FUNCTIONS[name]
+    shared = math.sqrt(alike) * rng.standard_normal((SAMPLES, 1))
+    values, largest = [], []
+    for _ in range(2):
+        z = shared + math.sqrt(1 - alike) * rng.standard_normal((SAMPLES, 4))
+        values.append(own.slope(z[np.arange(SAMPLES), z.argmax(axis=1)], 0.0) ** 2)
+        largest.append(own.value(z, 0.0).max(axis=1))
+    found = behind(begun(), name).largest("pool", 4, alike)
+    any_one = FUNCTIONS[name].slope(rng.standard_normal(SAMPLES), 0.0) ** 2
+    for drawn, expected in (
+        (largest[0] ** 2, found.law.square),
+        (largest[0], found.law.mean),
+        (largest[0] * largest[1], found.far * found.law.square),
+    ):
+        assert expected == pytest.approx(drawn.mean(), abs=4 * drawn.std() / SAMPLES**0.5)
+    errors = [x.std() / x.mean() / SAMPLES**0.5 for x in (values[0], any_one)]
+    passed = values[0].mean() / any_one.mean()
+    assert found.passed == pytest.approx(passed, rel=4 * math.hypot(*errors))
+
+
 def test_what_is_not_followed() -> None:
     law = begun()
     assert law.plus({"b": 1e-9}) is None  # lost beside the value

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +84,8 @@ class Borders:
         steady = self.varying - float(offsets.sum())
         if not offsets.size or steady <= 1e-6 * self.varying:
             return self.varying
-        t, weights = np.polynomial.laguerre.laggauss(64)
-        factors = 1 / np.sqrt(1 + 2 * t[:, None] * offsets / steady)
+        nodes, weights = _laguerre()
+        factors = 1 / np.sqrt(1 + 2 * nodes[:, None] * offsets / steady)
         return steady / float(weights @ factors.prod(axis=1))
 
     def bent(self, power: Callable[[Floats], Floats], far: float) -> Borders:
@@ -153,6 +153,12 @@ class Borders:
         square = shared + (self.mean - float(self.own.mean())) / n
         one = np.full((1,) * self.square.ndim, 1 / total)
         return Borders(square * one, shared * one, shared * one)
+
+
+@cache
+def _laguerre() -> tuple[Floats, Floats]:
+    """Gauss's rule of ∫ e^(−t) f(t) dt."""
+    return np.polynomial.laguerre.laggauss(64)
 
 
 def merged(

@@ -203,9 +203,29 @@ def _excess(terms: Sequence[Term], shared: Floats) -> Floats:
 
 def _applied(a: Term, b: Term, array: Floats) -> Floats:
     for number, (one, other) in enumerate(zip(a, b, strict=True)):
-        matrix = one.matrix(other, array.shape[number] // 2)
+        reach = array.shape[number] // 2
+        if one.up == 1 and 2 * len(one.weights) < reach:  # a narrow band of the matrix
+            array = _banded(one, other, array, number)
+            continue
+        matrix = one.matrix(other, reach)
         array = np.moveaxis(np.tensordot(matrix, array, (1, number)), 0, number)
     return array
+
+
+def _banded(one: Response, other: Response, array: Floats, axis: int) -> Floats:
+    """As `Response.matrix`, diagonal by diagonal."""
+    read = np.moveaxis(array, axis, 0)
+    reach, down = len(read) // 2, one.down
+    own = one.reach(reach)
+    found = np.zeros((2 * own + 1, *read.shape[1:]))
+    for step, weight in enumerate(_correlated(one.weights, other.weights), 1 - len(one.weights)):
+        # found[t] takes read[t·down − step], both counted from lag 0.
+        first = max(-own, -((reach - step) // down))
+        last = min(own, (reach + step) // down)
+        begin = first * down - step + reach
+        lines = read[begin : begin + (last - first) * down + 1 : down]
+        found[first + own : last + own + 1] += weight * lines
+    return np.moveaxis(found, 0, axis)
 
 
 def _correlated(a: Floats, b: Floats) -> Floats:

@@ -12,11 +12,12 @@ M(τ) is followed too (`mixing`), as far as other fixed weights will ask for it.
   Σ v / Π stride, as an output reads one in so many taps.
 * Averaging, fixed filters and resizing of weights w make M(∞)(Σw)² + Σ w w′(M(τ) − M(∞)) of M(0),
   of taps τ apart, and M(∞)(Σw)² of M(∞).
-* Max-pooling leaves them as they are.
+* Max-pooling makes what the largest of its window's values have, as far as the law of one is known
+  (`laws`), and passes E[σ′²] of that; values of a window share M(∞) and are independent otherwise.
 
 Where the size of the maps is known, what padding takes away from M(0) and M(∞) near their
-borders is followed pixel by pixel (`borders`): norms divide by the mean over all pixels, and
-activations and products have the gain of that mean.
+borders is followed pixel by pixel (`borders`): norms divide by the mean over all pixels, which
+laws along identities are of, too. Activations and products have the gains of pixels far from them.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class MeanField:
         if isinstance(layer, Conv | ConvTranspose | FullyConnected) and layer.depends_on_network:
             layer = self._drawn(layer, channels[node.inputs[0]], channels[node.name], sizes, node)
         elif isinstance(layer, Activation) and layer.depends_on_network:
-            layer = self._activation(layer, read[0].mean_square)
+            layer = self._activation(layer, read[0].square)
         elif isinstance(layer, Norm) and layer.mean_field:
             gain = layer.gain
             if layer.statistics != "lrn":
@@ -198,7 +199,7 @@ class MeanField:
         elif isinstance(layer, Multiply) and layer.mean_field:
             others = (read[:i] + read[i + 1 :] for i in range(len(read)))
             self.factors[node.name] = [
-                math.prod(signal.mean_square for signal in factors) for factors in others
+                math.prod(signal.square for signal in factors) for factors in others
             ]
             self._assume_mean_field()
         counts = [channels[i] for i in node.inputs]
@@ -220,6 +221,11 @@ class MeanField:
             signal = replace(signal, gaussian=mixes, centred=True, roots=roots)
         elif isinstance(layer, Input):
             signal = replace(signal, roots=frozenset((node.name,)))
+        if signal.borders is not None:
+            self.assumptions[
+                "near borders, where padding takes variance away, activations and products have "
+                "the gains of other pixels; slopes along identities are those of the mean over all"
+            ] = None
         if node.name in self.followed or node.name in self.pooled:
             signal = self._as_law(node, layer, signal)
         self.signals[node.name] = signal

@@ -113,6 +113,15 @@ def curves_of(layer: Activation, signal: Signal) -> Curves | Bent:
     return curves(layer.function, signal.square, layer.slope)
 
 
+def _values(curves: Curves | Bent, signal: Signal) -> Floats:
+    """E[σσ] at all lags; what pixels τ apart share is what those −τ apart do."""
+    if any(axis != {-t for t in axis} for axis in signal.lags):
+        return np.asarray(curves.values(signal.alike))
+    shares = signal.alike.ravel()
+    half = curves.values(shares[: len(shares) // 2 + 1])
+    return np.concatenate([half, half[: len(shares) // 2][::-1]]).reshape(signal.alike.shape)
+
+
 def activated(layer: Activation, signal: Signal) -> Signal:
     """Behind an activation; one that is not known counts as a multiplication by its gain."""
     if layer.known is None or layer.function == "identity":
@@ -122,7 +131,7 @@ def activated(layer: Activation, signal: Signal) -> Signal:
     far = covariance(layer.function, q, signal.far * q, layer.slope) / max(own.square, 1e-300)
     alike = np.ones_like(signal.alike)
     if signal.lags:
-        alike = np.asarray(curves_of(layer, signal).values(signal.alike)) / own.square
+        alike = _values(curves_of(layer, signal), signal) / own.square
     # What lies beyond the range of `square` is beyond that of the activation's bends, too.
     level = signal.level + math.log(max(own.square, 1e-300)) - math.log(q)
     borders = signal.borders
