@@ -313,6 +313,9 @@ class _Plan:
         if limit >= total:
             everything = slice(0, units[axis])
             return [(slice(0, total), everything, everything)]
+        too_many = _too_many(limit, total, f"more than {MOST_TILES} tiles along axis {axis}")
+        if total > limit * MOST_TILES:
+            raise too_many
         field = receptive_field(
             self.whole.network, self.node, image, ignore_global=self.ignore_global
         )
@@ -336,7 +339,7 @@ class _Plan:
             kept = slice(done - offset, end - offset)
             result.append((slice(start, stop), slice(done, end), kept))
             if len(result) > MOST_TILES:
-                raise _too_many(limit, total, f"more than {MOST_TILES} tiles along axis {axis}")
+                raise too_many
             done = end
             start = min((done - inner_first) // halo.units * halo.block, final)
         return result

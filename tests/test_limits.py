@@ -164,7 +164,6 @@ def test_more_tiles_than_anybody_can_use() -> None:
         tiles(net, 40_000, 20)
     with pytest.raises(InputError, match=r"more than 1048576 tiles along axis 0; .* larger tiles"):
         tiles(S(conv(), ndim=1), 10_000_000, 5)
-    assert len(tiles(net, 4_000, 100)) == 43**2
 
 
 def test_images_that_do_not_fit_are_not_drawn() -> None:
@@ -189,7 +188,8 @@ def test_figures_of_a_field_that_does_not_fit() -> None:
         with pytest.raises(PlanError, match=r"image of .* profile\(axis\)"):
             rf.plot.erf_figure(field)
 
-    assert traced(ask) < field.plan.formed / 2
+    ask()  # with what is imported at the first time
+    assert traced(ask) < field.plan.formed / 8
 
 
 def test_a_plan_says_what_is_promised() -> None:

@@ -136,10 +136,10 @@ def of_factored(
     is."""
     function = transfer_function(graph, node, input_node)
     if function.obstacle is not None or not function.operations:
-        lines = [factored.projected(graph, axis) for axis in range(graph.ndim)]
+        projected = [factored.projected(graph, axis) for axis in range(graph.ndim)]
         surveys = [
             survey(line, node, (u,), input_node, dtype, tail)
-            for line, u in zip(lines, unit, strict=True)
+            for line, u in zip(projected, unit, strict=True)
         ]
         return _of_lines(surveys, dtype)
     rank = factored.rank(graph, node, input_node)

@@ -103,7 +103,7 @@ def _conv_tile(shape: Sequence[int], k: tuple[int, ...], layers: int, size: int)
 def of_pass(axis: AxisMap, taps: Any, shape: Sequence[int], at: int, size: int) -> int:
     """Of a layer along one axis, whose result has this shape, on one thread."""
     if isinstance(axis, Table):
-        columns = axis.taps.shape[1]
+        columns: int = axis.taps.shape[1]
         return (8 + size) * columns * shape[at]
     if not isinstance(axis, Window) or taps is not None:
         return 0
