@@ -533,7 +533,7 @@ def test_wrong_shapes(call) -> None:
         assert "check" in str(error.value)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="with one to three spatial axes"):
-        call(made(), (1, 2))
+        call(made(), (2,))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_the_limit_is_kept_to_the_byte() -> None:
     assert rf.erf(network, memory_limit=plan.memory, **options).image.sum() > 0.99
     assert rf.plan(network, memory_limit=plan.memory, **options).fits
     assert not rf.plan(network, memory_limit=plan.memory - 1, **options).fits
-    with pytest.raises(PlanError, match=r"plan needs about .* raise memory_limit, or use an input"):
+    with pytest.raises(PlanError, match=r"plan needs about .* raise memory_limit, or use"):
         rf.plan(network, memory_limit=plan.working - 1, **options)
 
 
@@ -189,7 +189,7 @@ def test_layers_that_are_followed_one_by_one() -> None:
     fields = rf.erf(network, layers="all", memory_limit=2 * needed, **options)
     assert sum(field.plan.formed for field in fields.values()) > 2 * needed
     with pytest.raises(PlanError, match="the fields of all 20 layers need"):
-        rf.erf(network, layers="all", memory_limit=needed // 2, **options)
+        rf.erf(network, layers="all", memory_limit=needed // 10, **options)
 
 
 def test_another_engine_that_leaves_factors() -> None:

@@ -7,6 +7,7 @@ themselves after N roundings in sequence, hence by no more of the peak.
 from __future__ import annotations
 
 import math
+import tracemalloc
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -764,5 +765,10 @@ def test_forecasts(name: str) -> None:
 
 def test_a_forecast_holds_no_pixels() -> None:
     place = where(residual(200, (3, 5)), 4096)
+    tracemalloc.start()
     forecast = of_recompressed(*place, np.dtype(np.float64), None, 1e-12)
-    assert forecast.memory > 4096 * 4096 * 8
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    seen = (200 * 2 + 1) * (200 * 4 + 1) * 8
+    assert seen < forecast.memory < 4096 * 4096 * 8  # rows that nothing is seen of are not formed
+    assert peak < forecast.memory / 4

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastrf.engine import cost, factored, spectral
 from fastrf.engine.cost import Costs, dtype_factor
+from fastrf.engine.memory import room_for
 from fastrf.engine.reach import tail_nats
 from fastrf.engine.rehearsal import Survey, survey
 from fastrf.engine.scaled import Headroom
@@ -103,8 +104,11 @@ def of_direct_unseen(
     tol: float = 0.0,
 ) -> Forecast:
     """As `of_direct`, on a device whose values nobody looks at (`sight.DeviceSight`): windows are
-    whole, and no call takes all layers. In the time of the CPU, as all forecasts."""
-    return _of_survey(survey(graph, node, unit, input_node, dtype, tail, seen=False))
+    whole, and no call takes all layers. In the time of the CPU, as all forecasts; a buffer more than
+    the walk is known to take, for what its kernels take on that device."""
+    found = survey(graph, node, unit, input_node, dtype, tail, seen=False)
+    more = dtype.itemsize * room_for(found.largest)
+    return _of_survey(replace(found, walked=found.walked + more, finish=found.finish + more))
 
 
 def _of_survey(found: Survey) -> Forecast:
@@ -188,7 +192,7 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
         cost.PROFILES_SECONDS + sum(found.fixed for found in surveys),
         sum(found.shared for found in surveys)
         + 1e-9 * dtype_factor(dtype) * pixels * cost.WRITE_NANOSECONDS,
-        max(walks, formed) + lines,
+        max(walks, formed) + lines + len(surveys) * cost.FIELD_BYTES,
         pixels,
         formed=max(0, formed - walks),
     )

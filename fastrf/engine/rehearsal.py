@@ -336,7 +336,9 @@ class Rehearsal:
             before.append(shape[i] - axis.span)
         pixels = math.prod(shape)
         buffer = self.pool.take(pixels)
-        if pixels < 2 * TILE_CELLS:
+        if not self.seen:
+            self._note(0)
+        elif pixels < 2 * TILE_CELLS:
             self._note(scratch.of_sweep(layer, layers, shape, self.size, 1))
         else:
             for workers in (1, 2):
@@ -346,7 +348,7 @@ class Rehearsal:
         # Simpson's rule, for the layers one by one.
         mean = (image.pixels + 4 * math.prod(middle) + pixels) / 6
         self._work(pixels, _run_cost(move, layers))
-        self.cells += (layers - 1) * pixels
+        self.cells += _updates(image.shape, shape, layers)
         self.alone += layers * mean * self._traits(move).alone
         for last in (before, shape)[-layers:]:
             self.slots.step()
@@ -393,9 +395,13 @@ class Rehearsal:
             for i, axis, taps, nanoseconds in traits.passes:
                 shape[i] = whole[i]
                 growth = _growth(axis, taps, spans[i][1])
-                beside = scratch.of_pass(axis, taps, shape, i, self.size)
+                if self.seen:
+                    beside = scratch.of_pass(axis, taps, shape, i, self.size)
+                else:  # sums from either end of each window (`kernels.cuda._windows`)
+                    beside = 2 * self.size * image.pixels if taps is None else 0
                 image = self._passed(image, tuple(shape), growth, beside)
                 self._work(image.pixels, nanoseconds)
+        self.cells += math.prod(whole)
         self.alone += math.prod(whole) * traits.alone
         self.slots.move(math.prod(whole), _aside(move, entered, whole))
         self.slots.beside = max(self.slots.beside, _beside(move, entered, whole, self.size))
@@ -444,6 +450,7 @@ class Rehearsal:
             self.pool.let_go(lowered.buffer)
         self.fixed += cost.SUM_SECONDS
         self._work(pixels, cost.BOX_NANOSECONDS)
+        self.cells += pixels
         self.alone += pixels * cost.BOX_NANOSECONDS
         return Image(reach, shape, pixels, max(lowered.peak, b.peak) + 1, buffer)
 
@@ -498,16 +505,15 @@ class Rehearsal:
         return spans
 
     def _note(self, beside: int, workers: int = 0) -> None:
-        """Notes what is held now, with so many bytes that a kernel of the CPU takes beside the
-        pool; of 0 workers, any number."""
-        held = self.size * self.pool.total + (beside if self.seen else 0)
+        """Notes what is held now, with so many bytes that a kernel takes beside the pool; of 0
+        workers, any number."""
+        held = self.size * self.pool.total + beside
         if workers < 2:
             self.most = max(self.most, held)
         if workers != 1:
             self.most_of_two = max(self.most_of_two, held)
 
     def _work(self, pixels: int, nanoseconds: float) -> None:
-        self.cells += pixels
         self.nanoseconds += pixels * nanoseconds
         self.largest = max(self.largest, pixels)
 
@@ -598,6 +604,18 @@ def _aside(move: SpatialMap, y: Sequence[int], x: Sequence[int]) -> int:
     if len(y) < 3 or (isinstance(move.axes[0], Window) and move.axes[0].kernel == 1):
         return 0
     return x[0] * math.prod(y[1:])
+
+
+def _updates(before: Sequence[int], behind: Sequence[int], layers: int) -> int:
+    """Pixels of all layers of a run, in which every side grows by as much in each."""
+    n = layers
+    # Σ lᵏ over the layers, and by k the coefficients of the product of the sides of layer l.
+    sums = (n, n * (n + 1) // 2, n * (n + 1) * (2 * n + 1) // 6, (n * (n + 1) // 2) ** 2)
+    a, b, c, d = 1, 0, 0, 0
+    for first, last in zip(before, behind, strict=True):
+        grown = (last - first) // n
+        a, b, c, d = first * a, first * b + grown * a, first * c + grown * b, first * d + grown * c
+    return a * sums[0] + b * sums[1] + c * sums[2] + d * sums[3]
 
 
 LONG = 6

@@ -185,6 +185,10 @@ LINE_BYTES = 80
 """What one frequency along an axis takes while those that matter are found (tracemalloc)."""
 
 
+LONGEST_LINE = 1 << 20
+"""Frequencies along an axis that are looked at one by one in a forecast."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What `propagate_spectral` will do.
@@ -207,6 +211,10 @@ def outlook(
 ) -> Outlook:
     """Of a field without an `obstacle`, with dtype and options as of `propagate_spectral`."""
     frame = _Frame.around(_Reach.of(function), tail, tol)
+    if max(frame.periods) > LONGEST_LINE:  # what follows would itself take as long lines
+        pixels = math.prod(last - first + 1 for first, last in frame.windows)
+        points = math.prod(frame.periods)
+        return Outlook(frame.windows, points, points, 16 * points + 16 * pixels)
     grid = [
         Axis.of(function, a, window, period, frame.threshold)
         for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True))

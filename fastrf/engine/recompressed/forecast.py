@@ -65,7 +65,7 @@ CORE_NANOSECONDS = 8.0
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 16
+WORKING_BYTES = 1 << 18
 """What is at work besides: matrices, a few rows, Python's own."""
 
 POWER_NUMBERS = 110
@@ -254,7 +254,9 @@ class Counts:
         elif signed and len(shape) > 2:
             self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
         else:
-            self._full(columns + terms * shape[0] + pixels)
+            # Rows times weights, which are a copy before that where not all rows are seen.
+            rows = terms * shape[0] * (1 + (shape[0] < window[0]))
+            self._full(columns + rows + pixels)
             # In a narrower type, and which are too small; that cuts off some of them.
             narrow = pixels * self.size / 8 if self.size < 8 else 0
             self._full(pixels + narrow + pixels / 8)

@@ -28,6 +28,8 @@ def _pad(op: Op) -> Result:
     axes = op.operand(3, "axes") or list(range(rank))
     ends = {op.axis(a, rank): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
     pairs = {axis: pair for axis, pair in ends.items() if any(pair)}
+    if any(d.label < 1 for axis in pairs for d in (x.axes or ())[axis]):
+        refuse(f"pads the batch or the channels of a tensor of shape {x.dims}")
     mode: Any = _PAD_MODES[op.choice(*("mode", *_PAD_MODES))]
     return padded(op, x, pairs, mode)
 
