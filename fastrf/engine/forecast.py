@@ -104,8 +104,8 @@ def of_direct_unseen(
     tol: float = 0.0,
 ) -> Forecast:
     """As `of_direct`, on a device whose values nobody looks at (`sight.DeviceSight`): windows are
-    whole, and no call takes all layers. In the time of the CPU, as all forecasts; a buffer more than
-    the walk is known to take, for what its kernels take on that device."""
+    whole, and no call takes all layers. In the time of the CPU, as all forecasts; with a buffer for
+    what kernels hold on that device."""
     found = survey(graph, node, unit, input_node, dtype, tail, seen=False)
     more = dtype.itemsize * room_for(found.largest)
     return _of_survey(replace(found, walked=found.walked + more, finish=found.finish + more))
