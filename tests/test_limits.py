@@ -7,10 +7,7 @@ with: a few of each kind, and random ones.
 
 from __future__ import annotations
 
-import gc
 import random
-import tracemalloc
-from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastrf.kernels import load
+from test_over_limit import traced
 
 import fastrf as rf
 from fastrf.engine import ENGINES
@@ -93,18 +91,6 @@ CASES: dict[str, Case] = {
     "channels": (S(rf.Input(3), *weighted(3, *[96] * 4)), 100, "float64"),
     "few channels, float32": (S(rf.Input(1), *weighted(1, *[8] * 14, k=7)), None, "float32"),
 } | {f"drawn {n}": (*drawn(n), ("float64", "float32")[n % 2]) for n in range(8)}  # fmt: skip
-
-
-def traced(run: Callable[[], Any]) -> int:
-    """Bytes at the fullest moment."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        run()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 @cache

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastrf.importers.cutting import only_slower, refastened
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
+from fastrf.importers.layout import BATCH, CHANNEL, Axis, Const, Map, size
 from fastrf.importers.mixing import contracted, kernel_of, matrix_of, reduced, turned
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
@@ -181,7 +181,7 @@ def _reduced(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
     return reduced(op, x, gone, mean, keep)
 
 
-def _left(x: Map, gone: Collection[int], keep: bool) -> tuple[tuple, ...]:  # type: ignore[type-arg]
+def _left(x: Map, gone: Collection[int], keep: bool) -> tuple[Axis, ...]:
     return tuple(
         () if p in gone else axis for p, axis in enumerate(x.axes or ()) if keep or p not in gone
     )

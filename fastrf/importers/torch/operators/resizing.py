@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastrf.importers.cutting import picked
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import CHANNEL, Map
+from fastrf.importers.layout import CHANNEL, Map, known
 from fastrf.importers.operator import Result
 from fastrf.importers.padding import padded, spatial_label
 from fastrf.importers.spelling import spell
@@ -147,8 +147,7 @@ def _scales(op: Op, x: Map) -> list[Fraction]:
 
 def _numbered(op: Op) -> Sequence[float] | None:
     names = ("scales",) if op.ndim == 1 else ("scales_d", "scales_h", "scales_w")[-op.ndim :]
-    found = [op.arguments.get(name) for name in names]
-    return None if None in found else found  # type: ignore[return-value]
+    return known([op.arguments.get(name) for name in names])
 
 
 def _fraction(value: float) -> Fraction:
