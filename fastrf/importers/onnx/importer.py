@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from fastrf.errors import FastrfError, UnsupportedOperator
+from fastrf.importers.composed import reached
 from fastrf.importers.failing import fail, line, refuse
 from fastrf.importers.layout import Const, Map, Value
 from fastrf.importers.onnx.folding import fold
@@ -76,7 +77,7 @@ class Importer:
         if not outputs:
             fail(self.source, "no output depends on a map; check which tensors the graph returns")
         return Network(
-            self.nodes.values(),
+            reached(self.nodes, outputs.values()),
             list(dict.fromkeys(outputs.values())),
             ndim=self.graph.ndim,
             name=name,
