@@ -63,10 +63,9 @@ def composed(nodes: Mapping[str, Node], factors: Sequence[str]) -> Composed | No
 
 def completed(node: Node, factor: float) -> str | None:
     """The activation that a node becomes by a factor that it lacks; None where it is none."""
-    for name, own in _SPELLINGS.values():
-        if isinstance(node.layer, Activation) and node.layer.function == lacking(name):
-            return name if _near(factor, own) else None
-    return None
+    given = node.layer.function if isinstance(node.layer, Activation) else None
+    spellings = _SPELLINGS.values()
+    return next((n for n, own in spellings if given == lacking(n) and _near(factor, own)), None)
 
 
 def reached(nodes: Mapping[str, Node], ends: Iterable[str]) -> list[Node]:

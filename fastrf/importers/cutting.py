@@ -10,7 +10,7 @@ from fastrf.importers.layout import BATCH, CHANNEL, Digit, Map, broadcast, join,
 from fastrf.importers.operator import Operator
 from fastrf.importers.padding import padded
 from fastrf.importers.spelling import spell
-from fastrf.layers import ChannelShuffle, ChannelSlice, Concat, Crop, Layer, MaxPool
+from fastrf.layers import ChannelShuffle, ChannelSlice, Concat, Crop, Identity, Layer, MaxPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +143,26 @@ def _wrapped(op: Operator, x: Map, pieces: Sequence[Map], axis: int) -> Map | No
     if label <= CHANNEL or digits != x.whole(label) or count is None:
         return None
     cuts = [_ends_cut(op, piece, x, label) for piece in pieces]
-    whole = cuts.index((0, 0)) if (0, 0) in cuts else -1
-    low = high = 0
-    for place, ends in enumerate(cuts):
-        if place == whole - 1 and ends is not None and ends[1] == 0:
-            low = count - ends[0]
-        elif place == whole + 1 and ends is not None and ends[0] == 0:
-            high = count - ends[1]
-        elif place != whole:
-            return None
-    return padded(op, x, {axis: (low, high)}, "circular") if whole >= 0 else None
+    middle = 1 if len(cuts) == 3 else 0 if cuts[0] == (0, 0) else len(cuts) - 1
+    before, behind = cuts[:middle], cuts[middle + 1 :]
+    if cuts[middle] != (0, 0) or len(before) > 1 or len(behind) > 1:
+        return None
+    low = [count - ends[0] for ends in before if ends is not None and ends[1] == 0]
+    high = [count - ends[1] for ends in behind if ends is not None and ends[0] == 0]
+    if len(low) < len(before) or len(high) < len(behind):
+        return None
+    return padded(op, x, {axis: (sum(low), sum(high))}, "circular")
 
 
 def _ends_cut(op: Operator, piece: Map, x: Map, label: int) -> tuple[int, int] | None:
     """By how many pixels of a spatial axis a map is shorter than x at both ends; None where it is
     none that is cut out of x along that axis alone."""
-    if piece == x:
+    name = piece.node
+    while name != x.node and isinstance(op.node(name).layer, Identity):
+        (name,) = op.node(name).inputs
+    if name == x.node:
         return 0, 0
-    node = op.node(piece.node)
+    node = op.node(name)
     if not isinstance(node.layer, Crop) or node.inputs != (x.node,):
         return None
     amounts = list(node.layer.bind(op.ndim).amount)
