@@ -1027,14 +1027,6 @@ def test_the_model_given_is_not_changed():
 # --- refusals -------------------------------------------------------------------------------
 
 
-def subgraph():
-    body = helper.make_graph(
-        [node("Relu", "x", "r")], "body", [], [helper.make_value_info("r", onnx.TypeProto())]
-    )
-    choice = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
-    return make([choice], constants={"c": np.array(True)})
-
-
 UNSUPPORTED = {
     "concat in space": (
         make([node("Relu", "x", "r"), node("Concat", "x,r", axis=2)]), "spatial axis",
@@ -1046,7 +1038,6 @@ UNSUPPORTED = {
         "spatial axis",
     ),
     "concat with constant": (one("Concat", (1, 2, 8, 6), axis=1), "constant"),
-    "subgraph": (subgraph(), "subgraph"),
     "reverse": (slices([-1], [-99], [2], [-1]), "backwards"),
     "crop and resize": (
         resize([1, 1, 2, 2], mode="linear", coordinate_transformation_mode="tf_crop_and_resize"),

@@ -108,7 +108,8 @@ def _common(nodes: Mapping[str, Node], ends: Sequence[str]) -> tuple[str, list[s
             node = nodes[name]
             reads[name] = node.inputs if isinstance(node.layer, _POINTWISE) else ()
             waiting.extend(reads[name])
-    left, between = set(ends), []
+    left = set(ends)
+    between: list[str] = []
     for name in reversed([*TopologicalSorter(reads).static_order()]):
         if left == {name}:
             return name, between

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import CHANNEL, Const, Map
+from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, join
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
@@ -122,6 +126,38 @@ def _transposed_padding(
         small, large = total // 2, total - total // 2
         padding.append((small, large) if op.attr("auto_pad") == "SAME_UPPER" else (large, small))
     return tuple(padding), more
+
+
+# --- spectra --------------------------------------------------------------------------------
+
+
+@handles("STFT")
+def _stft(op: Op) -> Result:
+    """A convolution with the waves of a window, real and imaginary parts beside each other."""
+    x = op.x
+    window = op.input(2)
+    stated = None if window is None else op.weight_shape(2)[0]
+    length = op.operand(3, "frame_length", stated)
+    if length is None or stated not in (None, length):
+        refuse(f"has frames of {length} and a window of {stated}; pad the window with zeros")
+    bins = length // 2 + 1 if op.flag("onesided", 1) else length
+    if op.ndim != 1 or x.extent[CHANNEL] != 1 or not x.holds_grid((x.axes or ((), ()))[1]):
+        refuse(f"reads a tensor of shape {x.dims}, which is no real signal (N, T) or (N, T, 1)")
+    layer = Conv(length, stride=op.operand(1, "frame_step"), channels=2 * bins)
+    if not op.weighting.compensated:
+        curve = window.array if isinstance(window, Const) else np.ones(length)
+        waves = None if curve is None else _waves(curve, length, bins)
+        layer = replace(op.weighting, init=None, trained=True).weighted(layer, waves, 1)
+    after = op.grid(replace(x, axes=x.standard), layer)
+    parts = (Digit(CHANNEL, bins, 2),), (Digit(CHANNEL, 2),)
+    return replace(after, axes=(after.whole(BATCH), after.whole(1), *map(join, parts)))
+
+
+def _waves(window: NDArray[Any], length: int, bins: int) -> Const:
+    """cos and −sin of every frequency under a window."""
+    phase = 2 * np.pi * np.outer(np.arange(bins), np.arange(length)) / length
+    waves = np.stack([np.cos(phase), -np.sin(phase)], axis=1) * window
+    return Const.of(waves.reshape(2 * bins, 1, length))
 
 
 # --- pooling --------------------------------------------------------------------------------
