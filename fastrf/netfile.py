@@ -317,6 +317,7 @@ class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.count = 0
+        self.read: dict[str, Layer] = {}
 
     def fail(self, place: str, message: str) -> NoReturn:
         _fail(self.source, f"{place}: {message}" if place else message)
@@ -517,10 +518,22 @@ class _Reader:
             place = f"{place} ({short(name)})"
             self._type(table, place, LAYERS)
             self._tally(1, place)
-            layer = self._layer(table, place, ndim, ("name", "inputs"))
+            layer = self._layer_of_node(table, place, ndim)
             inputs = self._names(table.get("inputs", ()), f"{place}: inputs")
             nodes.append(Node(name, layer, inputs))
         return nodes
+
+    def _layer_of_node(self, table: Mapping[str, Any], place: str, ndim: int | None) -> Layer:
+        """As `_layer`; of layers that are spelled alike, one is read."""
+        own = ("name", "inputs")
+        try:
+            spelled = json.dumps({k: v for k, v in table.items() if k not in own}, sort_keys=True)
+        except (TypeError, ValueError):  # not out of a file
+            return self._layer(table, place, ndim, own)
+        layer = self.read.get(spelled)
+        if layer is None:
+            layer = self.read[spelled] = self._layer(table, place, ndim, own)
+        return layer
 
 
 def _integer(value: Any) -> bool:
