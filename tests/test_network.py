@@ -182,9 +182,6 @@ def test_bound_networks_are_their_own() -> None:
     assert net != "n"
 
 
-# --- building --------------------------------------------------------------------------------
-
-
 def test_equal_layers_are_bound_as_one() -> None:
     class Kept(Identity):
         __hash__ = None  # type: ignore[assignment]
@@ -193,6 +190,9 @@ def test_equal_layers_are_bound_as_one() -> None:
     _, first, spelled, other, *kept = Sequential(*layers).bound.nodes.values()
     assert first.layer is spelled.layer is not other.layer
     assert kept[0].layer is not kept[1].layer
+
+
+# --- building --------------------------------------------------------------------------------
 
 
 def test_automatic_names() -> None:
