@@ -399,6 +399,20 @@ class _Reader:
     def _layer(
         self, table: Mapping[str, Any], place: str, ndim: int | None, extra: tuple[str, ...]
     ) -> Layer:
+        """Of layers that are spelled alike, but for what is `extra`, one is read."""
+        try:
+            own = {k: v for k, v in table.items() if k not in extra}
+            spelled = json.dumps([ndim, own], sort_keys=True)
+        except (TypeError, ValueError):  # not out of a file
+            return self._read_layer(table, place, ndim, extra)
+        layer = self.read.get(spelled)
+        if layer is None:
+            layer = self.read[spelled] = self._read_layer(table, place, ndim, extra)
+        return layer
+
+    def _read_layer(
+        self, table: Mapping[str, Any], place: str, ndim: int | None, extra: tuple[str, ...]
+    ) -> Layer:
         kind = table["type"]
         cls = LAYERS[kind]
         known = {f.name: f for f in fields(cls)}
@@ -518,22 +532,10 @@ class _Reader:
             place = f"{place} ({short(name)})"
             self._type(table, place, LAYERS)
             self._tally(1, place)
-            layer = self._layer_of_node(table, place, ndim)
+            layer = self._layer(table, place, ndim, ("name", "inputs"))
             inputs = self._names(table.get("inputs", ()), f"{place}: inputs")
             nodes.append(Node(name, layer, inputs))
         return nodes
-
-    def _layer_of_node(self, table: Mapping[str, Any], place: str, ndim: int | None) -> Layer:
-        """As `_layer`; of layers that are spelled alike, one is read."""
-        own = ("name", "inputs")
-        try:
-            spelled = json.dumps({k: v for k, v in table.items() if k not in own}, sort_keys=True)
-        except (TypeError, ValueError):  # not out of a file
-            return self._layer(table, place, ndim, own)
-        layer = self.read.get(spelled)
-        if layer is None:
-            layer = self.read[spelled] = self._layer(table, place, ndim, own)
-        return layer
 
 
 def _integer(value: Any) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -115,17 +118,34 @@ def gaussian_distance(image: Array | Image) -> float:
     image = image.cropped(box)
     offsets = [x[first:stop] for x, (first, stop) in zip(offsets, box, strict=True)]
 
+    axes = range(image.ndim)
+    crossed = [
+        (a, b)
+        for a, b in itertools.combinations(axes, 2)
+        if abs(precision[a, b]) * np.ptp(offsets[a]) * np.ptp(offsets[b]) > _NEGLIGIBLE
+    ]
+    lines = [np.exp(-0.5 * precision[a, a] * x * x) for a, x in enumerate(offsets)]
+
     def gaussian(first: int, block: Array) -> Array:
+        def spread_out(vectors: Sequence[np.ndarray]) -> list[Array]:
+            own = [vectors[0][first : first + len(block)], *vectors[1:]]
+            return [along(xp.asarray(own[a]), a, block.ndim) for a in axes]
+
         xp = namespace(block)
-        own = [offsets[0][first : first + len(block)], *offsets[1:]]
-        places = [along(xp.asarray(x), axis, block.ndim) for axis, x in enumerate(own)]
-        exponent = sum(-0.5 * float(precision[a, a]) * x * x for a, x in enumerate(places))
-        for a, b in zip(*np.nonzero(np.triu(precision, 1)), strict=True):
-            exponent = exponent - float(precision[a, b]) * places[a] * places[b]
+        if not crossed:
+            return reduce(operator.mul, spread_out(lines))
+        # In one exponent: the factors alone would overflow where axes have much in common.
+        x = spread_out(offsets)
+        exponent = sum(-0.5 * float(precision[a, a]) * x[a] * x[a] for a in axes)
+        for a, b in crossed:
+            exponent = exponent - float(precision[a, b]) * x[a] * x[b]
         return xp.exp(exponent)
 
-    # Twice over the blocks: the Gaussian is normalised before anything is compared with it.
-    whole = math.fsum(sum_of(gaussian(*part)) for part in image.blocks())
+    # It is normalised before anything is compared with it.
+    if crossed:
+        whole = math.fsum(sum_of(gaussian(*part)) for part in image.blocks())
+    else:
+        whole = math.prod(float(line.sum()) for line in lines)
     distance = 0.0
     for first, block in image.blocks():
         xp = namespace(block)
