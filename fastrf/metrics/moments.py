@@ -19,6 +19,9 @@ from fastrf.metrics.given import per_axis
 # Gaussian: a rounding of the sums.
 _NEGLIGIBLE = 2.0**-52
 
+# Correlations that roundings of the sums make.
+_UNCORRELATED = 2.0**-48
+
 # A Gaussian has 2.3e-19 of its mass beyond so many deviations.
 _FAR = 9.0
 
@@ -95,7 +98,8 @@ def gaussian_distance(image: Array | Image) -> float:
     covariance C.
 
     The ends of an axis that lie beyond nine deviations from the mean and hold less than 2⁻⁵² of
-    the mass are left out, which moves the result by 1e-15 at the most.
+    the mass are left out, which moves the result by 1e-15 at the most, and so does a correlation
+    of two axes up to 2⁻⁴⁸, which counts as none.
 
     Raises InputError where the covariance is singular (all mass on a point or on a line).
     """
@@ -122,7 +126,7 @@ def gaussian_distance(image: Array | Image) -> float:
     crossed = [
         (a, b)
         for a, b in itertools.combinations(axes, 2)
-        if abs(precision[a, b]) * np.ptp(offsets[a]) * np.ptp(offsets[b]) > _NEGLIGIBLE
+        if abs(spread[a, b]) > _UNCORRELATED * math.sqrt(spread[a, a] * spread[b, b])
     ]
     lines = [np.exp(-0.5 * precision[a, a] * x * x) for a, x in enumerate(offsets)]
 
