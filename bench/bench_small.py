@@ -23,7 +23,7 @@ import pytest
 from fastrf.kernels import load
 
 import fastrf as rf
-from fastrf.engine import direct
+from fastrf.engine import direct, program
 from fastrf.engine.program import program_of
 from fastrf.lowering import lower
 
@@ -39,7 +39,7 @@ NETWORKS = {
 pytestmark = pytest.mark.benchmark(timer=time.thread_time, min_rounds=5, max_time=0.5)
 
 
-def engine(network, size, unit="center", tiles=direct.TILES_IN_ONE_CALL, dtype="float64"):
+def engine(network, size, unit="center", tiles=program.TILES_IN_ONE_CALL, dtype="float64"):
     """A call of the direct engine, one thread, on images of up to so many tiles in one call."""
     graph = lower(network, size)
     node = graph.output_node(None)
@@ -47,14 +47,14 @@ def engine(network, size, unit="center", tiles=direct.TILES_IN_ONE_CALL, dtype="
 
     def call():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(direct, "TILES_IN_ONE_CALL", tiles)
+            patch.setattr(program, "TILES_IN_ONE_CALL", tiles)
             return direct.propagate(*where, kernels=load(), dtype=dtype)
 
     call()  # compiles, translates and plans
     return call
 
 
-WAYS = {"one call": direct.TILES_IN_ONE_CALL, "layers": 0}
+WAYS = {"one call": program.TILES_IN_ONE_CALL, "layers": 0}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

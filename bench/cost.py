@@ -20,7 +20,7 @@ import fastrf as rf
 from bench.cases import CASES, network_of, plan_of
 from bench.record import duration, seconds, table, write
 from fastrf import zoo
-from fastrf.engine import ENGINES, cost, direct
+from fastrf.engine import ENGINES, cost, program
 from fastrf.lowering import lower
 
 PATIENCE = 20.0
@@ -128,7 +128,7 @@ def _run(
     """The median time of the verb on one thread, for a network that it has seen before, and what
     its plan counted; with small images layer by layer, or in one call."""
     found: list[rf.ERF] = []
-    tiles = direct.TILES_IN_ONE_CALL
+    tiles = program.TILES_IN_ONE_CALL
 
     def field() -> None:
         found[:] = [rf.erf(network, workers=1, **options)]
@@ -136,7 +136,7 @@ def _run(
             _ = found[0].image
 
     try:
-        direct.TILES_IN_ONE_CALL = tiles if one_call else 0
+        program.TILES_IN_ONE_CALL = tiles if one_call else 0
         taken = seconds(field, clock=time.process_time)
         graph = lower(network, options.get("input_size"))
         where = (graph, graph.output_node(None))
@@ -144,7 +144,7 @@ def _run(
         dtype = np.dtype(options.get("dtype", "float64"))
         fixed = ENGINES["direct"].forecast(*where, *unit, dtype, None, 0.0).fixed
     finally:
-        direct.TILES_IN_ONE_CALL = tiles
+        program.TILES_IN_ONE_CALL = tiles
     plan = found[0].plan
     return {
         "seconds": taken,

@@ -317,6 +317,7 @@ class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.count = 0
+        self.read: dict[str, Layer] = {}
 
     def fail(self, place: str, message: str) -> NoReturn:
         _fail(self.source, f"{place}: {message}" if place else message)
@@ -396,6 +397,20 @@ class _Reader:
         return kind
 
     def _layer(
+        self, table: Mapping[str, Any], place: str, ndim: int | None, extra: tuple[str, ...]
+    ) -> Layer:
+        """Of layers that are spelled alike, but for what is `extra`, one is read."""
+        try:
+            own = {k: v for k, v in table.items() if k not in extra}
+            spelled = json.dumps([ndim, own], sort_keys=True)
+        except (TypeError, ValueError):  # not out of a file
+            return self._read_layer(table, place, ndim, extra)
+        layer = self.read.get(spelled)
+        if layer is None:
+            layer = self.read[spelled] = self._read_layer(table, place, ndim, extra)
+        return layer
+
+    def _read_layer(
         self, table: Mapping[str, Any], place: str, ndim: int | None, extra: tuple[str, ...]
     ) -> Layer:
         kind = table["type"]

@@ -144,15 +144,18 @@ class Network:
         """This network with its number of axes fixed and every layer checked and spelled out."""
         ndim = self.ndim if self.ndim is not None else self._implied_ndim()
         nodes = {}
-        # Blocks that repeat share their layers, so each layer object is bound once.
+        # Blocks that repeat share their layers, so each layer object is bound once; equal ones
+        # become one object, so that what is made of them is made once.
         layers: dict[int, Layer] = {}
+        unlike: dict[Layer, Layer] = {}
         for node in self.nodes.values():
             layer = layers.get(id(node.layer))
             if layer is None:
                 try:
-                    layer = layers[id(node.layer)] = node.layer.bind(ndim)
+                    layer = node.layer.bind(ndim)
                 except InputError as error:
                     raise type(error)(f"{node.name}: {error}") from None
+                layer = layers[id(node.layer)] = _one_of(layer, unlike)
             nodes[node.name] = Node(node.name, layer, node.inputs)
         bound = self.with_nodes(nodes)
         bound.ndim, bound.lowered = ndim, self.lowered
@@ -780,6 +783,14 @@ def _signature(layer: Layer) -> str:
     values = {f.name: _plain(getattr(layer, f.name)) for f in fields(layer)}
     known = {k: v for k, v in values.items() if v is not None}
     return json.dumps([type(layer).__name__, known], sort_keys=True, allow_nan=False)
+
+
+def _one_of(layer: Layer, unlike: dict[Layer, Layer]) -> Layer:
+    """The first of all layers that equal this one."""
+    try:
+        return unlike.setdefault(layer, layer)
+    except TypeError:  # a value of a layer that is not ours may have no hash
+        return layer
 
 
 def _canonical(network: Network) -> str:

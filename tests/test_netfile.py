@@ -330,6 +330,24 @@ REFUSED = {
 }  # fmt: skip
 
 
+def test_nodes_spelled_alike_are_read_once_and_no_others():
+    def node(name, **values):
+        return {"name": name, "type": "Conv", "inputs": ["input"], "kernel": 3, **values}
+
+    def taps(last):  # longer than what NumPy's text of an array shows
+        return np.r_[np.ones(2000), last, np.ones(2000)]
+
+    same = netfile.from_dict({"nodes": [node("a", stride=1), node("b", stride=1)]}).nodes
+    assert same["a"].layer is same["b"].layer
+    with pytest.raises(NetworkFileError, match=r"nodes\[1\] \('b'\): Conv: stride=True"):
+        netfile.from_dict({"nodes": [node("a", stride=1), node("b", stride=True)]})
+    with pytest.raises(NetworkFileError, match=r"nodes\[1\] \('b'\): Conv: stride=1\.0"):
+        netfile.from_dict({"nodes": [node("a", stride=1), node("b", stride=1.0)]})
+    listed = [node(n, kernel=4001, taps=taps(v)) for n, v in (("a", 5.0), ("b", 6.0))]
+    found = netfile.from_dict({"ndim": 1, "nodes": listed}).nodes
+    assert [found[n].layer.taps[2000] for n in "ab"] == [5.0, 6.0]
+
+
 @pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused_content_says_where_what_and_why(content, words):
     with pytest.raises(NetworkFileError) as caught:

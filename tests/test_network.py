@@ -182,6 +182,16 @@ def test_bound_networks_are_their_own() -> None:
     assert net != "n"
 
 
+def test_equal_layers_are_bound_as_one() -> None:
+    class Kept(Identity):
+        __hash__ = None  # type: ignore[assignment]
+
+    layers = (Conv(3), Conv((3, 3)), Conv(3, gain=2.0), Kept(), Kept())
+    _, first, spelled, other, *kept = Sequential(*layers).bound.nodes.values()
+    assert first.layer is spelled.layer is not other.layer
+    assert kept[0].layer is not kept[1].layer
+
+
 # --- building --------------------------------------------------------------------------------
 
 

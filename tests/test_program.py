@@ -26,7 +26,7 @@ from test_engines import CASES, expected, units
 
 import fastrf as rf
 from fastrf.analytic.polynomial import exact_profile, profile_float
-from fastrf.engine import direct, threads
+from fastrf.engine import direct, program, threads
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import Everything, Spread, Table, Window
@@ -56,7 +56,7 @@ def one_call(graph: PlaneGraph, node: str, unit: tuple[int, ...], dtype: Any = "
 def layer_by_layer(graph: PlaneGraph, node: str, unit: tuple[int, ...], **options: Any) -> Any:
     kernels = Counted()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(direct, "TILES_IN_ONE_CALL", 0)
+        patch.setattr(program, "TILES_IN_ONE_CALL", 0)
         found = direct.propagate(graph, node, unit, "input", kernels=kernels, **options)
     assert kernels.walks == 0
     return found
@@ -416,7 +416,7 @@ def test_no_path() -> None:
     ],
 )
 def test_small_images_go_in_one_call(size: int, options: dict[str, Any], small: bool) -> None:
-    assert direct.TILES_IN_ONE_CALL * threads.TILE_CELLS == 512**2
+    assert program.TILES_IN_ONE_CALL * threads.TILE_CELLS == 512**2
     graph = lower(rf.Sequential(rf.SqueezeExcite()), size)
     kernels, shares = Counted(), []
     direct.propagate(

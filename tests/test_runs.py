@@ -23,7 +23,7 @@ from fastrf.kernels import load
 
 import fastrf as rf
 from fastrf.device import resolve
-from fastrf.engine import direct, spectral, threads
+from fastrf.engine import direct, program, spectral, threads
 from fastrf.engine.chains import (
     MOST_TAPS,
     SMALLEST_TAP,
@@ -46,7 +46,7 @@ HUGE = 2.0**900
 @pytest.fixture(autouse=True)
 def _layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images, too, go layer by layer here; tests/test_program.py has them in one call."""
-    monkeypatch.setattr(direct, "TILES_IN_ONE_CALL", 0)
+    monkeypatch.setattr(program, "TILES_IN_ONE_CALL", 0)
 
 
 def taps(*shape: int) -> np.ndarray:

@@ -32,6 +32,7 @@ from fastrf.sweep.chain import Chain
 from fastrf.sweep.content import chain_fingerprint
 from fastrf.sweep.graphs import figures_of
 from fastrf.sweep.progress import Progress
+from fastrf.sweep.rows import said
 from fastrf.sweep.space import Space
 
 CHAINS, SMALL_GRAPHS = Space(SPACE), Space(GRAPHS)
@@ -117,7 +118,7 @@ def test_a_single_wrong_network_is_a_row(tmp_path):
     for row, (_, net) in zip(rows[3:6], given[3:6], strict=True):
         with pytest.raises(InputError) as caught:
             rf.erf(net, input_size=4, unit=(0, 0))
-        assert row["error"] == work.said(caught.value)
+        assert row["error"] == said(caught.value)
 
 
 def test_equal_networks_are_computed_once(tmp_path, monkeypatch):
@@ -153,7 +154,7 @@ def test_what_a_chain_has_from_its_network(tmp_path):
     assert [row["i"] for row in rows if row["error"]] == [4]
     with pytest.raises(InputError) as caught:
         rf.erf(nets[4])
-    assert rows[4]["error"] == work.said(caught.value)
+    assert rows[4]["error"] == said(caught.value)
     for net, row in zip(nets[:4] + nets[5:], rows[:4] + rows[5:], strict=True):
         erf = rf.erf(net, method="direct")
         assert row["log_gain"] == pytest.approx(erf.log_gain, rel=1e-13, abs=1e-13)

@@ -21,10 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.engine import threads
 from fastrf.engine.chains import Run, chains, layer_of, run_from
 from fastrf.engine.memory import Lease, Pool
-from fastrf.engine.program import gain_below, mean_gain, mean_gains, program_of
+from fastrf.engine.program import (
+    fits_one_call,
+    gain_below,
+    mean_gain,
+    mean_gains,
+    program_of,
+)
+from fastrf.engine.rehearsal import survey
 from fastrf.engine.scaled import ZERO, Headroom, Scaled
 from fastrf.engine.sight import log2_of_sum, profile, sight_of, slab
 from fastrf.engine.threads import Threads
@@ -38,11 +44,6 @@ if TYPE_CHECKING:
     from fastrf.engine.terms import FactoredImage
 
 Array = NDArray[Any]
-
-TILES_IN_ONE_CALL = 4
-"""Images of up to so many tiles (of `threads.TILE_CELLS`; 512² pixels) go through all layers in one
-call of a kernel, on one thread, where the plan finds that quicker: many equal layers without a
-border go in sweeps, which save more. So do threads, of larger images (bench/bench_small.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +140,9 @@ def propagate(
         InputError: no path leads from the unit to the input.
     """
     dtype, progress = np.dtype(dtype), progress or (lambda share: None)
-    if at_once is None:
-        where = (graph, node, unit, input_node)
-        at_once = hasattr(kernels, "walk") and _had_better_go_at_once(*where, dtype, tail)
+    if at_once is None and hasattr(kernels, "walk"):
+        foreseen = survey(graph, node, unit, input_node, dtype, tail)
+        at_once = foreseen.at_once and fits_one_call(foreseen.largest, tail)
     if at_once:
         found = propagate_at_once(graph, node, unit, input_node, kernels, dtype)
         progress(1.0)
@@ -152,12 +153,6 @@ def propagate(
         return walk.run(unit, progress)
 
 
-def fits_one_call(largest: int, tail: float | None) -> bool:
-    """Whether images of up to so many pixels may go through all layers in one call, on a device
-    that has the kernel for it. That drops no tails."""
-    return tail is None and largest <= TILES_IN_ONE_CALL * threads.TILE_CELLS
-
-
 def ways(kernels: Any, largest: int) -> dict[str, dict[str, bool]]:
     """The ways to compute images of up to so many pixels with a device's kernels, by name: the
     options of `propagate` that take each."""
@@ -165,14 +160,6 @@ def ways(kernels: Any, largest: int) -> dict[str, dict[str, bool]]:
     if hasattr(kernels, "walk") and fits_one_call(largest, None):
         found["at once"] = {"at_once": True}
     return found
-
-
-def _had_better_go_at_once(*where: Any) -> bool:
-    """What the plan foretells."""
-    from fastrf.engine.forecast import of_direct  # it needs this module
-
-    forecast = of_direct(*where)
-    return forecast.at_once and fits_one_call(forecast.largest, None)
 
 
 def propagate_at_once(

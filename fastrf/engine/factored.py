@@ -657,12 +657,25 @@ def _raised(value: Scaled, n: int) -> Scaled:
 
 def _joined(weights: NDArray[np.float64], exponents: NDArray[np.int64], mass: Scaled) -> Polynomial:
     """Like terms added up, and put in order."""
-    rows, which = np.unique(exponents, axis=0, return_inverse=True)
+    rows, which = _distinct(exponents)
     if len(rows) > MOST_TERMS:
         raise _TooManyTerms
-    total: NDArray[np.float64] = np.bincount(which.ravel(), weights, len(rows)).astype(np.float64)
+    total: NDArray[np.float64] = np.bincount(which, weights, len(rows)).astype(np.float64)
     total[total < np.finfo(np.float64).smallest_normal] = 0
     return Polynomial(total, rows, mass)
+
+
+def _distinct(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """The rows that differ, in order, and which of them each row is."""
+    low = rows.min(axis=0)
+    sides = (rows.max(axis=0) - low + 1).tolist()
+    if math.prod(sides) >= 1 << 62:
+        found, which = np.unique(rows, axis=0, return_inverse=True)
+        return found, which.ravel()
+    # As one number each they are sorted ten times as fast as NumPy sorts rows.
+    place = [math.prod(sides[column + 1 :]) for column in range(len(sides))]
+    _, first, which = np.unique((rows - low) @ place, return_index=True, return_inverse=True)
+    return rows[first], which
 
 
 def _fill(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.engine.scaled import ONE, ZERO, Scaled
+from fastrf.engine.threads import TILE_CELLS
 from fastrf.kernels import tables
 from fastrf.kernels.tables import Tables
 from fastrf.lowering import Operation, PlaneGraph
@@ -29,6 +30,17 @@ AXES = 3
 
 POINTWISE = [tables.WINDOW, 1, 1, 1, 0, -1, -1]
 """The columns of an axis on which nothing happens."""
+
+TILES_IN_ONE_CALL = 4
+"""Images of up to so many tiles (of `threads.TILE_CELLS`; 512² pixels) go through all layers in one
+call of a kernel, on one thread, where the plan finds that quicker: many equal layers without a
+border go in sweeps, which save more. So do threads, of larger images (bench/bench_small.py)."""
+
+
+def fits_one_call(largest: int, tail: float | None) -> bool:
+    """Whether images of up to so many pixels may go through all layers in one call, on a device
+    that has the kernel for it. That drops no tails."""
+    return tail is None and largest <= TILES_IN_ONE_CALL * TILE_CELLS
 
 
 # --- gains ----------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import numpy as np
 
 from fastrf.engine import cost, scratch
 from fastrf.engine.chains import Layer, chains, layer_of, layers_of_run
-from fastrf.engine.direct import fits_one_call
 from fastrf.engine.memory import KEPT, room_for
+from fastrf.engine.program import fits_one_call
 from fastrf.engine.reach import Reach, marginal, merged, tail_nats, transposed
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.threads import TILE_CELLS

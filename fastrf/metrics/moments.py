@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -15,6 +18,9 @@ from fastrf.metrics.given import per_axis
 # Ends of an axis that hold this share of the mass and less are left out of the comparison with a
 # Gaussian: a rounding of the sums.
 _NEGLIGIBLE = 2.0**-52
+
+# Correlations that roundings of the sums make.
+_UNCORRELATED = 2.0**-48
 
 # A Gaussian has 2.3e-19 of its mass beyond so many deviations.
 _FAR = 9.0
@@ -92,7 +98,8 @@ def gaussian_distance(image: Array | Image) -> float:
     covariance C.
 
     The ends of an axis that lie beyond nine deviations from the mean and hold less than 2⁻⁵² of
-    the mass are left out, which moves the result by 1e-15 at the most.
+    the mass are left out, which moves the result by 1e-15 at the most, and so does a correlation
+    of two axes up to 2⁻⁴⁸, which counts as none.
 
     Raises InputError where the covariance is singular (all mass on a point or on a line).
     """
@@ -115,17 +122,34 @@ def gaussian_distance(image: Array | Image) -> float:
     image = image.cropped(box)
     offsets = [x[first:stop] for x, (first, stop) in zip(offsets, box, strict=True)]
 
+    axes = range(image.ndim)
+    crossed = [
+        (a, b)
+        for a, b in itertools.combinations(axes, 2)
+        if abs(spread[a, b]) > _UNCORRELATED * math.sqrt(spread[a, a] * spread[b, b])
+    ]
+    lines = [np.exp(-0.5 * precision[a, a] * x * x) for a, x in enumerate(offsets)]
+
     def gaussian(first: int, block: Array) -> Array:
+        def spread_out(vectors: Sequence[np.ndarray]) -> list[Array]:
+            own = [vectors[0][first : first + len(block)], *vectors[1:]]
+            return [along(xp.asarray(own[a]), a, block.ndim) for a in axes]
+
         xp = namespace(block)
-        own = [offsets[0][first : first + len(block)], *offsets[1:]]
-        places = [along(xp.asarray(x), axis, block.ndim) for axis, x in enumerate(own)]
-        exponent = sum(-0.5 * float(precision[a, a]) * x * x for a, x in enumerate(places))
-        for a, b in zip(*np.nonzero(np.triu(precision, 1)), strict=True):
-            exponent = exponent - float(precision[a, b]) * places[a] * places[b]
+        if not crossed:
+            return reduce(operator.mul, spread_out(lines))
+        # In one exponent: the factors alone would overflow where axes have much in common.
+        x = spread_out(offsets)
+        exponent = sum(-0.5 * float(precision[a, a]) * x[a] * x[a] for a in axes)
+        for a, b in crossed:
+            exponent = exponent - float(precision[a, b]) * x[a] * x[b]
         return xp.exp(exponent)
 
-    # Twice over the blocks: the Gaussian is normalised before anything is compared with it.
-    whole = math.fsum(sum_of(gaussian(*part)) for part in image.blocks())
+    # It is normalised before anything is compared with it.
+    if crossed:
+        whole = math.fsum(sum_of(gaussian(*part)) for part in image.blocks())
+    else:
+        whole = math.prod(float(line.sum()) for line in lines)
     distance = 0.0
     for first, block in image.blocks():
         xp = namespace(block)

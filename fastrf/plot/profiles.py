@@ -17,7 +17,7 @@ from fastrf.erf import ERF
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import Window as Taps
 from fastrf.plot import style
-from fastrf.plot.fields import DECADES, SCALES
+from fastrf.plot.panels import DECADES, SCALES
 from fastrf.plot.scene import Interval, Scene, with_margin
 from fastrf.plot.style import Theme, ThemeName, Width
 

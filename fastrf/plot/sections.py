@@ -11,7 +11,7 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from fastrf.erf import ERF
 from fastrf.errors import InputError
 from fastrf.plot import style
-from fastrf.plot.fields import SCALES, color_bar, draw_field, section_at
+from fastrf.plot.panels import SCALES, color_bar, draw_field, section_at
 from fastrf.plot.scene import Scene, with_margin
 from fastrf.plot.style import Theme, ThemeName, Width
 

@@ -17,8 +17,8 @@ from fastrf.errors import InputError
 from fastrf.sweep.columns import COVARIANCES, FIGURES, LAYERS, RESULTS, SHARE_NAMES
 from fastrf.sweep.content import text_of
 from fastrf.sweep.points import options_of
+from fastrf.sweep.rows import Item, Row, Wanted, error_row, packed_profiles, said
 from fastrf.sweep.store import packed_image
-from fastrf.sweep.work import Item, Row, Wanted, error_row, packed_profiles, said
 
 COMPARED = 1 << 26
 """Most pixels of an image that is compared with its Gaussian: it takes 2 s and half a GB."""

@@ -20,7 +20,7 @@ from multiprocessing import current_process
 from typing import Any
 
 from fastrf.errors import InputError, StoreError, WorkerError
-from fastrf.sweep import work
+from fastrf.sweep import rows, work
 from fastrf.sweep.columns import RESULTS
 from fastrf.sweep.points import Asked, Part, Source, add_refused
 from fastrf.sweep.pool import Workers, is_lost
@@ -107,7 +107,7 @@ def sweep(
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"workers={workers!r}; give a whole number, 0 for no process beside this")
     source = Source(space)
-    wanted = work.Wanted(device, "float64", layers == "all", profiles, images)
+    wanted = rows.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
     if executor is None and count and getattr(current_process(), "_inheriting", False):
         raise WorkerError("sweep was called while a process of another sweep imports the script")
@@ -183,7 +183,7 @@ class _Run:
         writer: Writer,
         workers: Workers,
         progress: Progress,
-        wanted: work.Wanted,
+        wanted: rows.Wanted,
         options: Mapping[str, Any],
         retry_errors: bool,
     ) -> None:
@@ -192,10 +192,10 @@ class _Run:
         self._points, self._graphs = _Bin(FIRST_POINTS, MOST_POINTS), _Bin(1, MOST_GRAPHS)
         # Rows that are not written yet: of points, of results, of layers; how many, and since when.
         self._rows: list[PointRows] = []
-        self._results: list[work.Row] = []
-        self._layers: list[work.Row] = []
+        self._results: list[rows.Row] = []
+        self._layers: list[rows.Row] = []
         self._unwritten, self._written = 0, time.monotonic()
-        self._waiting: list[work.Item] = []  # graphs that are in no task yet
+        self._waiting: list[rows.Item] = []  # graphs that are in no task yet
         self._ready: deque[_Chunk] = deque()
         self._suspects: deque[_Chunk] = deque()
         self._out: dict[Future[work.Answers | work.Done], _Chunk] = {}
@@ -251,7 +251,7 @@ class _Run:
             if key in self._pending or (key in known and self._is_there(known[key])):
                 self._progress.add(1, there=1)
             elif place in asked.errors:
-                self._add_result(work.error_row(key, None, asked.errors[place]))
+                self._add_result(rows.error_row(key, None, asked.errors[place]))
                 self._progress.add(1, failed=1)
             else:
                 self._pending.add(key)
@@ -267,7 +267,7 @@ class _Run:
         for place, fingerprint in asked.graphs.items():
             if place in new:
                 point = points.part(place, place + 1)
-                self._waiting.append(work.Item(asked.keys[place], fingerprint, point))
+                self._waiting.append(rows.Item(asked.keys[place], fingerprint, point))
 
     def _is_there(self, known: Known | None) -> bool:
         if known is None:
@@ -338,7 +338,7 @@ class _Run:
             assert isinstance(task, work.Chains)
             assert chunk.origin is not None
             point = chunk.origin.of(task.chosen[index])
-            self._waiting.append(work.Item(task.keys[index], fingerprint, point))
+            self._waiting.append(rows.Item(task.keys[index], fingerprint, point))
         self._take(done)
         self._progress.add(len(done.rows), failed=sum(row[_ERROR] is not None for row in done.rows))
         chunk.bin.learn(len(task), done.seconds)
@@ -349,12 +349,12 @@ class _Run:
             raise error
         if not (is_lost(error) or isinstance(error, CancelledError)):
             # Something in it cannot be sent, or not be sent back.
-            self._split(chunk, self._ready, work.said(error))
+            self._split(chunk, self._ready, rows.said(error))
             return False
         own = self._workers.are_own
         if not own and isinstance(error, BrokenExecutor):
             raise WorkerError(
-                f"the executor broke ({work.said(error)}): what was computed is in the store; "
+                f"the executor broke ({rows.said(error)}): what was computed is in the store; "
                 "make a new one and run the sweep again"
             ) from error
         chunk.losses += 1
@@ -380,7 +380,7 @@ class _Run:
             (key,), fingerprint = asked.keys, None
         else:
             key, fingerprint = chunk.task.names(0)
-        self._add_result(work.error_row(key, fingerprint, why))
+        self._add_result(rows.error_row(key, fingerprint, why))
         self._progress.add(1, failed=1)
 
     # --- writing ----------------------------------------------------------------------------
@@ -390,7 +390,7 @@ class _Run:
         self._layers += done.layers
         self._unwritten += len(done.rows) + len(done.layers)
 
-    def _add_result(self, row: work.Row) -> None:
+    def _add_result(self, row: rows.Row) -> None:
         self._results.append(row)
         self._unwritten += 1
 

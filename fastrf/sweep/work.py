@@ -16,26 +16,8 @@ from fastrf.sweep.columns import LAYERS, RESULTS
 from fastrf.sweep.figures import Measured, measured
 from fastrf.sweep.packing import Packed
 from fastrf.sweep.points import Asked, Called, Part, Sealed, prepare
+from fastrf.sweep.rows import Item, Row, Wanted, packed_profiles
 from fastrf.sweep.store import packed_image
-
-Row: TypeAlias = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is computed of every network.
-
-    Attributes:
-        device, dtype: as for `fastrf.erf`.
-        layers: also the fields of all layers.
-        profiles, images: also what is kept beside the figures.
-    """
-
-    device: str
-    dtype: str
-    layers: bool
-    profiles: bool
-    images: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +41,6 @@ class Answers:
 
     asked: Asked
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A graph whose field is to come: its key, its network's fingerprint, where it comes from."""
-
-    key: str
-    fingerprint: str
-    point: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,17 +124,6 @@ def run(task: Task) -> Answers | Done:
     return Done(rows, layers, left, time.perf_counter() - start)
 
 
-def error_row(key: str, fingerprint: str | None, error: str, seconds: float = 0.0) -> Row:
-    """The row of a network that has no field."""
-    found = {"key": key, "fingerprint": fingerprint, "error": error, "seconds": seconds}
-    return tuple(found.get(name) for name in RESULTS)
-
-
-def said(error: BaseException) -> str:
-    """An error as the table says it."""
-    return f"{type(error).__name__}: {error}"
-
-
 # --- chains ---------------------------------------------------------------------------------
 
 
@@ -221,12 +183,6 @@ def _kept(batch: Measured, pack: Any, wanted: bool) -> list[bytes | None]:
     if not wanted or batch.profiles is None:
         return [None] * len(batch.chains)
     return [pack(profiles) for profiles in batch.profiles]
-
-
-def packed_profiles(profiles: Sequence[NDArray[Any]]) -> bytes:
-    """The profiles along all axes, as the table keeps them."""
-    whole = np.concatenate(profiles)
-    return whole.astype(whole.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _product(profiles: Sequence[NDArray[Any]]) -> bytes:
