@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 import fastrf as rf
-from bench.record import table, write
+from bench.record import write
+from bench.report import meanfield
 
 WIDTH, FROZEN, DRAWS = 32, 16, 80
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -146,43 +147,6 @@ def measured() -> list[dict[str, Any]]:
     return rows
 
 
-def show(results: dict[str, Any]) -> str:
-    percent = "{:.1%}".format
-    first = [
-        [
-            f"{row['network']}, {row['layer']}",
-            percent(row["total_variation"]),
-            *(f"{sigma:.2f}" for sigma in row["sigma"]),
-        ]
-        for row in results["stated"]
-    ]
-    second = [
-        [
-            f"{row['layer']}, {row['size']} × {row['size']}",
-            *(percent(row[key]) for key in ("from_stated", "from_initialised", "by_chance")),
-            f"{row['sigma']:.2f} ± {row['sigma_error']:.2f}",
-            f"{row['sigma_stated']:.2f}",
-            f"{row['sigma_initialised']:.2f}",
-        ]
-        for row in results["measured"]
-    ]
-    head = [
-        "measured",
-        "from stated",
-        "from initialised",
-        "by chance",
-        "σ",
-        "stated",
-        "initialised",
-    ]
-    return "\n\n".join(
-        (
-            table(["on 224 × 224", "total variation", "σ, stated", "σ, initialised"], first),
-            table(head, second),
-        )
-    )
-
-
 def main() -> None:
     torch.set_num_threads(1)
     results = {
@@ -192,7 +156,7 @@ def main() -> None:
         "stated": stated(),
         "measured": measured(),
     }
-    print(show(results))
+    print(meanfield(results))
     write("meanfield", results)
 
 
