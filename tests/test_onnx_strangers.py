@@ -393,3 +393,86 @@ def test_the_layout_can_be_told() -> None:
         from_onnx(last(node("Neg", "x", "z")), layout="channels_first")
     with pytest.raises(InputError, match="layout='nhwc' is unknown; give 'channels_first' or"):
         from_onnx(made, layout="nhwc")  # type: ignore[arg-type]
+
+
+def test_where_the_layout_is_not_told_the_way_out_is_said() -> None:
+    nodes = [
+        node("Unsqueeze", "x,one", "u"),
+        node("Transpose", "u", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t,w", "y"),
+    ]
+    constants = {"one": np.array([1]), "w": (4, 3, 1, 5)}
+    made = model(nodes, {"x": (1, 40, 3)}, constants=constants)
+    with pytest.raises(UnsupportedOperator, match="come last, give layout='channels_last'"):
+        from_onnx(made)
+    assert rf.receptive_field(from_onnx(made, layout="channels_last")).size == (5,)
+
+
+# --- signals as images of one row -----------------------------------------------------------
+
+
+def row(*nodes: Any, shape: Shape = (1, 3, 40), **constants: Any) -> Any:
+    """A signal that gets an axis, passes nodes from "t" to "z", and loses that axis."""
+    steps = [node("Unsqueeze", "x,two", "t"), *nodes, node("Squeeze", "z,two", "y")]
+    return model(steps, {"x": shape}, constants={"two": np.array([2]), **constants})
+
+
+ROWS = {
+    "convolution": (
+        row(
+            node("Conv", "t,w", "z", strides=[1, 2], dilations=[1, 3], pads=[0, 2, 0, 1]),
+            w=(4, 3, 1, 5),
+        ),
+        rf.Conv(5, 2, dilation=3, padding=((2, 1),), channels=4),
+    ),
+    "depthwise": (
+        row(node("Conv", "t,w", "z", group=3), w=(3, 1, 1, 4)),
+        rf.Conv(4, channels=3, groups="depthwise"),
+    ),
+    "transposed": (
+        row(
+            node("ConvTranspose", "t,w", "z", strides=[1, 3], output_padding=[0, 1]),
+            w=(3, 2, 1, 4),
+        ),
+        rf.ConvTranspose(4, 3, output_padding=1, channels=2, gain=3.0),
+    ),
+    "pooling": (
+        row(node("MaxPool", "t", "z", kernel_shape=[1, 3], strides=[1, 2], pads=[0, 1, 0, 1])),
+        rf.MaxPool(3, 2, padding=1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "layer"), ROWS.values(), ids=ROWS)
+def test_signals_may_be_images_of_one_row(made: Any, layer: Any) -> None:
+    net = from_onnx(made)
+    (found,) = kinds(net)
+    assert found.bind(1) == layer.bind(1)
+    shape = ReferenceEvaluator(made).run(None, {"x": np.ones((1, 3, 40), np.float32)})[0].shape
+    assert rf.receptive_field(net, input_size=40).layers[-1].shape == shape[2:]
+
+
+def test_a_row_of_a_stated_size() -> None:
+    """Pixels along both axes, as the operator has it; 3·39 + 4 = 121 without padding."""
+    made = row(
+        node("ConvTranspose", "t,w", "z", strides=[1, 3], output_shape=[1, 119]), w=(3, 2, 1, 4)
+    )
+    net = from_onnx(made)
+    assert rf.receptive_field(net, input_size=40).layers[-1].shape == (119,)
+
+
+def test_weights_of_a_row_are_read() -> None:
+    made = row(node("Conv", "t,w", "z"), w=np.arange(24, dtype=np.float32).reshape(2, 3, 1, 4))
+    (found,) = kinds(from_onnx(made, weights="trained", channels="full"))
+    np.testing.assert_array_equal(np.asarray(found.weights), np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"w": (4, 3, 2, 5)}, {"w": (4, 3, 1, 5), "pads": [1, 0, 0, 0]}],
+    ids=["kernel", "pad"],
+)
+def test_windows_over_the_row_itself_are_refused(options: dict[str, Any]) -> None:
+    weights = options.pop("w")
+    with pytest.raises(UnsupportedOperator, match="in a network of 1 axes"):
+        from_onnx(row(node("Conv", "t,w", "z", **options), w=weights))

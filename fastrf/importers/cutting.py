@@ -180,8 +180,8 @@ def joined(op: Operator, maps: Sequence[Map], axis: int) -> Map:
     for x in maps:
         if x.axes is None or len(x.axes) != len(first.axes) or x.axes[axis] != x.whole(CHANNEL):
             refuse(
-                "joins maps along a spatial axis or some of the channels; "
-                "only whole channels can be joined"
+                "joins maps along a spatial axis or some of the channels; only whole channels can "
+                "be joined: cut out the part before it (onnx.utils.extract_model)"
             )
         broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
     channels = total([x.extent[CHANNEL] for x in maps])

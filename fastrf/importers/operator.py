@@ -46,6 +46,9 @@ class Operator(ABC):
         weighting: what becomes of its weights.
     """
 
+    layouts = ""
+    """What else may help where axes are not in their places."""
+
     def __init__(
         self,
         type: str,
@@ -99,7 +102,7 @@ class Operator(ABC):
         if not x.is_standard:
             refuse(
                 f"reads a tensor of shape {x.dims} whose axes are not (N, C, spatial…) of a map "
-                f"of {x.extent[0]} channels and {x.pixels} pixels"
+                f"of {x.extent[0]} channels and {x.pixels} pixels{self.layouts}"
             )
         return x
 

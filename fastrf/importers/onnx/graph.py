@@ -202,7 +202,8 @@ class Graph:
                 if shape[axis] not in (None, pixels):
                     raise InputError(
                         f"input_size={given!r} does not fit the input {value.name!r} of shape "
-                        f"{tuple(shape)}; leave it out where the model fixes the size"
+                        f"{tuple(shape)}; leave it out where the model fixes the size, or give "
+                        f"one number per axis where it fixes some"
                     )
                 shape[axis] = pixels
         return input_map(value.name, (shape[0] or 1, *shape[1:]), channels_last=last)

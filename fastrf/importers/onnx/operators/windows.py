@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, join
-from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, Value, join, known
+from fastrf.importers.onnx.op import Handler, Op, handles
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
 from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
@@ -34,6 +35,72 @@ def _windows(op: Op, kernel: Sequence[int]) -> tuple[dict[str, Any], tuple[Any, 
         padding = tuple(zip(pads[:rank], pads[rank:], strict=False))
     values = {"kernel": spell(kernel), "stride": spell(stride), "dilation": spell(dilation)}
     return values, padding
+
+
+# --- axes of one element ----------------------------------------------------------------------
+
+
+def _lined(handler: Handler) -> Handler:
+    """A handler that takes windows of more axes than the maps have, too: signals are often written
+    as images of one row (all of Keras's are)."""
+
+    @wraps(handler)
+    def handled(op: Op) -> Result:
+        gone = _rows(op)
+        if not gone:
+            return handler(op)
+        after = handler(_without(op, gone))
+        assert isinstance(after, Map)
+        axes = list(after.axes or ())
+        for place in gone:
+            axes.insert(2 + place, ())
+        return replace(after, axes=tuple(axes))
+
+    return handled
+
+
+def _rows(op: Op) -> list[int]:
+    """The window's axes that are none of the map: they have one element, and it reads no more."""
+    x, weights = op.inputs[0], op.input(1)
+    kernel = op.attr("kernel_shape")
+    if kernel is None and isinstance(weights, Const) and weights.shape is not None:
+        kernel = list(weights.shape[2:])
+    rank = len(kernel or ())
+    if not isinstance(x, Map) or x.axes is None or len(x.axes) != rank + 2 or rank <= op.ndim:
+        return []
+    pads = op.counts("pads", [0] * 2 * rank)
+    found = [
+        i
+        for i, k in enumerate(kernel)
+        if k == 1 and not x.axes[2 + i] and pads[i] == pads[i + rank] == 0
+    ]
+    return found[: rank - op.ndim] if len(found) >= rank - op.ndim else []
+
+
+def _without(op: Op, gone: Sequence[int]) -> Op:
+    """The operator without some of its window's axes."""
+    x = op.inputs[0]
+    assert isinstance(x, Map)
+    assert x.axes is not None
+    rank = len(x.axes) - 2
+    proto = type(op.proto)()
+    proto.CopyFrom(op.proto)
+    for attribute in proto.attribute:
+        values = list(attribute.ints)
+        # An output_shape may begin with the batch and the channels.
+        left = max(len(values) - rank, 0) if attribute.name == "output_shape" else 0
+        kept = [n for i, n in enumerate(values[left:]) if i % rank not in gone]
+        attribute.ints[:] = values[:left] + kept
+    axes = tuple(a for p, a in enumerate(x.axes) if p - 2 not in gone)
+    inputs: list[Value | None] = [replace(x, axes=axes), *op.inputs[1:]]
+    for i, value in enumerate(inputs):
+        if isinstance(value, Const) and value.shape is not None and len(value.shape) == rank + 2:
+            shape = tuple(n for p, n in enumerate(value.shape) if p - 2 not in gone)
+            sizes, array = known(shape), value.array
+            if array is not None and sizes is not None:
+                array = array.reshape(sizes)
+            inputs[i] = replace(value, shape=shape, array=array)
+    return op.with_inputs(proto, inputs)
 
 
 # --- convolutions ---------------------------------------------------------------------------
@@ -69,6 +136,7 @@ def _groups(op: Op, x: Map) -> Any:
 
 
 @handles("Conv ConvInteger QLinearConv")
+@_lined
 def _conv(op: Op) -> Result:
     shape = _weights(op, 3 if op.type == "QLinearConv" else 1)
     x = op.standard(op.x)
@@ -79,6 +147,7 @@ def _conv(op: Op) -> Result:
 
 
 @handles("ConvTranspose")
+@_lined
 def _conv_transpose(op: Op) -> Result:
     shape = _weights(op, 1)
     x = op.standard(op.x)
@@ -164,6 +233,7 @@ def _waves(window: NDArray[Any], length: int, bins: int) -> Const:
 
 
 @handles("MaxPool AveragePool LpPool")
+@_lined
 def _pool(op: Op) -> Result:
     kernel = op.attr("kernel_shape")
     if not kernel or len(kernel) != op.ndim:
