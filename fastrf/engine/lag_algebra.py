@@ -33,7 +33,10 @@ class Gains:
 
     def at(self, lags: Sequence[Sequence[int]]) -> Floats:
         """Those of some lags, times 1/scale; 0 where they are not known."""
-        found = np.pad(self.array, [(0, 1)] * self.array.ndim)
+        if all(sorted(own) == list(asked) for own, asked in zip(self.lags, lags, strict=True)):
+            return self.array
+        found = np.zeros([count + 1 for count in self.array.shape])
+        found[tuple(map(slice, self.array.shape))] = self.array
         for axis, (own, asked) in enumerate(zip(self.lags, lags, strict=True)):
             place = {t: n for n, t in enumerate(sorted(own))}
             found = found.take([place.get(t, len(own)) for t in asked], axis=axis)
@@ -48,7 +51,8 @@ def summed(lags: Lags, parts: Sequence[Gains]) -> Gains:
     own = [sorted(axis) for axis in lags]
     array = np.zeros(tuple(map(len, own)))
     for part in parts:
-        array += part.scale.over(scale) * part.at(own)
+        there = part.array if part.lags == lags else part.at(own)
+        array += part.scale.over(scale) * there
     largest = float(np.abs(array).max())
     if not largest:
         return Gains(lags, array, ZERO)
