@@ -63,11 +63,10 @@ def through(kind: Kind, move: SpatialMap, below: Gains, above: Lags) -> Gains:
     """The gains of what a map writes."""
     alone = all(len(axis) == 1 for axis in (*below.lags, *above))
     if kind == "random" or (alone and not move.overlaps):
-        matrices = [
-            _random(axis, sorted(up), sorted(down))
-            for axis, up, down in zip(move.axes, above, below.lags, strict=True)
-        ]
-        return _applied(matrices, below, above).times(move.gain)
+        array = below.array
+        for number, (axis, up, down) in enumerate(zip(move.axes, above, below.lags, strict=True)):
+            array = _handed(axis, sorted(up), sorted(down), array, number)
+        return Gains(above, array, below.scale).times(move.gain)
     own = terms((unbounded(move),), len(above))
     if kind == "fixed":
         pairs = itertools.product(own, own)
@@ -107,14 +106,22 @@ def far_inside(term: Term) -> Term:
     )
 
 
-def _random(axis: AxisMap, above: Sequence[int], below: Sequence[int]) -> Floats:
+def _handed(
+    axis: AxisMap, above: Sequence[int], below: Sequence[int], array: Floats, number: int
+) -> Floats:
+    """Along one axis, what a map with weights makes of each lag of what it reads: another's, or
+    nothing."""
     mean = 1.0
     if isinstance(axis, Spread):
         mean = 1 / axis.stride
     elif isinstance(axis, Table):
         mean = float(axis.taps.sum()) / axis.period
-    asked = [lag_above(axis, t) for t in below]
-    return np.array([[mean if t == up else 0.0 for t in asked] for up in above])
+    places = {lag_above(axis, t): n for n, t in enumerate(below)}
+    handed = [n for n, t in enumerate(above) if t in places]
+    found = np.zeros((*array.shape[:number], len(above), *array.shape[number + 1 :]))
+    read = array.take([places[above[n]] for n in handed], axis=number)
+    found[(slice(None),) * number + (handed,)] = mean * read
+    return found
 
 
 def mixed(a: Term, b: Term, below: Gains, above: Lags) -> Gains:
