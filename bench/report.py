@@ -78,6 +78,44 @@ def engines(results: list[dict[str, Any]]) -> str:
     return table(["case", *(" ".join(c) for c in columns)], rows)
 
 
+def meanfield(results: dict[str, Any]) -> str:
+    """Total variations between fields, and their σ."""
+    percent = "{:.1%}".format
+    first = [
+        [
+            f"{row['network']}, {row['layer']}",
+            percent(row["total_variation"]),
+            *(f"{sigma:.2f}" for sigma in row["sigma"]),
+        ]
+        for row in results["stated"]
+    ]
+    second = [
+        [
+            f"{row['layer']}, {row['size']} × {row['size']}",
+            *(percent(row[key]) for key in ("from_stated", "from_initialised", "by_chance")),
+            f"{row['sigma']:.2f} ± {row['sigma_error']:.2f}",
+            f"{row['sigma_stated']:.2f}",
+            f"{row['sigma_initialised']:.2f}",
+        ]
+        for row in results["measured"]
+    ]
+    head = [
+        "measured",
+        "from stated",
+        "from initialised",
+        "by chance",
+        "σ",
+        "stated",
+        "initialised",
+    ]
+    return "\n\n".join(
+        (
+            table(["on 224 × 224", "total variation", "σ, stated", "σ, initialised"], first),
+            table(head, second),
+        )
+    )
+
+
 KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "engines": ("Engines: the whole verb and the pixels, for a network seen before", engines),
     "peers": ("Against what users would run instead (warm medians of one run)", peers),
@@ -88,6 +126,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "memory": ("Peak memory against the plan", memory.show),
     "stencil": ("Layers of 3 × 3 equal taps on a large image", stencil),
     "all_layers": ("The fields of all layers", bench_all_layers.show),
+    "meanfield": ("Stated, initialised and measured fields of ResNets", meanfield),
     "coverage": ("Models of timm and torchvision that are imported", coverage),
 }
 

@@ -159,3 +159,39 @@ def test_what_windows_pass_at_borders() -> None:
     )
     (said,) = rf.erf(two, input_size=16, unit=(0, 0)).inexact
     assert "corners hold as few as 4 pixels" in said
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "said"),
+    [
+        (rf.Conv(3, padding=1, channels=8, init="he"), 257, True),
+        (rf.Conv(3, padding=1, channels=8, init="he"), 256, False),
+        (rf.Conv(3, channels=8, init="he"), 300, False),  # reads no padding
+        (rf.Conv(2, stride=2, channels=8, init="he"), 257, False),
+        (rf.Conv(2, stride=2, padding=((0, 1), 0), channels=8, init="he"), 257, True),
+        (rf.ConvTranspose(3, stride=2, channels=8, init="he"), 128, True),
+        (rf.ConvTranspose(2, stride=2, channels=8, init="he"), 129, False),
+    ],
+)
+def test_borders_of_large_maps_are_said_to_be_left_out(
+    layer: rf.layers.Layer, size: int, said: bool
+) -> None:
+    net = rf.Sequential(
+        rf.Input(8), layer, rf.Norm(mean_field=True), rf.Conv(1, channels=8, init="he")
+    )
+    text = (
+        "on maps of more than 65,536 pixels the variance that padding takes away near borders is "
+        "left out"
+    )
+    assert (text in rf.erf(net, input_size=size).assumptions) == said
+
+
+def test_what_is_left_out_of_large_maps_is_small() -> None:
+    """Just above the limit against just below it: a chain whose norms divide by all pixels."""
+    layers = [rf.Conv(3, padding=1, channels=8, init="he"), rf.Norm(mean_field=True)] * 8
+    net = rf.Sequential(rf.Input(8), *layers)
+    gains = [rf.erf(net, input_size=size).log_gain for size in (256, 257)]
+    followed, left_out = (gain / 8 for gain in gains)
+    # Of n² pixels 4n gather 2/3 of the taps: norms divide by 1 - 4/(3·256) at the first layer, and
+    # by a little less behind others, of which the borders go on inwards.
+    assert 0 < followed - left_out < 3 * 4 / (3 * 256)

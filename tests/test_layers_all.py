@@ -12,6 +12,7 @@ import pytest
 import fastrf as rf
 from fastrf import kernels
 from fastrf.engine import prefixes, profiles
+from fastrf.engine.rehearsal import Rehearsal
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import EmptyFieldError, InputError, PlanError
 from fastrf.lowering import lower
@@ -219,6 +220,65 @@ def test_a_unit_of_a_batch_that_sees_nothing() -> None:
     )
     with pytest.raises(EmptyFieldError, match="'conv21' reads nothing of 'input'"):
         rf.erf(net, input_size=9, layers="all", unit=(0,))
+
+
+def forked(blocks: int) -> rf.Network:
+    """Behind padded pooling and forks: windows, taps that are no product, a resize in the end."""
+    conv = rf.Conv(3, padding=1)
+    uneven = rf.Conv(3, padding=1, taps=TAPS)
+    return rf.Sequential(
+        rf.Conv(3, stride=2, padding=1),
+        rf.MaxPool(3, stride=2, padding=1),
+        *[rf.Residual(conv, rf.Activation("relu"), uneven)] * blocks,
+        rf.ConvTranspose(3, stride=2, padding=1),
+        *[rf.Residual(conv)] * 4,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("unit", ["center", (2, 5)])
+@pytest.mark.parametrize("blocks", [5, 9])
+def test_many_maps_of_a_small_image(blocks: int, unit: Any, dtype: str) -> None:
+    """One plan for all: the fields are those of one by one, and no plan promises too little."""
+    net, size = forked(blocks), (27, 34)
+    options: dict[str, Any] = {"input_size": size, "unit": unit, "dtype": dtype, "workers": 1}
+    fields = rf.erf(net, layers="all", **options)
+    called = [node for node, field in fields.items() if "one call" in field.plan.reason]
+    assert len(called) >= 2 * blocks
+    for node, found in fields.items():
+        single = rf.erf(net, node, **options)
+        assert found.plan.operations == single.plan.operations
+        compare(net, found, single, size)
+        for (start, count), at, n in zip(
+            found.plan.support, found.origin, found.shape, strict=True
+        ):
+            assert start <= at
+            assert at + n <= start + count
+        if node in called:
+            assert found.plan.memory >= single.plan.memory or single.plan.engine != "direct"
+
+
+@pytest.mark.parametrize("blocks", [20, 40])
+def test_planning_takes_one_walk_for_all(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of n maps planned one by one n walks would be rehearsed, of n/2 operations each."""
+    walks = []
+    follow = Rehearsal.follow
+
+    def counted(self: Rehearsal, pieces: Any) -> None:
+        walks.append(sum(map(len, pieces)))
+        follow(self, pieces)
+
+    monkeypatch.setattr(Rehearsal, "follow", counted)
+    fields = rf.erf(forked(blocks), input_size=32, layers="all", workers=1)
+    assert len(fields) > 4 * blocks
+    assert sum(walks) < 2 * len(fields)
+
+
+def test_large_images_are_planned_one_by_one() -> None:
+    """Where pixels take longer than a plan, each map may have its own way."""
+    net = rf.Sequential(rf.MaxPool(3, stride=1, padding=1), *[rf.Conv(3, padding=1)] * 20)
+    fields = rf.erf(net, input_size=600, layers="all", workers=1)
+    assert not any("one call" in field.plan.reason for field in fields.values())
 
 
 @pytest.mark.parametrize("method", ["direct", "factored"])

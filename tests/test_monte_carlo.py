@@ -436,10 +436,10 @@ def test_slopes_along_identities(blocks: int) -> None:
     assert not rf.compare(apart, experiment)
 
 
-def frozen(size):
+def frozen(size, channels=3):
     """Fills a module with weights by He, and freezes its batch norms at their statistics over 16
     images."""
-    images = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(9))
+    images = torch.randn(16, channels, size, size, generator=torch.Generator().manual_seed(9))
 
     def fill(module):
         for part in module.modules():
@@ -493,6 +493,43 @@ def test_a_real_resnet() -> None:
     with patch.object(settling, "MOST", 0):
         endless = rf.erf(fresh(network), "layer1", input_size=32)
     assert not rf.compare(endless, experiment)
+
+
+class Shrinking(nn.Module):
+    """A block beside which a convolution of one pixel strides, behind a wide map."""
+
+    def __init__(self, width=48):
+        super().__init__()
+        self.stem, self.bn = conv(width, width, ndim=2), nn.BatchNorm2d(width)
+        self.layer1 = Block(width, 2 * width, 2)
+
+    def forward(self, x):
+        return self.layer1(self.bn(self.stem(x)).relu())
+
+
+def test_a_shortcut_that_strides() -> None:
+    """It reads one pixel of four, and its norm divides by what that convolution makes of them."""
+    module, size = Shrinking(), 12
+    network = rf.from_torch(module, (1, 48, size, size)).initialised("he")
+    found = rf.empirical(
+        module,
+        (8, 48, size, size),
+        "layer1",
+        draws=80,
+        initialise=frozen(size, 48),
+        network=network,
+    )
+    width = of_finite_width(module, "layer1") * found.to_numpy()
+    experiment = replace(found, standard_error=np.hypot(found.standard_error, width))
+    theory = rf.erf(network, "layer1", input_size=size)
+    assert rf.compare(theory, experiment), str(rf.compare(theory, experiment))
+    assert not rf.compare(rippled(theory), experiment)
+    for share in (0.8, 1.25):  # of the shortcut
+        nodes = dict(network.nodes)
+        norm = nodes["layer1.downsample.1"]
+        nodes[norm.name] = replace(norm, layer=replace(norm.layer, gain=share * norm.layer.gain))
+        other = rf.erf(network.with_nodes(nodes), "layer1", input_size=size)
+        assert not rf.compare(other, experiment), share
 
 
 def test_relus_behind_average_pools_are_approximate() -> None:

@@ -47,6 +47,7 @@ from fastrf.layers import (  # noqa: E402
     Pad,
     PixelShuffle,
     PixelUnshuffle,
+    Scale,
     Upsample,
 )
 from fastrf.lowering import lower  # noqa: E402
@@ -589,6 +590,18 @@ COMPUTED = {
         ("GlobalAveragePool", [], {}), ("Expand", ["s"], {}),
         constants={"s": np.array([1, 4, 5, 7])},
     ),
+    "far ends joined on": make(
+        [
+            node("Slice", "x,m2,end,two", "a"),
+            node("Slice", "x,zero,one,two", "b"),
+            node("Concat", "a,x,b", "c", axis=2),
+            node("Slice", "c,m2,end,three", "d"),
+            node("Concat", "d,c", axis=3),
+        ],
+        constants={"m2": np.array([-2]), "end": np.array([2**31]), "zero": np.array([0]),
+                   "one": np.array([1]), "two": np.array([2]), "three": np.array([3])},
+    ),
+    "twice": one("Concat", inputs="x,x", axis=2),
     "tile once": one("Tile", np.array([1, 1, 1, 1])),
     "relu": one("Relu"),
 }  # fmt: skip
@@ -754,7 +767,7 @@ def test_an_input_size_makes_pooling_global():
     assert layers(from_onnx(model, input_size=14)) == [AvgPool(7, 1)]
 
 
-UNARY = """Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Reciprocal
+UNARY = """Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Reciprocal
     Relu Selu Sigmoid Softplus Softsign Sqrt Tanh ThresholdedRelu""".split()  # noqa: SIM905
 
 
@@ -775,7 +788,39 @@ def test_arithmetic_with_maps_merges_and_with_constants_does_not(operator, layer
     made = layers(from_onnx(one(operator, (4, 1, 1))))
     assert made == [Activation(operator.lower(), gain=1.0)]
     made = layers(from_onnx(make([node(operator, "c,x")], constants={"c": (1,)})))
-    assert made == [Activation(operator.lower(), gain=1.0)]
+    assert made == [Scale(-1.0) if operator == "Sub" else Activation(operator.lower(), gain=1.0)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scales"),
+    [
+        ([node("Neg")], [-1]),
+        ([node("Mul", "x,c")], [4]),
+        ([node("Mul", "c,x")], [4]),
+        ([node("Div", "x,c")], [1 / 4]),
+        ([node("Div", "c,x")], []),
+        ([node("Mul", "x,none")], []),
+        ([node("Div", "x,none")], []),
+        ([node("Relu", "x", "r"), node("Sub", "x,r")], [-1]),
+        ([node("Relu", "x", "r"), node("Mean", "x,r,r")], [1 / 3] * 3),
+    ],
+)
+def test_numbers_and_signs_multiply(nodes, scales):
+    """Signs and factors count where ways that part meet again."""
+    made = layers(
+        from_onnx(make(nodes, constants={"c": np.full((1, 1), 4.0), "none": np.zeros(())}))
+    )
+    assert [layer.factor for layer in made if isinstance(layer, Scale)] == scales
+
+
+def test_a_difference_is_that_of_its_operands():
+    """A map less its average: the weight that stays at the unit is 1 - 1/9, not 1 + 1/9."""
+    pooled = node("AveragePool", "x", "p", kernel_shape=[3, 3], pads=[1] * 4)
+    network = from_onnx(make([pooled, node("Sub", "x,p")], shape=(1, 1, 7, 7)))
+    image = rf.erf(network).to_numpy()
+    wanted = np.full((3, 3), 1 / 81)
+    wanted[1, 1] = (1 - 1 / 9) ** 2
+    np.testing.assert_allclose(image, wanted / wanted.sum(), rtol=1e-14)
 
 
 def test_attention_reads_everything_and_returns_to_the_grid():
@@ -982,18 +1027,17 @@ def test_the_model_given_is_not_changed():
 # --- refusals -------------------------------------------------------------------------------
 
 
-def subgraph():
-    body = helper.make_graph(
-        [node("Relu", "x", "r")], "body", [], [helper.make_value_info("r", onnx.TypeProto())]
-    )
-    choice = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
-    return make([choice], constants={"c": np.array(True)})
-
-
 UNSUPPORTED = {
-    "concat in space": (one("Concat", inputs="x,x", axis=2), "spatial axis"),
+    "concat in space": (
+        make([node("Relu", "x", "r"), node("Concat", "x,r", axis=2)]), "spatial axis",
+    ),
+    "three times in space": (one("Concat", inputs="x,x,x,x", axis=2), "spatial axis"),
+    "near end in front": (
+        make([node("Slice", "x,zero,one,axis", "s"), node("Concat", "s,x", axis=2)],
+             constants={"zero": np.array([0]), "one": np.array([1]), "axis": np.array([2])}),
+        "spatial axis",
+    ),
     "concat with constant": (one("Concat", (1, 2, 8, 6), axis=1), "constant"),
-    "subgraph": (subgraph(), "subgraph"),
     "reverse": (slices([-1], [-99], [2], [-1]), "backwards"),
     "crop and resize": (
         resize([1, 1, 2, 2], mode="linear", coordinate_transformation_mode="tf_crop_and_resize"),

@@ -8,7 +8,8 @@ On maps of known size a field depends on where its unit is, so that no pass serv
 layers that move no pixel (normalisation, activation, 1×1 convolution, addition) hand each gradient
 on as it is: the field of such a unit is a sum of its sources' fields, and of a single source's, the
 same image with another gain. Only the units of the other layers are followed to the input: those of
-a chain from the input on in one batch (`prefixes`), all others each by itself.
+a chain from the input on in one batch (`prefixes`), all others each by itself, on small images with
+one plan for all (`calls`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ import numpy as np
 from fastrf.arrays import Array
 from fastrf.device import Device, resolve
 from fastrf.engine import ENGINES, channelwise, cost, covariance
-from fastrf.engine.direct import Propagated
+from fastrf.engine.calls import FEWEST, calls
+from fastrf.engine.direct import Propagated, propagate_at_once
 from fastrf.engine.extents import check_extent
 from fastrf.engine.factored import factor_all
+from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook, operations_below
 from fastrf.engine.plan import (
     Load,
@@ -39,6 +42,7 @@ from fastrf.engine.plan import (
     limit_of,
     load_of,
     make_batched_plans,
+    make_called_plan,
     make_correlated_plans,
     make_plan,
     make_plans,
@@ -130,6 +134,8 @@ def fields(
         memory = sum(p.working for p in plans.values()) + (batch.working if batch else 0)
         options = {"dtype": dtype, "tail": tail, "device": place, **choice}
         units = _Units(graph, operations, input_node, wanted, plans, **options)
+        if place.is_host and method in ("auto", "direct") and tail is None:
+            units.foresee(last)
         chosen: list[tuple[Outlook, list[str]]] = []
         for outlook in correlated if method in ("auto", "direct") else ():
             own = [n for n in outlook.nodes if n in wanted and n not in plans]
@@ -143,7 +149,8 @@ def fields(
                 plans |= shared
                 memory += sum(plan.working for plan in shared.values())
         parts = {node: units.planned(node) for node in wanted if node not in plans}
-        return _Schedule(plans, chosen, parts, memory + units.memory(parts))
+        called = {node for node, own in parts.items() if not own and node in units.foreseen}
+        return _Schedule(plans, chosen, parts, called, memory + units.memory(parts))
 
     def load(schedule: _Schedule) -> Load:
         return load_of(schedule.plans.values(), dtype)._replace(memory=schedule.memory)
@@ -191,6 +198,10 @@ def _computed(
             with resolve(plans[node].device).current():
                 field = _sum([(part.gain, found[part.node]) for part in own], plans[node])
             yield node, field
+        elif node in schedule.called:
+            plan = plans[node]
+            what = (graph, node, plan.unit, plan.input, load_kernels(plan.device))
+            yield node, propagate_at_once(*what, np.dtype(plan.dtype))
         else:
             plans[node], result = followed(graph, plans[node])
             yield node, result
@@ -203,6 +214,7 @@ class _Schedule(NamedTuple):
         plans: by node, in the order in which they are made.
         correlated: passes that carry covariances, each with the nodes whose fields it makes.
         parts: what the maps that no pass serves are sums of (`_Units.planned`).
+        called: those among them that take one call each, as `calls` has it.
         memory: bytes of all fields, and of the computation that takes most, without pixels that
             are formed when asked for.
     """
@@ -210,6 +222,7 @@ class _Schedule(NamedTuple):
     plans: dict[str, Plan]
     correlated: list[tuple[Outlook, list[str]]]
     parts: dict[str, list[_Part]]
+    called: set[str]
     memory: int
 
 
@@ -312,16 +325,30 @@ class _Units:
         self.graph, self.input_node = graph, input_node
         self.wanted, self.plans, self.options = wanted, plans, options
         self.dtype: np.dtype[Any] = options["dtype"]
+        self.operations = operations
+        self.foreseen: dict[str, Forecast] = {}
         pieces = groupby(operations, key=lambda op: op.node)
         self.own = {node: list(own) for node, own in pieces}
         self.depths = operations_below(graph, operations)
         self.smallest = _smallest(operations, graph.planes_of[input_node])
+
+    def foresee(self, last: str) -> None:
+        """Bounds for all maps that are followed to the input, where that takes one call each."""
+        nodes = [n for n in self.wanted if n not in self.plans]
+        moving = [n for n in nodes if any(_source(o, self.wanted[n]) is None for o in self.own[n])]
+        where = (self.graph, last, self.input_node)
+        units = {n: self.wanted[n] for n in nodes}
+        if len(moving) >= FEWEST:
+            self.foreseen = calls(*where, self.operations, units, self.depths, self.dtype)
 
     def planned(self, node: str) -> list[_Part]:
         """Plans a field; what it is the sum of, nothing where it is to be followed to the input."""
         parts = self._parts(node)
         if parts:
             self.plans[node] = self._sum_plan(node, parts)
+        elif node in self.foreseen:
+            what = (node, self.wanted[node], self.input_node)
+            self.plans[node] = make_called_plan(what, self.foreseen[node], **self.options)
         else:
             where = (self.graph, node, self.wanted[node], self.input_node)
             self.plans[node] = make_plan(*where, **self.options)

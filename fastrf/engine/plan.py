@@ -363,6 +363,28 @@ def make_batched_plans(
     }
 
 
+def make_called_plan(
+    what: tuple[str, tuple[int, ...], str],
+    forecast: Forecast,
+    *,
+    device: Device,
+    dtype: np.dtype[Any],
+    method: str = "auto",
+    workers: int | None = None,
+    **_: Any,
+) -> Plan:
+    """The plan of one of many maps of a small image, from a bound for all (`calls`).
+
+    Args:
+        what: node, unit and input.
+    """
+    reason = "a small image: one call, which is quicker than looking for another way"
+    if method == "direct":
+        reason = _ASKED_FOR
+    count = _workers(workers, [forecast], device)
+    return _plan(what, "direct", reason, forecast, device, dtype, count, None, 0.0)
+
+
 def _chosen_pass(
     outlook: Outlook, accuracy: str, tol: float, limit: int, costs: Costs
 ) -> tuple[str, str, dict[str, Forecast]]:

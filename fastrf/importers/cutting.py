@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Digit, Map, broadcast, join, size, total
 from fastrf.importers.operator import Operator
+from fastrf.importers.padding import padded
 from fastrf.importers.spelling import spell
-from fastrf.layers import ChannelShuffle, ChannelSlice, Concat, Crop, Layer, MaxPool
+from fastrf.layers import ChannelShuffle, ChannelSlice, Concat, Crop, Identity, Layer, MaxPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +134,54 @@ def _runs(indices: Sequence[int]) -> Iterator[range]:
         start = stop
 
 
+def _wrapped(op: Operator, x: Map, pieces: Sequence[Map], axis: int) -> Map | None:
+    """Circular padding, spelled as a map with its own far ends joined to it on one axis; None where
+    pieces are anything else."""
+    digits = (x.axes or ())[axis]
+    label = digits[0].label if digits else BATCH
+    count = size(digits)
+    if label <= CHANNEL or digits != x.whole(label) or count is None:
+        return None
+    cuts = [_ends_cut(op, piece, x, label) for piece in pieces]
+    middle = 1 if len(cuts) == 3 else 0 if cuts[0] == (0, 0) else len(cuts) - 1
+    before, behind = cuts[:middle], cuts[middle + 1 :]
+    if cuts[middle] != (0, 0) or len(before) > 1 or len(behind) > 1:
+        return None
+    low = [count - ends[0] for ends in before if ends is not None and ends[1] == 0]
+    high = [count - ends[1] for ends in behind if ends is not None and ends[0] == 0]
+    if len(low) < len(before) or len(high) < len(behind):
+        return None
+    return padded(op, x, {axis: (sum(low), sum(high))}, "circular")
+
+
+def _ends_cut(op: Operator, piece: Map, x: Map, label: int) -> tuple[int, int] | None:
+    """By how many pixels of a spatial axis a map is shorter than x at both ends; None where it is
+    none that is cut out of x along that axis alone."""
+    name = piece.node
+    while name != x.node and isinstance(op.node(name).layer, Identity):
+        (name,) = op.node(name).inputs
+    if name == x.node:
+        return 0, 0
+    node = op.node(name)
+    if not isinstance(node.layer, Crop) or node.inputs != (x.node,):
+        return None
+    amounts = list(node.layer.bind(op.ndim).amount)
+    ends: tuple[int, int] = amounts.pop(label - 1)
+    return None if any(map(any, amounts)) else ends
+
+
 def joined(op: Operator, maps: Sequence[Map], axis: int) -> Map:
     """Maps joined along an axis of whole channels."""
     first = maps[0]
     assert first.axes is not None
+    around = next((p for x in maps if (p := _wrapped(op, x, maps, axis)) is not None), None)
+    if around is not None:
+        return around
     for x in maps:
         if x.axes is None or len(x.axes) != len(first.axes) or x.axes[axis] != x.whole(CHANNEL):
             refuse(
-                "joins maps along a spatial axis or some of the channels; "
-                "only whole channels can be joined"
+                "joins maps along a spatial axis or some of the channels; only whole channels can "
+                "be joined: cut out the part before it (onnx.utils.extract_model)"
             )
         broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
     channels = total([x.extent[CHANNEL] for x in maps])

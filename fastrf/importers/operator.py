@@ -6,15 +6,27 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf, prod
+from math import inf, isfinite, prod
 from typing import NoReturn
 
 from fastrf.errors import InputError
+from fastrf.importers.composed import completed, composed
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import Const, Map, Shape, Value, broadcast, fits, known, total
 from fastrf.importers.registry import extent_behind
 from fastrf.importers.weighting import Weighted, Weighting
-from fastrf.layers import Add, Attention, Concat, Conv, GlobalPool, Identity, Layer, Upsample
+from fastrf.layers import (
+    Activation,
+    Add,
+    Attention,
+    Concat,
+    Conv,
+    GlobalPool,
+    Identity,
+    Layer,
+    Scale,
+    Upsample,
+)
 from fastrf.network import Network, Node
 
 Result = Value | list[Value]
@@ -33,6 +45,9 @@ class Operator(ABC):
         nodes: the network's nodes so far; those of this operator are added.
         weighting: what becomes of its weights.
     """
+
+    layouts = ""
+    """What else may help where axes are not in their places."""
 
     def __init__(
         self,
@@ -87,7 +102,7 @@ class Operator(ABC):
         if not x.is_standard:
             refuse(
                 f"reads a tensor of shape {x.dims} whose axes are not (N, C, spatial…) of a map "
-                f"of {x.extent[0]} channels and {x.pixels} pixels"
+                f"of {x.extent[0]} channels and {x.pixels} pixels{self.layouts}"
             )
         return x
 
@@ -97,6 +112,10 @@ class Operator(ABC):
             return self.weighting.weighted(layer, weight, self.ndim)
         except InputError as error:
             self.fail(str(error))
+
+    def node(self, name: str) -> Node:
+        """A node of the network so far."""
+        return self._nodes[name]
 
     # --- the nodes it becomes
 
@@ -178,6 +197,27 @@ class Operator(ABC):
             axes, extent = broadcast(axes, x.axes or ()), _wider(extent, x.extent)
         node = self.emit(layer, *(x.node for x in laid))
         return replace(laid[0], node=node, extent=extent, axes=axes)
+
+    def multiplied(self, maps: Sequence[Map]) -> Map:
+        """A product of maps; where an activation is spelled that way, that activation."""
+        first = maps[0]
+        if all(x.axes == first.axes and x.extent == first.extent for x in maps):
+            found = composed(self._nodes, [x.node for x in maps])
+            if found is not None:
+                layer = self.weighting.activation(found.function)
+                return self.chain(replace(first, node=found.source), layer)
+        return self.merge(maps, self.weighting.product())
+
+    def scaled(self, x: Map, factor: float) -> Map:
+        """A map times a number."""
+        if factor == 0 or not isfinite(factor):
+            return self.chain(x, Activation(self.type.lower(), gain=1.0))
+        node = self._nodes[x.node]
+        function = completed(node, factor)
+        if function is not None:
+            (source,) = node.inputs
+            return self.chain(replace(x, node=source), self.weighting.activation(function))
+        return self.chain(x, Scale(factor))
 
     def embed(self, network: Network, maps: Sequence[Map]) -> Map:
         """The nodes of a network that reads the maps; its output is called like the operator."""

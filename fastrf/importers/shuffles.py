@@ -27,7 +27,10 @@ def moved(op: Operator, x: Map, axes: tuple[Axis, ...]) -> Map:
     after = replace(x, axes=tuple(join(axis) for axis in axes))
     if len(axes) != op.ndim + 2 or any(d.label != BATCH for d in axes[0]):
         return after
-    orders = [[0, p, *(q for q in range(1, len(axes)) if q != p)] for p in range(1, len(axes))]
+    # All of a map in its last axis is a row of a table, not one pixel with the channels last.
+    table = not any(axes[1:-1]) and len(axes) > 2
+    last = len(axes) - table
+    orders = [[0, p, *(q for q in range(1, len(axes)) if q != p)] for p in range(1, last)]
     first = [replace(after, axes=tuple(axes[q] for q in order)) for order in orders]
     if any(x.is_standard for x in first):
         return after

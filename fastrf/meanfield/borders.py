@@ -12,7 +12,8 @@ between pairs of them:
 * A norm over positions takes each channel's mean over them away.
 * Behind an activation M(∞) between pixels is in proportion to √M(0) of each.
 
-On maps of more than `MOST` pixels borders do not count: theirs are too small a share.
+On maps of more than `MOST` pixels borders do not count, which the assumptions of a field then say:
+theirs are a small share.
 """
 
 from __future__ import annotations
@@ -182,6 +183,20 @@ def merged(
         for name in ("square", "own", "shared")
     )
     return Borders(square, own, shared)
+
+
+def pads(move: SpatialMap) -> bool:
+    """Whether a map has pixels near its borders that gather less than others."""
+    assert move.size_in is not None
+    assert move.size_out is not None
+    for axis, before, behind in zip(move.axes, move.size_in, move.size_out, strict=True):
+        if isinstance(axis, Window):
+            last = (behind - 1) * axis.stride + axis.span - axis.lo
+            if axis.lo > 0 or last >= before:
+                return True
+        elif isinstance(axis, Spread) and (axis.lo > 0 or axis.span >= axis.stride):
+            return True
+    return False
 
 
 # --- along axes -----------------------------------------------------------------------------

@@ -49,7 +49,7 @@ from fastrf.layers import (
     Scale,
 )
 from fastrf.maps import Size
-from fastrf.meanfield.borders import MOST, Borders
+from fastrf.meanfield.borders import MOST, Borders, pads
 from fastrf.meanfield.laws import Largest, Law
 from fastrf.meanfield.mixing import (
     SETTLED,
@@ -208,6 +208,11 @@ class MeanField:
         signal = _behind(layer, read, counts, size, follow)
         if read and self.bordered:
             signal = _at_borders(layer, read[0], signal, [sizes[i] for i in node.inputs])
+            if _left_out(layer, read[0], size):
+                self.assumptions[
+                    f"on maps of more than {MOST:,} pixels the variance that padding takes away "
+                    f"near borders is left out"
+                ] = None
         if not follow:
             signal = signal.alone()
         if is_cut(signal):
@@ -395,6 +400,13 @@ def _behind(
     elif isinstance(layer, Conv | FullyConnected | Attention):
         gain = layer.gain
     return signal.times(gain)
+
+
+def _left_out(layer: Layer, read: Signal, size: Size | None) -> bool:
+    """Whether there are borders that `_at_borders` does not follow, as the maps are too large."""
+    maps = () if size is None or isinstance(layer, Attention) else layer.maps(size, len(size))
+    large = any(math.prod(s or ()) > MOST for move in maps for s in (move.size_in, move.size_out))
+    return large and (read.borders is not None or any(map(pads, maps)))
 
 
 def _at_borders(layer: Layer, read: Signal, signal: Signal, sizes: Sequence[Size | None]) -> Signal:

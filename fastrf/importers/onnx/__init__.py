@@ -14,20 +14,23 @@ pooling (LpPool, ReduceL1, ReduceL2) hands each of its k taps 1/k like max-pooli
 gradient is x/‖x‖, whose squares sum to 1.
 
 Behind what all importers share, the modules build on each other in this order: `reading` (bytes →
-a model without its weights), `graph` (inputs, shapes, who reads what), `op` (one node; the
-registry), `folding` (constants), `operators` (a handler per operator), `importer` (the walk).
+a model without its weights), `branches` (graphs inside nodes), `graph` (inputs, shapes, who reads
+what), `op` (one node; the registry), `folding` (constants), `operators` (a handler per operator),
+`importer` (the walk).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from fastrf.errors import InputError
 from fastrf.importers.failing import line
 from fastrf.importers.layout import known
-from fastrf.importers.onnx.graph import Graph
+from fastrf.importers.onnx.graph import Graph, Layout
 from fastrf.importers.onnx.importer import Importer
 from fastrf.importers.onnx.reading import constants, light, open_model, readable
 from fastrf.importers.policy import Policy, checked_policy
@@ -45,6 +48,7 @@ def from_onnx(
     *,
     unknown: Policy = "error",
     input_size: int | Sequence[int] | None = None,
+    layout: Layout | None = None,
     name: str | None = None,
     init: str | None = None,
     weights: Literal["trained"] | None = None,
@@ -58,6 +62,8 @@ def from_onnx(
             passes every pixel on; "global" lets each output read every input.
         input_size: pixels per axis, for inputs whose size the model leaves open; needed only
             where the graph computes with that size.
+        layout: "channels_first" or "channels_last", of the inputs. By default channels come first,
+            unless all that reads an input first moves its last axis there.
         name: the network's name; default: the file's name or the graph's.
         init, weights, channels: as in `from_torch`. ``weights="trained"`` opens the weights, also
             those that a file keeps beside it.
@@ -75,17 +81,24 @@ def from_onnx(
         MissingExtra: the package ``onnx`` is not installed.
     """
     checked_policy(unknown)
+    if layout is not None and layout not in get_args(Layout):
+        raise InputError(
+            f"layout={layout!r} is unknown; give 'channels_first' or 'channels_last', or leave it "
+            f"out"
+        )
     weighting = Weighting.of(init, weights, channels)
     source, proto = open_model(model)
     file = Path(model) if isinstance(model, str | os.PathLike) else None
     with readable(source):
         if name is None:
             name = line(proto.graph.name) or None if file is None else Path(source).stem
-        values = {}
+        read = None
         if weighting.trained:
-            values = constants(proto, source, None if file is None else file.parent)
-        graph = Graph(light(proto, source), source, input_size)
-        return Importer(graph, unknown, weighting, values).network(name)
+            folder = None if file is None else file.parent
+            read = partial(constants, source=source, folder=folder)
+        graph = Graph(light(proto, source), source, input_size, layout)
+        values = {} if read is None else read(proto.graph)
+        return Importer(graph, unknown, weighting, values, read).network(name)
 
 
 def input_sizes(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from fastrf.errors import FastrfError, UnsupportedOperator
+from fastrf.importers.composed import reached
 from fastrf.importers.failing import fail, line, refuse
 from fastrf.importers.layout import Const, Map, Value
+from fastrf.importers.onnx.branches import captured, is_choice, subgraphs, taken_branch
 from fastrf.importers.onnx.folding import fold
 from fastrf.importers.onnx.graph import Graph, dims
 from fastrf.importers.onnx.op import Handler, Op
@@ -23,7 +26,7 @@ from fastrf.layers import Input
 from fastrf.network import Network, Node
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import GraphProto, NodeProto
 
 
 class Importer:
@@ -34,6 +37,7 @@ class Importer:
         unknown: what becomes of an operator that fastrf cannot express.
         weighting: what becomes of weights.
         weights: the values of constants, by tensor, where weights are read.
+        read: finds those of a branch.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class Importer:
         unknown: Policy,
         weighting: Weighting,
         weights: Mapping[str, NDArray[Any]],
+        read: Callable[[GraphProto], Mapping[str, NDArray[Any]]] | None,
     ) -> None:
         self.graph = graph
         self.source = graph.source
         self.unknown = unknown
         self.weighting = weighting
         self.weights = weights
+        self.read = read
         self.nodes: dict[str, Node] = {}
         self.values: dict[str, Value] = {}
 
@@ -56,15 +62,19 @@ class Importer:
         for x in self.graph.input_maps.values():
             self.nodes[x.node] = Node(x.node, Input(x.extent[0]))
             self.values[x.node] = x
-        for tensor_name, weights in self.weights.items():
-            self.values.setdefault(tensor_name, Const.of(weights))
-        for tensor in graph.initializer:
-            self.values.setdefault(tensor.name, Const(tuple(tensor.dims), array(tensor)))
-        for value in graph.input:
-            self.values.setdefault(value.name, Const(dims(value)))
-        names = self.graph.node_names()
-        for proto in self.graph.needed():
-            results = self._evaluate(proto, names[next(filter(None, proto.output))])
+        self._know_constants()
+        waiting = self._waiting()
+        while waiting:
+            proto, own = waiting.pop()
+            branch = self._branch(proto) if is_choice(proto) else None
+            if branch is not None:
+                part = self.graph.inline(proto, branch)
+                if self.read is not None:
+                    self.weights = {**self.weights, **self.read(part)}
+                self._know_constants()
+                waiting = self._waiting()
+                continue
+            results = self._evaluate(proto, own)
             for tensor_name, result in zip(proto.output, results, strict=False):
                 if tensor_name:
                     self.values[tensor_name] = result
@@ -76,12 +86,34 @@ class Importer:
         if not outputs:
             fail(self.source, "no output depends on a map; check which tensors the graph returns")
         return Network(
-            self.nodes.values(),
+            reached(self.nodes, outputs.values()),
             list(dict.fromkeys(outputs.values())),
             ndim=self.graph.ndim,
             name=name,
             endpoints={tensor: n for tensor, n in outputs.items() if tensor not in self.nodes},
         )
+
+    def _know_constants(self) -> None:
+        graph = self.graph.model.graph
+        for tensor_name, weights in self.weights.items():
+            self.values.setdefault(tensor_name, Const.of(weights))
+        for tensor in graph.initializer:
+            self.values.setdefault(tensor.name, Const(tuple(tensor.dims), array(tensor)))
+        for value in graph.input:
+            self.values.setdefault(value.name, Const(dims(value)))
+
+    def _waiting(self) -> list[tuple[NodeProto, str]]:
+        """The nodes still to be evaluated and their names, the next one last."""
+        names = self.graph.node_names()
+        named = [(p, next(filter(None, p.output))) for p in self.graph.needed()]
+        return [(p, names[first]) for p, first in reversed(named) if first not in self.values]
+
+    def _branch(self, proto: NodeProto) -> GraphProto | None:
+        """The branch of an If whose condition is known."""
+        condition = self.values.get(proto.input[0]) if proto.input else None
+        if not isinstance(condition, Const) or condition.array is None or condition.array.size != 1:
+            return None
+        return taken_branch(proto, bool(condition.array.ravel()[0]))
 
     def _evaluate(self, proto: NodeProto, name: str) -> list[Value]:
         """The values that a node writes."""
@@ -93,15 +125,19 @@ class Importer:
                     f"writes; check the model with onnx.checker",
                 )
         inputs = [self.values[tensor] if tensor else None for tensor in proto.input]
-        op = Op(proto, name, inputs, self.graph, self.nodes, self.weighting)
+        inner = [self.values[tensor] for tensor in captured(proto) if tensor in self.values]
+        op = Op(proto, name, [*inputs, *inner], self.graph, self.nodes, self.weighting)
         standard = proto.domain in STANDARD
-        subgraph = any(a.type in (a.GRAPH, a.GRAPHS) for a in proto.attribute)
-        if not op.maps and not subgraph:
-            return fold(op) if standard else [Const(s) for s in op.shapes]
+        subgraph = any(True for _ in subgraphs(proto))
+        if not op.maps:
+            folded = standard and not subgraph
+            return fold(op) if folded else [Const(s) for s in op.shapes]
         before = len(self.nodes)
         try:
+            if is_choice(proto):
+                refuse(self._undecided(proto))
             if subgraph:
-                refuse("runs a subgraph; export the model with constant conditions and loops")
+                refuse("runs a subgraph; export the model with its loop unrolled")
             own = of_operator(_qualified(proto))
             handler = HANDLERS.get(op.type) if standard else None
             if own is not None:
@@ -115,14 +151,42 @@ class Importer:
             for added in list(self.nodes)[before:]:
                 del self.nodes[added]
             try:
-                known = standard and op.type in HANDLERS
-                result = by_policy(op, self.unknown, str(error), known)
+                if any(x.axes is None for x in op.maps):
+                    # Behind attention every element reads everything, whatever moves or mixes them.
+                    result = op.attend(op.maps)
+                else:
+                    known = standard and op.type in HANDLERS
+                    result = by_policy(op, self.unknown, str(error), known)
             except UnsupportedOperator as final:
                 kind = op.type if standard else f"{proto.domain}.{op.type}"
                 raise UnsupportedOperator(
                     f"{self.source}: {kind} (node {name!r}) {line(final)}; {WAYS_OUT}"
                 ) from None
-        return result if isinstance(result, list) else [result] * len(proto.output)
+        if isinstance(result, list):
+            return result
+        if isinstance(result, Map) and result.axes is None:
+            return [replace(result, shape=shape) for shape in op.shapes]
+        return [result] * len(proto.output)
+
+    def _undecided(self, proto: NodeProto) -> str:
+        """Why neither branch of an If can be taken."""
+        values, sizes = self.graph.origins(proto.input[0])
+        maps = self.graph.input_maps
+        reason = f"chooses a branch by {proto.input[0]!r}"
+        if any(name in maps for name in values) or not [*values, *sizes]:
+            return f"{reason}, which is computed from data; export it without that condition"
+        ways = [
+            f"give input_size for the size of {name!r}"
+            if name in maps
+            else f"fix the size of {name!r} with onnx.tools.update_model_dims"
+            for name in sizes
+        ]
+        ways += [
+            f"store the value of {name!r} in the model (graph.initializer.append("
+            f"onnx.numpy_helper.from_array(value, {name!r})))"
+            for name in values
+        ]
+        return f"{reason}; {' and '.join(ways)}"
 
 
 def _qualified(proto: NodeProto) -> str:

@@ -32,6 +32,8 @@ class Op(Operator):
         weighting: what becomes of its weights.
     """
 
+    layouts = "; if the channels of its inputs come last, give layout='channels_last'"
+
     def __init__(
         self,
         proto: NodeProto,
@@ -46,6 +48,10 @@ class Op(Operator):
         self.proto = proto
         self.graph = graph
         self.version = graph.version
+
+    def with_inputs(self, proto: NodeProto, inputs: Sequence[Value | None]) -> Op:
+        """The same operator, written otherwise."""
+        return Op(proto, self.name, inputs, self.graph, self._nodes, self.weighting)
 
     def fail(self, message: str) -> NoReturn:
         fail(self.graph.source, f"{self.type} (node {self.name!r}): {message}")

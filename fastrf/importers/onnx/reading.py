@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from fastrf.errors import InputError, MissingExtra
 from fastrf.importers.failing import fail, line
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 MAX_BYTES = 2**31 - 1
 """Largest model file: a protocol-buffer message cannot be longer."""
@@ -101,7 +101,6 @@ def light(model: ModelProto, source: str) -> ModelProto:
     Shape inference serialises its model, so weights would cost time and could exceed 2 GiB.
     """
     import onnx
-    from onnx import helper
 
     copy = onnx.ModelProto(ir_version=model.ir_version)
     copy.opset_import.extend(model.opset_import)
@@ -110,23 +109,12 @@ def light(model: ModelProto, source: str) -> ModelProto:
     graph.name = model.graph.name
     graph.output.extend(model.graph.output)
     graph.value_info.extend(model.graph.value_info)
-    hollow = [(t.values.name, t.values.data_type, t.dims) for t in model.graph.sparse_initializer]
-    for tensor in model.graph.initializer:
-        if _is_small(tensor):
-            graph.initializer.append(tensor)
-        else:
-            hollow.append((tensor.name, tensor.data_type, tensor.dims))
-    for node in model.graph.node:
-        value = constant_tensor(node)
-        if value is None or _is_small(value):
-            graph.node.append(node)
-        else:
-            hollow.append((node.output[0], value.data_type, value.dims))
-    given = {name for name, _, _ in hollow}
+    tensors, nodes, hollow = emptied(model.graph)
+    graph.initializer.extend(tensors)
+    graph.node.extend(nodes)
+    given = {value.name for value in hollow}
     graph.input.extend(i for i in model.graph.input if i.name not in given)
-    graph.input.extend(helper.make_tensor_value_info(*parts) for parts in hollow)
-    for name in sorted(given):
-        graph.metadata_props.add(key=WEIGHT, value=name)
+    add_hollow(graph, hollow)
     if not copy.functions:
         return copy
     from onnx import inliner
@@ -139,6 +127,38 @@ def light(model: ModelProto, source: str) -> ModelProto:
     if not inlined.graph.metadata_props:
         inlined.graph.metadata_props.extend(graph.metadata_props)
     return inlined
+
+
+def emptied(
+    graph: GraphProto,
+) -> tuple[list[TensorProto], list[NodeProto], list[ValueInfoProto]]:
+    """The small constants of a graph, its nodes but for those that hold others, and what stands for
+    the other constants."""
+    from onnx import helper
+
+    sparse = [t.values for t in graph.sparse_initializer]
+    shapes = [t.dims for t in graph.sparse_initializer]
+    hollow = [(t.name, t.data_type, d) for t, d in zip(sparse, shapes, strict=True)]
+    kept, nodes = [], []
+    for tensor in graph.initializer:
+        if _is_small(tensor):
+            kept.append(tensor)
+        else:
+            hollow.append((tensor.name, tensor.data_type, tensor.dims))
+    for node in graph.node:
+        value = constant_tensor(node)
+        if value is None or _is_small(value):
+            nodes.append(node)
+        else:
+            hollow.append((node.output[0], value.data_type, value.dims))
+    return kept, nodes, [helper.make_tensor_value_info(*parts) for parts in hollow]
+
+
+def add_hollow(graph: GraphProto, hollow: Sequence[ValueInfoProto]) -> None:
+    """Inputs that stand for constants."""
+    graph.input.extend(hollow)
+    for name in sorted(value.name for value in hollow):
+        graph.metadata_props.add(key=WEIGHT, value=name)
 
 
 def _check_inlining(model: ModelProto, source: str) -> None:
@@ -194,8 +214,8 @@ def _with_subgraphs(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
                 yield from _with_subgraphs(graph.node)
 
 
-def constants(model: ModelProto, source: str, folder: Path | None) -> dict[str, NDArray[Any]]:
-    """The floating-point constants of a model by name, its weights among them.
+def constants(graph: GraphProto, source: str, folder: Path | None) -> dict[str, NDArray[Any]]:
+    """The floating-point constants of a graph by name, its weights among them.
 
     Args:
         folder: where external data lie; None: nowhere.
@@ -205,8 +225,8 @@ def constants(model: ModelProto, source: str, folder: Path | None) -> dict[str, 
     """
     from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
         value = constant_tensor(node)
         if value is not None:
             tensors[node.output[0]] = value

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrf.errors import FastrfError, InputError, UnsupportedOperator
+from fastrf.importers.composed import reached
 from fastrf.importers.failing import line, refuse
 from fastrf.importers.layout import Const, Map, Shape, Value, input_map
 from fastrf.importers.operator import Result
@@ -76,7 +77,7 @@ class Importer:
         named = {p: n for p, n in outputs.items() if not p.replace(".", "").isdecimal()}
         ends = {**self._ends, **named}
         return Network(
-            self._nodes.values(),
+            reached(self._nodes, [*outputs.values(), *ends.values()]),
             list(dict.fromkeys(outputs.values())),
             ndim=self._ndim,
             name=name,

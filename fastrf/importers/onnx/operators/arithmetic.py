@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from fastrf.importers.broadcasting import enlarged, expanded
@@ -10,7 +13,7 @@ from fastrf.importers.layout import Const, Map
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
 from fastrf.importers.weighting import factors_of
-from fastrf.layers import Activation, Add, Norm
+from fastrf.layers import Activation, Add, Norm, Scale
 
 _PRODUCTS = ("Mul", "Div", "Pow", "Mod", "And", "BitwiseAnd")
 
@@ -23,7 +26,10 @@ def _arithmetic(op: Op) -> Result:
     shapes = [v.shape for v in op.inputs if isinstance(v, Const) and v.shape is not None]
     maps = [enlarged(x, shapes, alone=len(op.maps) == 1) for x in op.maps]
     if len(maps) > 1:
-        return op.merge(maps, op.weighting.product() if op.type in _PRODUCTS else Add())
+        return _merged(op, maps)
+    factor = _factor(op)
+    if factor is not None:
+        return op.scaled(maps[0], factor)
     divides = op.type == "Div"
     if op.type == "Mul" or (divides and isinstance(op.inputs[0], Map)):
         learned = op.learned(1 if isinstance(op.inputs[0], Map) else 0)
@@ -31,6 +37,36 @@ def _arithmetic(op: Op) -> Result:
             factors = factors_of(maps[0], learned, divides=divides)
             return op.chain(maps[0], op.weighting.scaled(Norm("batch"), factors))
     return op.chain(maps[0], Activation(op.type.lower(), gain=1.0))
+
+
+def _merged(op: Op, maps: Sequence[Map]) -> Map:
+    if op.type == "Mul":
+        return op.multiplied(maps)
+    if op.type in _PRODUCTS:
+        return op.merge(maps, op.weighting.product())
+    factor = {"Sub": -1.0, "Mean": 1 / len(maps)}.get(op.type)
+    if factor is None:
+        return op.merge(maps, Add())
+    kept, scaled = (maps[:1], maps[1:]) if op.type == "Sub" else ([], maps)
+    layer = Scale(factor)
+    scaled = [replace(x, node=op.emit(layer, x.node, part="scale")) for x in scaled]
+    return op.merge([*kept, *scaled], Add())
+
+
+def _factor(op: Op) -> float | None:
+    """What a product with a number, or a number that a map is subtracted from, multiplies a map by;
+    None of other operators, and of 1."""
+    first, second = (*op.inputs, None)[:2]
+    if op.type == "Sub" and isinstance(second, Map):
+        return -1.0
+    if op.type == "Mul" or (op.type == "Div" and isinstance(first, Map)):
+        number = second if isinstance(first, Map) else first
+        if isinstance(number, Const) and number.array is not None and number.array.size == 1:
+            factor = float(number.array.ravel()[0])
+            with np.errstate(divide="ignore"):
+                factor = float(1 / np.float64(factor)) if op.type == "Div" else factor
+            return None if factor == 1 else factor
+    return None
 
 
 @handles("Expand")

@@ -8,17 +8,22 @@ from fastrf.importers.layout import Const
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
 from fastrf.importers.weighting import CLIPPED
-from fastrf.layers import Activation, Attention, Dropout
+from fastrf.layers import Activation, Attention, Dropout, Scale
 
 
 @handles(
     "Abs Acos Acosh Asin Asinh Atan Atanh Celu Ceil Clip Cos Cosh DequantizeLinear Elu Erf "
-    "Exp Floor Gelu HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not PRelu "
+    "Exp Floor Gelu HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Not PRelu "
     "QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus "
     "Softsign Sqrt Swish Tan Tanh ThresholdedRelu BitwiseNot"
 )
 def _unary(op: Op) -> Result:
     return op.chain(op.x, op.weighting.activation(op.type.lower(), *_function(op)))
+
+
+@handles("Neg")
+def _negative(op: Op) -> Result:
+    return op.chain(op.x, Scale(-1.0))
 
 
 @handles("DynamicQuantizeLinear")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import CHANNEL, Const, Map
-from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, Value, join, known
+from fastrf.importers.onnx.op import Handler, Op, handles
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
 from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
@@ -30,6 +35,72 @@ def _windows(op: Op, kernel: Sequence[int]) -> tuple[dict[str, Any], tuple[Any, 
         padding = tuple(zip(pads[:rank], pads[rank:], strict=False))
     values = {"kernel": spell(kernel), "stride": spell(stride), "dilation": spell(dilation)}
     return values, padding
+
+
+# --- axes of one element ----------------------------------------------------------------------
+
+
+def _lined(handler: Handler) -> Handler:
+    """A handler that takes windows of more axes than the maps have, too: signals are often written
+    as images of one row (all of Keras's are)."""
+
+    @wraps(handler)
+    def handled(op: Op) -> Result:
+        gone = _rows(op)
+        if not gone:
+            return handler(op)
+        after = handler(_without(op, gone))
+        assert isinstance(after, Map)
+        axes = list(after.axes or ())
+        for place in gone:
+            axes.insert(2 + place, ())
+        return replace(after, axes=tuple(axes))
+
+    return handled
+
+
+def _rows(op: Op) -> list[int]:
+    """The window's axes that are none of the map: they have one element, and it reads no more."""
+    x, weights = op.inputs[0], op.input(1)
+    kernel = op.attr("kernel_shape")
+    if kernel is None and isinstance(weights, Const) and weights.shape is not None:
+        kernel = list(weights.shape[2:])
+    rank = len(kernel or ())
+    if not isinstance(x, Map) or x.axes is None or len(x.axes) != rank + 2 or rank <= op.ndim:
+        return []
+    pads = op.counts("pads", [0] * 2 * rank)
+    found = [
+        i
+        for i, k in enumerate(kernel)
+        if k == 1 and not x.axes[2 + i] and pads[i] == pads[i + rank] == 0
+    ]
+    return found[: rank - op.ndim] if len(found) >= rank - op.ndim else []
+
+
+def _without(op: Op, gone: Sequence[int]) -> Op:
+    """The operator without some of its window's axes."""
+    x = op.inputs[0]
+    assert isinstance(x, Map)
+    assert x.axes is not None
+    rank = len(x.axes) - 2
+    proto = type(op.proto)()
+    proto.CopyFrom(op.proto)
+    for attribute in proto.attribute:
+        values = list(attribute.ints)
+        # An output_shape may begin with the batch and the channels.
+        left = max(len(values) - rank, 0) if attribute.name == "output_shape" else 0
+        kept = [n for i, n in enumerate(values[left:]) if i % rank not in gone]
+        attribute.ints[:] = values[:left] + kept
+    axes = tuple(a for p, a in enumerate(x.axes) if p - 2 not in gone)
+    inputs: list[Value | None] = [replace(x, axes=axes), *op.inputs[1:]]
+    for i, value in enumerate(inputs):
+        if isinstance(value, Const) and value.shape is not None and len(value.shape) == rank + 2:
+            shape = tuple(n for p, n in enumerate(value.shape) if p - 2 not in gone)
+            sizes, array = known(shape), value.array
+            if array is not None and sizes is not None:
+                array = array.reshape(sizes)
+            inputs[i] = replace(value, shape=shape, array=array)
+    return op.with_inputs(proto, inputs)
 
 
 # --- convolutions ---------------------------------------------------------------------------
@@ -65,6 +136,7 @@ def _groups(op: Op, x: Map) -> Any:
 
 
 @handles("Conv ConvInteger QLinearConv")
+@_lined
 def _conv(op: Op) -> Result:
     shape = _weights(op, 3 if op.type == "QLinearConv" else 1)
     x = op.standard(op.x)
@@ -75,6 +147,7 @@ def _conv(op: Op) -> Result:
 
 
 @handles("ConvTranspose")
+@_lined
 def _conv_transpose(op: Op) -> Result:
     shape = _weights(op, 1)
     x = op.standard(op.x)
@@ -124,10 +197,43 @@ def _transposed_padding(
     return tuple(padding), more
 
 
+# --- spectra --------------------------------------------------------------------------------
+
+
+@handles("STFT")
+def _stft(op: Op) -> Result:
+    """A convolution with the waves of a window, real and imaginary parts beside each other."""
+    x = op.x
+    window = op.input(2)
+    stated = None if window is None else op.weight_shape(2)[0]
+    length = op.operand(3, "frame_length", stated)
+    if length is None or stated not in (None, length):
+        refuse(f"has frames of {length} and a window of {stated}; pad the window with zeros")
+    bins = length // 2 + 1 if op.flag("onesided", 1) else length
+    if op.ndim != 1 or x.extent[CHANNEL] != 1 or not x.holds_grid((x.axes or ((), ()))[1]):
+        refuse(f"reads a tensor of shape {x.dims}, which is no real signal (N, T) or (N, T, 1)")
+    layer = Conv(length, stride=op.operand(1, "frame_step"), channels=2 * bins)
+    if not op.weighting.compensated:
+        curve = window.array if isinstance(window, Const) else np.ones(length)
+        waves = None if curve is None else _waves(curve, length, bins)
+        layer = replace(op.weighting, init=None, trained=True).weighted(layer, waves, 1)
+    after = op.grid(replace(x, axes=x.standard), layer)
+    parts = (Digit(CHANNEL, bins, 2),), (Digit(CHANNEL, 2),)
+    return replace(after, axes=(after.whole(BATCH), after.whole(1), *map(join, parts)))
+
+
+def _waves(window: NDArray[Any], length: int, bins: int) -> Const:
+    """cos and −sin of every frequency under a window."""
+    phase = 2 * np.pi * np.outer(np.arange(bins), np.arange(length)) / length
+    waves = np.stack([np.cos(phase), -np.sin(phase)], axis=1) * window
+    return Const.of(waves.reshape(2 * bins, 1, length))
+
+
 # --- pooling --------------------------------------------------------------------------------
 
 
 @handles("MaxPool AveragePool LpPool")
+@_lined
 def _pool(op: Op) -> Result:
     kernel = op.attr("kernel_shape")
     if not kernel or len(kernel) != op.ndim:

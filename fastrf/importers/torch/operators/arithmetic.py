@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -37,16 +36,19 @@ def arithmetic(op: Op) -> Result:
     factors = _factors(op)
     if len(maps) == 1:
         factor = factors[0]
-        known = factor not in (1, 0) and math.isfinite(factor)
         learned = _learned(op, maps[0])
         if learned is not None:
             norm = op.weighting.scaled(Norm("batch"), learned)
             return op.chain(maps[0], norm)
-        return op.chain(maps[0], Scale(factor) if known else Activation(op.type, gain=1.0))
+        if factor == 1:
+            return op.chain(maps[0], Activation(op.type, gain=1.0))
+        return op.scaled(maps[0], factor)
     scaled = [
         replace(x, node=op.emit(Scale(factor), x.node, part="scale")) if factor != 1 else x
         for x, factor in zip(maps, factors, strict=True)
     ]
+    if op.type in ("mul", "multiply"):
+        return op.multiplied(scaled)
     return op.merge(scaled, op.weighting.product() if op.type in _PRODUCTS else Add())
 
 
