@@ -45,6 +45,9 @@ BATCH = 64
 MEASURED = 1 << 18
 """Up to so many pixels the change of all of them is formed."""
 
+SLICES = 16
+"""Slices of a change of the core that are looked at at a time: all of them take several cores."""
+
 
 def reduced(parts: Sequence[Terms], budget: float, noise: float = NOISE) -> tuple[Terms, Loss]:
     """A volume, given as a sum, with as few columns as the budget allows.
@@ -125,7 +128,9 @@ def _of_slices(change: Floats, qs: Sequence[Floats]) -> Loss:
     """Bound of a change of the core, seen in the pixels."""
     first, *others = qs
     # Rounded by at most γ times the length of a row and that of the whole change.
-    slices = np.linalg.norm(np.tensordot(first, change, 1).reshape(len(first), -1), axis=1)
+    flat = change.reshape(len(change), -1)
+    rows = range(0, len(first), SLICES)
+    slices = np.concatenate([np.linalg.norm(first[n : n + SLICES] @ flat, axis=1) for n in rows])
     slices += rounding(len(change)) * np.linalg.norm(first, axis=1) * float(np.linalg.norm(change))
     longest = math.prod(float(np.linalg.norm(q, axis=1).max()) for q in others)
     area = math.sqrt(math.prod(len(q) for q in others))
