@@ -169,11 +169,12 @@ class Numbers:
             share = Scaled.of(passage.lost(terms) * step.loss, block.exponent)
             self.lost += share.over(ONE)
         moved = passage.moved(terms, step.value)
-        exponent, factors = block.exponent, []
+        weights, exponent, factors = moved.weights, block.exponent, []
         for factor in moved.factors:
             near, shift = raised(factor)
             factors.append(near)
             exponent -= shift
+        del moved
         signed = block.signed or not passage.move.separable
         if signed:
             scale = step.scale * Scaled.of(1.0, block.exponent)
@@ -184,7 +185,7 @@ class Numbers:
                 self.roundings = max(self.roundings, step.source.roundings + step.roundings)
             sizes = passage.moved_absolutely(terms, step.value).bound()
             self.rounded.count(sizes.times(rounding(step.roundings)), scale, step.ahead)
-        return Block(Terms(tuple(factors), moved.weights), exponent, signed=signed)
+        return Block(Terms(tuple(factors), weights), exponent, signed=signed)
 
     def _round(
         self,

@@ -22,6 +22,7 @@ from fastrf.engine.recompressed.lowrank import (
     WHOLE,
     rounding,
 )
+from fastrf.engine.recompressed.maps import field_window
 from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Words
@@ -114,7 +115,8 @@ def _of(
     # Only pixels that can be seen are formed.
     seen = survey(graph, node, unit, input_node, dtype, None).support
     shape = tuple(max(n, 1) for _, n in seen)
-    count, holdings = Counts(written, shape), Holdings(written, shape, dtype.itemsize)
+    whole = tuple(max(n, 1) for _, n in field_window(graph, node, unit, input_node))
+    count, holdings = Counts(written, shape), Holdings(written, shape, whole, dtype.itemsize)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
     pixels = math.prod(shape)

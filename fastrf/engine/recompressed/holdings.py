@@ -15,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrf.engine.recompressed import lowrank, volumes
-from fastrf.engine.recompressed.powers import TOGETHER
+from fastrf.engine.recompressed.powers import TOGETHER, Passage
 from fastrf.engine.recompressed.script import Apply, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Words
+from fastrf.maps import Spread, Window
 
-MOST_COLUMNS = {2: 22, 3: 38}
-"""Most columns that a reduction has left of an axis in any network tried, by the number of axes."""
+MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
+"""Most columns that a reduction has left of an axis in any network tried, by the number of axes:
+of images that are smooth, that one layer with strides has made coarse, and of others. They hardly
+depend on the size of an image or on the tolerance."""
 
 POWER_BYTES = 160
 """What Python holds of an array, and of the place of one in a list."""
@@ -75,7 +78,7 @@ class Form(NamedTuple):
 
     @property
     def forming(self) -> int:
-        """Numbers at the fullest moment of `Terms.form`, pixels included."""
+        """Numbers at the fullest moment of `Terms.form`, with the pixels."""
         if self.cored and len(self.shape) > 2:
             n, c = self.shape, self.columns
             first, second = c[0] * c[1] * n[2], c[0] * n[1] * n[2]
@@ -89,11 +92,12 @@ class Form(NamedTuple):
 
 @dataclass(slots=True)
 class _Held:
-    """A block: its terms, whether their factors may be negative, and the powers that are there of
-    it and of its absolute values, by map."""
+    """A block: its terms, whether their factors may be negative, how coarse it is (an index of
+    `MOST_COLUMNS`), and the powers that are there of it and of its absolute values, by map."""
 
     form: Form
     signed: bool
+    coarse: int = 0
     powers: dict[int, int] = field(default_factory=dict)
     absolute: dict[int, int] | None = None
 
@@ -109,7 +113,8 @@ class Holdings:
     """What following a script takes.
 
     Args:
-        seen: shape of the image that is formed.
+        seen: shape of the pixels that can be seen,
+        whole: and of those that the unit can reach, on which what is of either sign is formed.
         size: bytes of a pixel of the result.
 
     Attributes:
@@ -117,7 +122,7 @@ class Holdings:
         forming: and when pixels are formed of what is left in factors; 0 where nothing is.
     """
 
-    def __init__(self, script: Script, seen: Shape, size: int) -> None:
+    def __init__(self, script: Script, seen: Shape, whole: Shape, size: int) -> None:
         self.script, self.size = script, size
         self.fullest, self.forming = 0, 0
         seed = script.seed
@@ -133,7 +138,7 @@ class Holdings:
                     self._note(self.held[words.block.number].form.factors)
             self._release(done)
         if script.final is not None:
-            self._finish(script.final.sum.words, seen)
+            self._finish(script.final.sum.words, seen, whole)
 
     def _note(self, beside: float) -> None:
         """Notes what is held with so many numbers beside the blocks."""
@@ -148,11 +153,15 @@ class Holdings:
 
     def _settled(self, step: Settle, done: int) -> _Held:
         parts, signed = self._multiplied_out(step.words)
-        terms = sum(p.terms for p in parts)
+        terms, coarse = sum(p.terms for p in parts), self._coarseness(step.words)
         self._release(done)
         if terms <= self.script.few:
-            return _Held(self._joined(parts), signed)
-        return _Held(self._reduced(parts), True)
+            return _Held(self._joined(parts), signed, coarse)
+        return _Held(self._reduced(parts, coarse), True, coarse)
+
+    def _coarseness(self, words: tuple[Words, ...]) -> int:
+        holes = any(w.step is not None and _coarsens(w.step) for w in words)
+        return 2 if holes else max(self.held[w.block.number].coarse for w in words)
 
     def _applied(self, step: Apply) -> _Held:
         source, passage = self.held[step.source.number], step.passage
@@ -164,12 +173,10 @@ class Holdings:
         cored = source.form.cored or passage.taps.weights.ndim > 1
         form = Form(shape, tuple(columns), cored)
         signed = source.signed or not passage.move.separable
-        # What a power of two raises, axis by axis; absolute values, once more, and their sizes.
-        beside = 2 * form.numbers
-        if signed:
-            beside = max(beside, 3 * form.numbers + source.form.widest)
-        self._note(beside)
-        return _Held(form, signed)
+        # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
+        self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
+        coarse = min(source.coarse + _coarsens(passage), 2)
+        return _Held(form, signed, coarse)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
         """The terms of words, and whether any may be negative, as `Numbers` makes and rounds
@@ -186,9 +193,9 @@ class Holdings:
             if block.signed:
                 block.absolute = {} if block.absolute is None else block.absolute
                 own, count = self._weighted(block, block.absolute, w, made)
-                # Sizes of all factors, to bound them.
+                # Sizes of a factor, to bound them.
                 of = self._parts(block, count)[0]
-                self._note(made + own + of.numbers + of.weights)
+                self._note(made + own + of.widest + of.weights)
         self._note(made)
         self._made = made
         return parts, any(self.held[w.block.number].signed for w in words)
@@ -198,7 +205,9 @@ class Holdings:
     ) -> tuple[int, int]:
         """Numbers that are copied of a block's powers, and how many of them there are."""
         if w.step is None:
-            return 0, 1
+            if block.form.cored:
+                self._note(before + 2 * block.form.weights)
+            return block.form.cored * block.form.weights, 1
         used = np.flatnonzero(w.values)
         first, stop = int(used[0]), int(used[-1]) + 1
         key, wanted, form = id(w.step), w.first + stop, block.form
@@ -233,14 +242,14 @@ class Holdings:
 
     # --- reductions -------------------------------------------------------------------------
 
-    def _reduced(self, parts: list[Form]) -> Form:
+    def _reduced(self, parts: list[Form], coarse: int) -> Form:
         shape = parts[0].shape
         if len(shape) > 2:
-            return self._reduced_volume(parts)
+            return self._reduced_volume(parts, MOST_COLUMNS[3][coarse])
         form = self._joined(parts)
         # Absolute values of a factor, or the terms that are no traces beside all.
         self._note(self._made + form.factors)
-        left = min(form.terms, MOST_COLUMNS[2], *shape)
+        left = min(form.terms, MOST_COLUMNS[2][coarse], *shape)
         held = max(self._made, form.factors)
         if form.terms >= min(shape) and min(shape) <= lowrank.WHOLE:
             self._reduce_pixels(form, left, held)
@@ -278,13 +287,13 @@ class Holdings:
     @staticmethod
     def _replacing(form: Form) -> int:
         """Numbers that `lowrank.replaced` takes: absolute values, one factor once more, what it is
-        off by, and either its Q and products of it or sizes of all factors."""
-        return form.factors + 2 * form.widest + max(3 * form.widest, form.factors)
+        off by, its Q, and products of that."""
+        return form.factors + 5 * form.widest
 
-    def _reduced_volume(self, parts: list[Form]) -> Form:
+    def _reduced_volume(self, parts: list[Form], most: int) -> Form:
         """As `volumes.reduced`, whose fullest groups are that of most columns, and the last."""
-        shape, few = parts[0].shape, MOST_COLUMNS[3]
-        left = tuple(min(few, n) for n in shape)
+        shape = parts[0].shape
+        left = tuple(min(most, n) for n in shape)
         held, kept = self._made, Form(shape, left, True)
         groups = list(_groups(parts))
         for number, group in enumerate(groups):
@@ -322,17 +331,18 @@ class Holdings:
 
     # --- the image --------------------------------------------------------------------------
 
-    def _finish(self, words: tuple[Words, ...], seen: Shape) -> None:
+    def _finish(self, words: tuple[Words, ...], seen: Shape, whole: Shape) -> None:
         parts, signed = self._multiplied_out(words)
+        coarse = self._coarseness(words)
         self.held.clear()
         terms, shape = sum(p.terms for p in parts), parts[0].shape
         if signed and len(shape) > 2 and terms > self.script.few:
-            form = self._reduced(parts)
+            form = self._reduced(parts, coarse)
         else:
             form = self._joined(parts)
             if signed and not form.cored:
                 self._note(self._made + form.factors)
-        formed = Form(seen, form.columns, form.cored)
+        formed = Form(whole if signed else seen, form.columns, form.cored)
         pixels = formed.pixels
         if signed and form.cored:
             # Left as it is, with sums of columns.
@@ -349,6 +359,14 @@ class Holdings:
         if self.size < 8:
             self._note(pixels + narrow)
             self._note(narrow + pixels / 8)
+
+
+def _coarsens(passage: Passage) -> bool:
+    """Whether pixels behind a map differ by their phase: strides and holes make them so."""
+    return any(
+        not isinstance(a, Window | Spread) or max(a.stride, a.dilation) > 1
+        for a in passage.move.axes
+    )
 
 
 def _groups(parts: list[Form]) -> list[list[Form]]:

@@ -138,12 +138,14 @@ class Terms:
 
     def bound(self) -> Loss:
         """Bounds of the largest pixel, and of the sum of all, without forming one."""
-        sizes = [np.abs(f) for f in self.factors]
+        tops, sums = [], []
+        for f in self.factors:
+            size = np.abs(f)
+            tops.append(size.max(axis=0))
+            sums.append(size.sum(axis=0))
+            del size  # before the next one
         weights = Terms(self.factors, np.abs(self.weights))
-        return Loss(
-            weights.contracted([f.max(axis=0) for f in sizes]).item(),
-            weights.contracted([f.sum(axis=0) for f in sizes]).item(),
-        )
+        return Loss(weights.contracted(tops).item(), weights.contracted(sums).item())
 
     def contracted(self, values: Sequence[Floats]) -> Floats:
         """The sum over the weights, each times a value for its column of every axis.

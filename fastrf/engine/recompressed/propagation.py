@@ -12,6 +12,7 @@ import numpy as np
 from fastrf.engine.direct import Propagated
 from fastrf.engine.recompressed.carrier import Numbers
 from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, Terms, rounding
+from fastrf.engine.recompressed.maps import Spans, field_window
 from fastrf.engine.recompressed.script import KEPT, script
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
@@ -191,7 +192,7 @@ def _run(
         )
     carrier = Numbers(written, graph.input_size, allowed)
     carrier.follow(unit, progress or (lambda share: None))
-    seen = _seen(carrier, dtype, tail)
+    seen = _seen(carrier, field_window(graph, node, unit, input_node), dtype, tail)
     if seen is None:
         raise EmptyFieldError(
             f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
@@ -243,14 +244,20 @@ class _Seen(NamedTuple):
     dropped: float
 
 
-def _seen(carrier: Numbers, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
-    """The image on the input; None where nothing of it is positive."""
+def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
+    """The image on the input, of which the unit sees a field; None where nothing of it is
+    positive."""
     found = carrier.found()
     if found is None:
         return None
     terms, scale, signed = found
     del found
-    origin = tuple(start for start, _ in carrier.script.support)
+    parts, origin = [], tuple(start for start, _ in field)
+    for factor, (start, count), (first, _) in zip(
+        terms.factors, field, carrier.script.support, strict=True
+    ):
+        parts.append(factor[start - first : start - first + count])
+    terms = Terms(tuple(parts), terms.weights)
     if signed and not terms.diagonal:
         return _volume(TuckerImage(terms, origin, dtype), scale, tail)
     # Rows of which nothing will be seen are not formed.
