@@ -195,7 +195,7 @@ class Holdings:
                 own, count = self._weighted(block, block.absolute, w, made)
                 # Sizes of a factor, to bound them.
                 of = self._parts(block, count)[0]
-                self._note(made + own + of.widest + of.weights)
+                self._note(made + own + of.widest + 2 * of.weights)
         self._note(made)
         self._made = made
         return parts, any(self.held[w.block.number].signed for w in words)
@@ -324,7 +324,8 @@ class Holdings:
             self._note(held + max(p.numbers + p.forming for p in (*parts, kept)))
             return
         self._note(held + core + max(forming, Form(orders, kept.columns, True).forming))
-        held += 2 * core  # what it was rounded by, and what it has changed by
+        held += core  # what it was rounded by
+        self._note(held + core + max(n * o for n, o in zip(whole.shape, orders, strict=True)))
         own = max(parts, key=lambda p: p.factors)
         self._note(held + self._replacing(own) + own.weights)
         self._note(held + 2 * volumes.SLICES * math.prod(orders[1:]))

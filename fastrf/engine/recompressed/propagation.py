@@ -267,7 +267,7 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
     factors = tuple(f[slice(*ends)] for f, ends in zip(terms.factors, box, strict=True))
     origin = tuple(o + first for o, (first, _) in zip(origin, box, strict=True))
     pixels = Terms(factors, terms.weights).form()
-    del terms, factors  # no more than two images at a time
+    del terms, parts, factors  # no more than two images at a time
     if signed:
         np.maximum(pixels, 0, out=pixels)
     total, peak = float(pixels.sum()), float(pixels.max())

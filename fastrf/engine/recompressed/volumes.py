@@ -92,12 +92,12 @@ def _compressed(parts: list[Terms], budget: float, noise: float) -> tuple[Terms,
     if math.prod(kept.shape) <= MEASURED:
         return kept, difference(parts, kept)
     inner.append(Terms(turns, small))
-    # What the core was rounded by, and what measuring the change of it.
+    # What the core was rounded by, and what measuring the change of it, which takes its place.
     rounded = rounding(inner[0].roundings + len(inner)) * sum_of([t.absolute() for t in inner])
-    change = core - inner[-1].form()
+    core -= inner[-1].form()
     qs = [q for q, _ in qrs]
     loss = replaced(parts, qrs) + turned(kept, qs, turns)
-    return kept, loss + _of_slices(change, qs) + Terms(tuple(qs), rounded).bound()
+    return kept, loss + _of_slices(core, qs) + Terms(tuple(qs), rounded).bound()
 
 
 def _in_coordinates(parts: Sequence[Terms], rs: Sequence[Floats]) -> Iterator[Terms]:
