@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, Protocol, TypeVar
@@ -45,6 +45,9 @@ from fastrf.maps import SpatialMap, Window
 Array = NDArray[Any]
 Jump = tuple[int, ...]
 """Input pixels per step on a plane, per axis."""
+
+SLAB = 1 << 15
+"""Numbers, taps times frequencies, that are looked at at a time."""
 
 LONG_KERNEL = 33
 """Equal taps from which the closed form beats the sum over taps (measured at 513 frequencies on
@@ -170,14 +173,18 @@ class TransferFunction:
         if not self.stages:
             values = self._walk(algebra, self.operations, self._inputs(algebra))
             return self._at(algebra, self.node, values)
-        powers = [
-            algebra.power(self._stage(algebra, stage)[stage.target], n) for stage, n in self.groups
-        ]
-        while len(powers) > 1:  # pairs of like size: rounding grows with log n, not with n
-            pairs = zip(powers[::2], powers[1::2], strict=False)
-            rest = powers[-1:] if len(powers) % 2 else []
-            powers = [algebra.times(a, b) for a, b in pairs] + rest
-        return powers[0]
+        # Pairs of like size: rounding, and how many values there are at a time, grow with log n.
+        products: list[tuple[int, V]] = []
+        for stage, n in self.groups:
+            size, value = 1, algebra.power(self._stage(algebra, stage)[stage.target], n)
+            while products and products[-1][0] == size:
+                value = algebra.times(products.pop()[1], value)
+                size *= 2
+            products.append((size, value))
+        _, value = products.pop()
+        while products:
+            value = algebra.times(products.pop()[1], value)
+        return value
 
     def each(self, algebra: Algebra[V]) -> Iterator[tuple[str, V]]:
         """The values at all nodes between input and node, in one pass from the input up."""
@@ -392,12 +399,15 @@ class Frequencies:
             return self._long_defect(kernel, spacing)
         weights = np.full(kernel, 1 / kernel) if taps is None else taps
         exponents = spacing * (2 * np.arange(kernel) - (kernel - 1))
-        defect: Array
+        of_tap: Callable[[Any], Array] = self.defect
         if np.array_equal(weights, weights[::-1]):
             half = (kernel + 1) // 2  # from the centre out; a tap on the centre itself has no part
-            defect = (2 * weights[half:]) @ self.even_defect(exponents[half:, None])
-        else:
-            defect = weights @ self.defect(exponents[:, None])
+            weights, exponents, of_tap = 2 * weights[half:], exponents[half:], self.even_defect
+        # Some taps at a time, of long kernels and many frequencies.
+        step = max(1, SLAB // max(1, self.index.size))
+        defect: Array = weights[:step] @ of_tap(exponents[:step, None])
+        for at in range(step, len(weights), step):
+            defect += weights[at : at + step] @ of_tap(exponents[at : at + step, None])
         return defect
 
     def _long_defect(self, kernel: int, spacing: int) -> Array:
