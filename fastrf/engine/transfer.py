@@ -46,8 +46,11 @@ Array = NDArray[Any]
 Jump = tuple[int, ...]
 """Input pixels per step on a plane, per axis."""
 
-SLAB = 1 << 15
-"""Numbers, taps times frequencies, that are looked at at a time."""
+SLAB = 1 << 14
+"""Numbers, of taps at frequencies, that are looked at at a time,"""
+
+SLAB_BYTES = 56
+"""and what is at work for each of them: angles, sines, complex numbers."""
 
 LONG_KERNEL = 33
 """Equal taps from which the closed form beats the sum over taps (measured at 513 frequencies on
@@ -163,6 +166,23 @@ class TransferFunction:
             else:
                 found[at] = (found[at][0], found[at][1] + 1)
         return found
+
+    @cached_property
+    def distinct(self) -> list[Operation]:
+        """The operations of all groups, or of the whole graph where it is no series."""
+        found = [op for stage, _ in self.groups for op in stage.operations]
+        return found or self.operations
+
+    @cached_property
+    def widest(self) -> int:
+        """Most taps along an axis, of which a long kernel of equal ones counts two."""
+        moves = (m for op in self.distinct for m in op.maps)
+        kernels = ((m, w.kernel) for m in moves for w in _windows(m))
+        return max((2 if m.taps is None and k >= LONG_KERNEL else k for m, k in kernels), default=1)
+
+    def slab_bytes(self, frequencies: int) -> int:
+        """What is at work where taps are looked at at so many frequencies."""
+        return SLAB_BYTES * min(max(SLAB, frequencies), self.widest * frequencies)
 
     def jump(self, node: str) -> Jump:
         """The jump of a node's map."""
@@ -346,9 +366,14 @@ def _log_sum(taps: Array | None, kernel: int, x: Array) -> Array:
     if taps is not None:
         place = np.arange(kernel) - (kernel - 1) / 2
         with np.errstate(divide="ignore"):
-            terms = np.log(taps) + x[..., None] * place
-        top = terms.max(axis=-1)
-        total: Array = top + np.log(np.exp(terms - top[..., None]).sum(axis=-1))
+            logs = np.log(taps)
+        total: Array = np.empty(x.shape)
+        step = max(1, SLAB // kernel)
+        for at in range(0, x.size, step):
+            terms = logs + x.ravel()[at : at + step, None] * place
+            top = terms.max(axis=-1)
+            terms -= top[:, None]
+            total.ravel()[at : at + step] = top + np.log(np.exp(terms, out=terms).sum(axis=-1))
         return total
     # sinh(k·x/2)/(k·sinh(x/2)), with the growing exponentials taken out.
     size = np.abs(x)

@@ -40,20 +40,25 @@ class Ring:
     def defects(self, spacing: int, first: int, stop: int) -> Array:
         """1 − z^p of p = first·spacing … (stop − 1)·spacing: (windows, stop − first,
         frequencies)."""
+        return self.defect((np.arange(first, stop) * spacing)[None, :, None])
+
+    def kept_defects(self, spacing: int, first: int, stop: int) -> Array:
+        """As `defects`, for layers of other taps too, which read the same."""
         key = (spacing, first, stop)
-        found = self._defects.get(key)
-        if found is None:
-            found = self.defect((np.arange(first, stop) * spacing)[None, :, None])
-            if found.size <= SLAB:  # layers of other taps read the same
-                self._defects[key] = found
-        return found
+        if key not in self._defects:
+            self._defects[key] = self.defects(*key)
+        return self._defects[key]
 
     def sums(self, weights: Array, spacing: int, first: int) -> Array:
         """Σ_m weights[…, m]·(1 − z^p) of p = (first + m)·spacing, for weights of shape (windows,
         lines, taps): (windows, lines, frequencies). Some taps at a time, of long kernels."""
         count = weights.shape[-1]
         step = max(1, SLAB // max(1, self.index.size))
-        total: Array = weights[..., :step] @ self.defects(spacing, first, first + min(step, count))
+        total: Array
+        if step >= count:
+            total = weights @ self.kept_defects(spacing, first, first + count)
+            return total
+        total = weights[..., :step] @ self.defects(spacing, first, first + step)
         for at in range(step, count, step):
             stop = min(at + step, count)
             total += weights[..., at:stop] @ self.defects(spacing, first + at, first + stop)
@@ -149,7 +154,7 @@ class Waves(Tilts[Wave]):
         else:
             kernels = parts[0].weights.shape[1:]
             defects = [
-                ring.defects(h, 1 - k, k)
+                ring.kept_defects(h, 1 - k, k)
                 for ring, h, k in zip(self.rings, spacing, kernels, strict=True)
             ]
             found[-1] = _dense_defect(parts[0].around(), defects)

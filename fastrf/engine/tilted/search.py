@@ -47,7 +47,7 @@ class Patch(NamedTuple):
     right: NDArray[np.bool_]
 
 
-def _balanced(window: Window, centre: int) -> Window:
+def balanced(window: Window, centre: int) -> Window:
     """The window that has the same number of pixels on both sides of centre/2."""
     last = max(window[1], centre - window[0])
     return centre - last, last
@@ -69,7 +69,7 @@ class Search:
         self.symmetry = function(Symmetries(self.ndim))
         self.extent = function(Extents(self.ndim))
         self.box = tuple(
-            _balanced(window, c) if mirrored else window
+            balanced(window, c) if mirrored else window
             for window, c, mirrored in zip(
                 windows(function, tail or TINY),
                 self.symmetry.centre,

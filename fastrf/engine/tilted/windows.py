@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrf.engine.spectral import EPS
 from fastrf.engine.tilted.frequencies import Moduli, Ring
-from fastrf.engine.tilted.moments import Moments, TiltedMoments
+from fastrf.engine.tilted.moments import TiltedMoments, moments
 from fastrf.engine.tilted.taps import Array, Indices
 from fastrf.engine.transfer import SLAB, Extent, TransferFunction
 
@@ -48,8 +48,7 @@ def measured(function: TransferFunction, extent: Extent, theta: Array, reach: fl
         theta: shape (windows, axes).
         reach: how far below its own peak a window serves pixels, in nats.
     """
-    walk = Moments(theta)
-    tilted = function(walk)
+    _, tilted = moments(function, theta)
     deviation = np.sqrt(np.maximum(tilted.variance, 0.0)) + 1e-3
     count, ndim = theta.shape
     push = 3 * np.exp2(np.arange(8) / 2)
@@ -59,9 +58,8 @@ def measured(function: TransferFunction, extent: Extent, theta: Array, reach: fl
     moved = np.broadcast_to(theta[:, None, None, None], (*moves.shape, ndim)).copy()
     for a in range(ndim):
         moved[:, a, :, :, a] += moves[:, a]
-    flat = Moments(moved.reshape(-1, ndim))
-    beyond = function(flat)
-    own = flat.theta.reshape(moved.shape)
+    flat, beyond = moments(function, moved.reshape(-1, ndim))
+    own = flat.reshape(moved.shape)
     shift = beyond.centre.reshape(moved.shape) - tilted.centre[:, None, None, None]
     log = beyond.log.reshape(moves.shape) - tilted.log[:, None, None, None]
     log = log + (own * shift).sum(axis=-1)
