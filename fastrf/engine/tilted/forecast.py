@@ -10,12 +10,18 @@ import numpy as np
 
 from fastrf.engine import transfer
 from fastrf.engine.forecast import Forecast
-from fastrf.engine.spectral import BLOCK, EPS, window_and_periods, windows
+from fastrf.engine.spectral import BLOCK, EPS, Window, window_and_periods, windows
 from fastrf.engine.tilted.moments import FEWEST, Moments, taps_of
 from fastrf.engine.tilted.nodes import DEPTH, STEPS, TINY
 from fastrf.engine.tilted.search import balanced
 from fastrf.engine.tilted.symmetries import Symmetries, Symmetry, groups
-from fastrf.engine.transfer import SLAB, Frequencies, TransferFunction, transfer_function
+from fastrf.engine.transfer import (
+    SLAB,
+    SLAB_BYTES,
+    Frequencies,
+    TransferFunction,
+    transfer_function,
+)
 from fastrf.lowering import PlaneGraph
 
 SEARCH_SECONDS = 6e-3
@@ -31,9 +37,17 @@ NODE_NANOSECONDS = 400.0
 WAVE_NANOSECONDS = 60.0
 """One frequency of one window and one distinct operation."""
 
+SINE_NANOSECONDS = 10.0
+"""One frequency of one window and one tap, while those that matter are found; what short kernels
+take is in `PASSES_SECONDS`."""
+
 PIXEL_NANOSECONDS = 70.0
 """One pixel of the result: transformed, scaled, unfolded, normalised."""
 
+
+WIDER, MORE = 16, 4
+"""Most frequencies of a window over those of the image itself, and most windows over those that a
+Gaussian would need, in any network tried: the memory is an upper bound by these."""
 
 ROOM_BYTES = 1 << 16
 """What is at work besides arrays that grow: moments of windows, Python's own."""
@@ -73,12 +87,17 @@ def of_tilted(
     points = max(1.0, many / folds) * waves
     distinct = len(function.distinct)
     pixels = math.prod(count for _, count in support)
-    memory = _memory(function, symmetry, dtype, tail, waves, max(1.0, many / folds), periods)
+    memory = _memory(function, box, symmetry, dtype, tail, waves, many / folds, periods)
+    # Sines, of all windows and the frequencies of every axis, and taps.
+    sines = (many / folds + 1) * sum(n // 2 + 1 for n in periods)
+    sines *= sum(taps_of(m) for op in function.distinct for m in op.maps)
     return Forecast(
         len(function.operations),
         support,
         int(points * distinct) + pixels,
-        SEARCH_SECONDS + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS),
+        SEARCH_SECONDS
+        + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS)
+        + 1e-9 * sines * SINE_NANOSECONDS,
         1e-9 * (points * distinct * WAVE_NANOSECONDS + pixels * PIXEL_NANOSECONDS),
         memory + ROOM_BYTES,
         pixels,
@@ -94,6 +113,7 @@ def _waves(function: TransferFunction, axis: int, period: int) -> int:
 
 def _memory(
     function: TransferFunction,
+    box: Sequence[Window],
     symmetry: Symmetry,
     dtype: np.dtype[Any],
     tail: float | None,
@@ -104,12 +124,17 @@ def _memory(
     """Bytes at the fullest moment: of a chunk of windows or of the image.
 
     Args:
-        waves: frequencies of a window.
-        count: how many there may be.
+        box: the pixels that are wanted.
+        waves: frequencies of the image itself.
+        count: windows that there may be.
         periods: of the image itself, which are those of the widest window.
     """
+    # Which windows there will be is not known: these have no more frequencies than their period,
+    # nor, as far as has been seen, than a few times those of the image.
+    waves = min(math.prod(periods) / 2, WIDER * waves)
+    count = MORE * (count + 1)
     shapes = []  # of the part that is computed, of the image, and of what of it is visible
-    for a, window in enumerate(windows(function, tail or TINY)):
+    for a, window in enumerate(box):
         centre, mirrored = symmetry.centre[a], symmetry.mirrored[a]
         low, high = balanced(window, centre) if mirrored else window
         shapes.append((high - (-(-centre // 2) if mirrored else low) + 1, high - low + 1))
@@ -131,9 +156,10 @@ def _memory(
     found = [held + evaluated, held + transformed + max(1.0, chunk / 16 / waves) * patch]
     # Frequencies of some windows, and their bounds.
     lines = min(count, max(1, SLAB // (max(periods) // 2 + 1))) * (max(periods) // 2 + 1)
-    found.append(held + (16 + 24 * len(periods)) * lines + function.slab_bytes(int(lines)))
-    # Taps at every θ.
     taps = max((taps_of(m) for op in function.distinct for m in op.maps), default=1)
+    slab = SLAB_BYTES * min(max(SLAB, lines), taps * lines)
+    found.append(held + (16 + 24 * len(periods)) * lines + slab)
+    # Taps at every θ.
     found.append(6 * 8 * taps * max(FEWEST, SLAB // taps))
     # Unfolded, the image beside its half; then in a narrower type, and which are too small.
     found.append(held + 8 * seen * (1.5 if any(symmetry.mirrored) else 1.0))

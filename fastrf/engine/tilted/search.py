@@ -125,10 +125,14 @@ class Search:
         # Windows of like size share an array, so that little of it is filled up.
         order = np.argsort(points)
         chunks: list[list[int]] = []
+        widest = [0] * self.ndim
         for b in order:
-            if not chunks or points[b] * (len(chunks[-1]) + 1) > BLOCK:
+            sizes = [max(n, i.size) for n, i in zip(widest, kept[b], strict=True)]
+            if not chunks or math.prod(sizes) * (len(chunks[-1]) + 1) > BLOCK:
                 chunks.append([])
+                sizes = [i.size for i in kept[b]]
             chunks[-1].append(int(b))
+            widest = sizes
         finished: dict[int, list[Patch]] = {}
         written, lock = 0, Lock()
 
