@@ -209,6 +209,7 @@ class _Correlated:
                     both = replace(both, array=-both.array, signed=True)
                 both = both.times(abs(pair.factor))
                 self.stacks[pair.below] = self.sums.sum(self.stacks.get(pair.below), both)
+            del both  # before the other order
 
     def _behind(self, op: Operation, stack: Stack) -> Stack | None:
         """What an operation hands back."""

@@ -36,11 +36,18 @@ from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Kind, SpatialMap, Window
 
-_MEET_BYTES, _ROW_BYTES = 8 + 8 + 1, 6 * 8
-"""For each lag and pixel above and each tap: coefficients, where they meet and whether they do; and
-for each lag and pixel, which pixels these are, and where."""
+_MEET_BYTES, _ROW_BYTES, _KEPT_BYTES = 8 + 8 + 1, 3 * 8, 2 * 8
+"""For each lag and pixel above and each tap that meet a lag: coefficients, where they meet and
+whether they do. For each lag and pixel, which pixels these are, and where; and what is kept of
+that."""
 
-_ROOM = 1 << 15
+_OPERATION_BYTES = 512
+"""What Python holds of an operation: lags, coefficients of a line, and what was lost."""
+
+_SOME = 16
+"""Pixels of which some read coefficients of either sign, where any does."""
+
+_ROOM = 1 << 16
 """Bytes of all that is no array."""
 
 PASSED_SECONDS = 120e-6
@@ -137,17 +144,18 @@ class _Survey:
         upper = self.peak.most * self.dtype.itemsize
         held = sum(images.values()) * self.dtype.itemsize
         factor = dtype_factor(self.dtype)
+        room = _ROOM + _OPERATION_BYTES * len(self.operations)
         return Forecast(
             len(self.operations),
             lower.support,
             self.cells + lower.cells,
             self.calls + lower.fixed,
             1e-9 * factor * self.nanoseconds + lower.shared,
-            max(upper, held + max(lower.walked, lower.finish)) + _ROOM,
+            max(upper, held + max(lower.walked, lower.finish)) + room,
             max(self.largest, lower.largest),
-            walked=max(upper, held + lower.walked) + _ROOM,
+            walked=max(upper, held + lower.walked) + room,
             each=lower.each,
-            finish=held + lower.finish + _ROOM,
+            finish=held + lower.finish + room,
         )
 
     # --- with covariances -------------------------------------------------------------------
@@ -288,8 +296,12 @@ class _Survey:
             taps = max(line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
             # Each lag meets those above that are less than the taps of both apart from it.
             meet = min(len(above), 2 * taps)
-            rows = _MEET_BYTES * meet * read * taps + _ROW_BYTES * len(above) * read
-            rows //= self.dtype.itemsize
+            size_of = self.dtype.itemsize
+            length = at[axis].within(self.trimmed)[1]
+            met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
+            rows = max(_ROW_BYTES * len(above) * read, _KEPT_BYTES * len(above) * read + met)
+            rows //= size_of
+            self.signed |= any(float(line[axis].rows(0, _SOME)[1].min()) < 0 for line in (a, b))
             # Of either sign: parts of what is read, and one lag.
             some = size // len(above) * meet
             signs = 2 * some + out // len(wanted[axis]) if self.signed else 0
