@@ -8,9 +8,10 @@
 Faults are drawn evenly from the files of each part of the package, by a seed. Every one is planted
 in a copy of the tree, and the tests run in a child of a process that has imported all libraries and
 nothing of fastrf, the quickest tests first, up to the first failure. A fault that they let pass is
-tried on more of them. What was caught is not planted again (``.coverage/fates.jsonl``). Kernels
-run as Python, see ``tests/interpreted.py``; only their CUDA sources are compiled. Survivors that
-change no result are listed in ``equivalent.json``, with the reason.
+tried on more of them. What was caught is not planted again (``.coverage/fates.jsonl``). Kernels of
+the CPU run as Python, see ``tests/interpreted.py``, but for the modules that say how kernels are
+compiled; CUDA sources are compiled for the CPU, see ``tests/cuda/shim``. Survivors that change no
+result are listed in ``equivalent.json``, with the reason.
 """
 
 from __future__ import annotations
@@ -81,6 +82,16 @@ ELSEWHERE = ("test_packaging", "test_report_page")
 """Tests that need the checkout itself, or a browser, which `MEMORY` has no room for."""
 
 
+COMPILING = {f"kernels/cpu/{name}.py" for name in ("_cache", "_compile", "_peak", "_runs")}
+"""What says how kernels are compiled, or emits code: where kernels run as Python, little of it
+runs."""
+
+
+def interpreted(path: str) -> bool:
+    """Whether faults of a file meet kernels that run as Python."""
+    return path.startswith("kernels/cpu/") and path not in COMPILING
+
+
 @dataclass(frozen=True)
 class Tests:
     """Which tests execute a line, and how long they take."""
@@ -91,7 +102,7 @@ class Tests:
 
     def seconds(self, mutant: Mutant) -> dict[str, float]:
         """How long tests take in the way in which they meet the fault."""
-        return self.interpreted if mutant.path.startswith("kernels/cpu") else self.compiled
+        return self.interpreted if interpreted(mutant.path) else self.compiled
 
     def of(self, mutant: Mutant, budget: float) -> list[str]:
         """The quickest tests that execute its line, up to a sum of seconds."""
@@ -103,7 +114,7 @@ class Tests:
             (lines[at] for at in range(mutant.line, mutant.line - 8, -1) if lines.get(at)),
             frozenset(),
         ) or frozenset().union(*lines.values())
-        if path.startswith("kernels/cpu"):
+        if interpreted(path):
             found = frozenset(t for t in found if t.split("::")[0] in INTERPRETED)
         if budget < LONG:
             found = self._nearest(path, found)
@@ -235,10 +246,12 @@ def child(tree: Tree, path: str, chosen: Sequence[str], log: Path, limit: float)
     hypothesis.settings.load_profile("faults")
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:benchmark"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    if path.startswith("kernels/cpu"):
+    if interpreted(path):
         numba.config.DISABLE_JIT = True
         sys.path.append(str(tree.folder / "tests"))
         options += ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
+    elif path in COMPILING:  # what is compiled without the fault stays for others
+        numba.config.CACHE_DIR = tempfile.mkdtemp(dir=tree.folder)
     code = 3
     try:
         code = int(pytest.main([*options, *chosen]))
@@ -293,6 +306,7 @@ class Trials:
         tree = self.free.pop()
         seconds = self.known.seconds(mutant)
         expected = sum(seconds.get(t, 0.05) for t in chosen)
+        expected += PATIENCE * (mutant.path in COMPILING)  # all that they call is compiled
         run = Run(mutant, tree, chosen, PATIENCE + 2 * expected, budget, trial)
         if trial is None:
             tree.plant(mutant)
