@@ -124,6 +124,17 @@ def test_runs_agree(cuda, name, dtype):
         np.testing.assert_allclose(out, cpu, **bounds, err_msg=str(case))
 
 
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_runs_beyond_all_that_is_there_are_zero(cuda, name, axis):
+    lo = [1, 1, 1]
+    lo[axis] = 30
+    for count in (1, 2):
+        values = [run_tests.layer(name, (3, 3, 3), np.float64), count, tuple(lo)]
+        out = call(cuda, name, fill((4, 5, 6), np.float64), *values, np.full((2, 3, 4), np.nan))
+        assert (out == 0).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chains_agree(cuda, dtype):
     chains = [
@@ -164,6 +175,28 @@ def test_chains_in_global_memory(cuda, dtype):
         # Sums of ones, divided by 27 and by 18.
         np.testing.assert_allclose(home(array), same[name], rtol=4 * EPS[dtype], atol=0)
     assert (same["out"][:, 9000:] > 0).any()
+
+
+def test_no_chains(standin):
+    standin()
+    values = {
+        name: array[..., :0] if name == "layers" else array[: 1 if name == "offsets" else 0]
+        for name, array in chain_tests.arguments([chain_tests.plain(2)], np.float64, 5).items()
+    }
+    kernel("chain_profiles")(*values.values())
+    # Lines of no chain have their moments, and no lines nothing at all.
+    moments, out = figure_tests.figures(
+        figure_tests.LINES[:3], [((0, 1.0),)], np.float64, kernel("chain_figures")
+    )
+    alone, none = np.full_like(moments, np.nan), np.empty((0, out.shape[1]))
+    lines = figure_tests.LINES[:3]
+    counts = np.array([len(line) for line in lines])
+    shares, index, at = np.array(figure_tests.SHARES), np.empty((1, 0), np.int64), np.empty((1, 0))
+    pixels, places = np.concatenate(lines), np.cumsum(counts) - counts
+    kernel("chain_figures")(pixels, places, counts, index, at, 0.05, shares, alone, none)
+    np.testing.assert_array_equal(alone, moments)
+    nothing = [array[:0] for array in (pixels, places, counts)]
+    kernel("chain_figures")(*nothing, index, at, 0.05, shares, alone[:0], none)
 
 
 GROWN = [
