@@ -71,6 +71,7 @@ CONV_CASES = [
     # Empty images.
     conv_case((1, 0, 4), (1, 3, 3), (1, 5, 5)),
     conv_case((1, 4, 4), (1, 3, 3), (1, 5, 0)),
+    conv_case((1, 4, 4), (1, 0, 3), (1, 5, 5)),  # no taps
     # One axis at a time, in the last, the middle and the first place.
     conv_case((3, 1, 40), (1, 1, 5), (3, 1, 40), lo=(0, 0, 2)),
     conv_case((3, 40, 1), (1, 5, 1), (3, 44, 1), dilation=(1, 3, 1), lo=(0, 2, 0)),
