@@ -17,6 +17,7 @@ result are listed in ``equivalent.json``, with the reason.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -32,7 +33,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -92,6 +93,19 @@ def interpreted(path: str) -> bool:
     return path.startswith("kernels/cpu/") and path not in COMPILING
 
 
+@cache
+def functions(path: str) -> tuple[range, ...]:
+    """Lines of the functions of a file; of a CUDA source, all of it."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    if not path.endswith(".py"):
+        return (range(1, source.count("\n") + 2),)
+    return tuple(
+        range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    )
+
+
 @dataclass(frozen=True)
 class Tests:
     """Which tests execute a line, and how long they take."""
@@ -107,13 +121,20 @@ class Tests:
     def of(self, mutant: Mutant, budget: float) -> list[str]:
         """The quickest tests that execute its line, up to a sum of seconds."""
         path = mutant.path
-        lines = self.lines.get(path, {})
-        # A statement's later lines are not counted; what runs while modules are loaded is in no
-        # test, but all that use the module depend on it.
-        found = next(
-            (lines[at] for at in range(mutant.line, mutant.line - 8, -1) if lines.get(at)),
-            frozenset(),
-        ) or frozenset().union(*lines.values())
+        lines, inside = self.lines.get(path, {}), functions(path)
+        found: frozenset[str] = frozenset()
+        if any(mutant.line in own for own in inside):
+            # A statement's later lines are not counted.
+            before = range(mutant.line, mutant.line - 8, -1)
+            found = next((lines[at] for at in before if lines.get(at)), found)
+        if not found:
+            # What runs while modules are loaded is in no test, or in the first that loads them; but
+            # all that use the module depend on it, and of tables all that use the folder may.
+            folder = Path(path).parent
+            found = found.union(*lines.values())
+            for other in () if inside and found else self.lines:
+                if Path(other).parent == folder:
+                    found = found.union(*self.lines[other].values())
         if interpreted(path):
             found = frozenset(t for t in found if t.split("::")[0] in INTERPRETED)
         if budget < LONG:

@@ -5,6 +5,7 @@ NVRTC is the real one where its wheel is installed; nothing else of CuPy is.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -202,6 +203,14 @@ def test_one_folder_holds_all_that_is_compiled(gpu, source, monkeypatch, tmp_pat
         again(monkeypatch)
         launch(source)
     assert len(cached(tmp_path)) == 2
+
+
+def test_a_full_disk_is_no_folder_to_write_in(gpu, monkeypatch):
+    def full(dir):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), dir)
+
+    monkeypatch.setattr(_module.tempfile, "TemporaryFile", full)
+    assert _module.writable() is None
 
 
 def test_a_damaged_cache_is_compiled_anew(gpu, source, monkeypatch, tmp_path):
