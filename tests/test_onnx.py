@@ -24,6 +24,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import fastrf as rf  # noqa: E402
 from fastrf.errors import InputError, MissingExtra, NetworkFileError, UnsupportedOperator  # noqa: E402
+from fastrf.importers.failing import line  # noqa: E402
 from fastrf.importers.onnx import from_onnx, input_sizes  # noqa: E402
 from fastrf.layers import (  # noqa: E402
     Activation,
@@ -1150,3 +1151,9 @@ def test_damaged_files_raise_nothing_else():
             messages.append(str(error))
     assert len(messages) > len(damaged) / 2
     assert not any("\n" in message for message in messages)
+
+
+def test_messages_are_one_line_of_a_bearable_length():
+    assert line("a\n\tb  c") == "a b c"
+    assert line("x" * 300) == "x" * 300
+    assert line("x" * 301) == "x" * 299 + "…"
