@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import pickle
@@ -18,6 +19,8 @@ from fastrf.errors import InputError
 from fastrf.layers import Concat, Conv, ConvTranspose, MaxPool
 from fastrf.network import Network, Parallel, Residual, Sequential
 from fastrf.sweep.chain import Chain
+from fastrf.sweep.content import DEFAULTS, spelled_out
+from fastrf.sweep.counting import Table, count_joint
 from fastrf.sweep.dimensions import sampled
 from fastrf.sweep.space import Space
 
@@ -402,6 +405,30 @@ def test_options() -> None:
     ]
     assert all(p.chain() is None for p in found)
     assert [p.options for p in space({"depth": 1}, options={"unit": [0, 0]})] == [{"unit": (0, 0)}]
+
+
+def test_options_that_say_nothing_are_the_defaults_of_erf() -> None:
+    parameters = inspect.signature(rf.erf).parameters
+    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
+    assert spelled_out({**DEFAULTS, "output": None}, 2) == {}
+    given = {"unit": 3, "input_size": [8, 9], "dtype": "float32", "ignore_global": True}
+    assert spelled_out(given, 2) == given | {"unit": [3, 3]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_joint_counts_against_nested_loops(seed: int) -> None:
+    """Tables over some of four axes, of which the last has none."""
+    rng, lengths = np.random.default_rng(seed), (3, 4, 2, 5)
+    tables = [
+        Table(axes, rng.integers(0, 3, [lengths[a] for a in axes]))
+        for axes in ((0,), (0, 1), (1, 2), (0, 2), (2,))
+        if rng.random() < 0.7
+    ]
+    expected = sum(
+        math.prod(int(t.values[tuple(at[a] for a in t.axes)]) for t in tables)
+        for at in itertools.product(*map(range, lengths))
+    )
+    assert count_joint(tables, dict(enumerate(lengths))) == expected
 
 
 def test_taps() -> None:

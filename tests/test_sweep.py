@@ -697,6 +697,18 @@ def test_progress_in_plain_lines():
     ]
 
 
+def test_progress_of_nothing_new_knows_no_rate():
+    now, text = [0.0], StringIO()
+    with Progress(10, True, text, lambda: now[0]) as bar:
+        now[0] = 20.0
+        bar.add(3, there=3)
+        bar.add(7, there=7)
+    assert text.getvalue().splitlines()[1:] == [
+        "sweep: 3 of 10 points, 0/s, 3 were there",
+        "sweep: 10 of 10 points, 0/s, 10 were there",
+    ]
+
+
 def test_progress_on_a_terminal():
     class Terminal(StringIO):
         def isatty(self):
