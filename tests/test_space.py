@@ -18,6 +18,7 @@ import fastrf as rf
 from fastrf.errors import InputError
 from fastrf.layers import Concat, Conv, ConvTranspose, MaxPool
 from fastrf.network import Network, Parallel, Residual, Sequential
+from fastrf.sweep import vectors
 from fastrf.sweep.chain import Chain
 from fastrf.sweep.content import DEFAULTS, spelled_out
 from fastrf.sweep.counting import Table, count_joint
@@ -234,6 +235,34 @@ def test_a_latin_hypercube_takes_every_share_once_and_is_reproducible() -> None:
     drawn = space(content, sample={"count": 7, "method": "random"}, seed=3)
     assert len(drawn) == len(rows(drawn)) == 7
     assert all(1 <= r["depth"] <= 50 and 0.5 <= r["gain"] < 8 for r in rows(drawn))
+
+
+def test_a_range_of_one_value_is_sampled_and_one_that_goes_down_is_none() -> None:
+    sample = {"count": 3, "method": "random"}
+    found = space({"depth": [2], "gain": {"from": 1.5, "to": 1.5}}, sample=sample)
+    assert [row["gain"] for row in rows(found)] == [1.5] * 3
+    with pytest.raises(InputError, match="goes down; turn the two"):
+        space({"depth": [2], "gain": {"from": 1.5, "to": 1.4}}, sample=sample)
+
+
+def test_vectors_are_kept_and_continued_until_they_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    def make(start: int, stop: int) -> tuple[Any]:
+        made.append((start, stop))
+        return (np.arange(start, stop),)
+
+    monkeypatch.setattr(vectors, "MOST_KEPT", 100)
+    kept = vectors.Vectors()
+    for times in (3, 5, 4, 90):
+        (axis,) = kept.first("a", times, make)
+        np.testing.assert_array_equal(axis, np.arange(times))
+    assert made == [(0, 3), (3, 5), (5, 90)]
+    kept.first("b", 1, make)  # one too many: all before it are dropped
+    kept.first("a", 2, make)
+    assert made[3:] == [(0, 1), (0, 2)]
 
 
 def test_whole_numbers_are_sampled_with_both_ends() -> None:
