@@ -424,7 +424,12 @@ def test_the_module_is_left_as_it_is():
 def test_no_weights_are_allocated():
     with torch.device("meta"):
         huge = nn.Conv2d(2**18, 2**18, 3)  # 2.5 TB of weights
-    assert layers(huge, (1, 2**18, 4, 4)) == bound(Conv(3, channels=2**18))
+        normed = nn.Sequential(huge, nn.BatchNorm2d(2**18), nn.BatchNorm2d(4))
+    conv = Conv(3, channels=2**18)
+    assert layers(huge, (1, 2**18, 4, 4)) == bound(conv)
+    # Buffers have no values either, few as they may be.
+    assert layers(normed[:2], (1, 2**18, 4, 4)) == bound(conv, Norm("batch"))
+    assert layers(normed[2]) == bound(Norm("batch"))
 
 
 def test_training_is_what_is_asked_for():
