@@ -393,6 +393,12 @@ def test_box_power_agrees_with_whole_numbers(n, k, dtype):
         np.testing.assert_array_equal(strided[::2], out[:count])
 
 
+@pytest.mark.parametrize(("k", "measured"), [(31, 66), (101, 250), (255, 971)])
+def test_the_bound_of_powers_is_near_what_was_measured(k, measured):
+    """Roundings; a bound far above would let through what is wrong."""
+    assert measured <= KERNELS["box_power"].rounding(k) <= 10 * measured
+
+
 @pytest.mark.parametrize(("n", "k"), [(3000, 2), (2000, 3), (1000, 7), (200, 31)])
 def test_box_power_is_right_far_below_the_smallest_double(n, k):
     """Coefficients are compared as whole numbers; below 2^−1982 of the sum they are cut off."""
