@@ -355,11 +355,11 @@ class Holdings:
         self._note(own + (form.widest if signed else 0))
         self._note(own + formed.forming)
         # In a narrower type, and which are too small; what that cuts off is a copy.
-        narrow = self.size * pixels / 8
+        cast = self.size * pixels / 8
         self._note(pixels + pixels / 8)
         if self.size < 8:
-            self._note(pixels + narrow)
-            self._note(narrow + pixels / 8)
+            self._note(pixels + cast)
+            self._note(cast + pixels / 8)
 
 
 def _coarsens(passage: Passage) -> bool:
