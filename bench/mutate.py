@@ -8,14 +8,16 @@
 Faults are drawn evenly from the files of each part of the package, by a seed. Every one is planted
 in a copy of the tree, and the tests run in a child of a process that has imported all libraries and
 nothing of fastrf, the quickest tests first, up to the first failure. A fault that they let pass is
-tried on more of them. What was caught is not planted again (``.coverage/fates.jsonl``). Kernels
-run as Python, see ``tests/interpreted.py``; only their CUDA sources are compiled. Survivors that
-change no result are listed in ``equivalent.json``, with the reason.
+tried on more of them. What was caught is not planted again (``.coverage/fates.jsonl``). Kernels of
+the CPU run as Python, see ``tests/interpreted.py``, but for the modules that say how kernels are
+compiled; CUDA sources are compiled for the CPU, see ``tests/cuda/shim``. Survivors that change no
+result are listed in ``equivalent.json``, with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -31,7 +33,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -81,6 +83,29 @@ ELSEWHERE = ("test_packaging", "test_report_page")
 """Tests that need the checkout itself, or a browser, which `MEMORY` has no room for."""
 
 
+COMPILING = {f"kernels/cpu/{name}.py" for name in ("_cache", "_compile", "_peak", "_runs")}
+"""What says how kernels are compiled, or emits code: where kernels run as Python, little of it
+runs."""
+
+
+def interpreted(path: str) -> bool:
+    """Whether faults of a file meet kernels that run as Python."""
+    return path.startswith("kernels/cpu/") and path not in COMPILING
+
+
+@cache
+def functions(path: str) -> tuple[range, ...]:
+    """Lines of the functions of a file; of a CUDA source, all of it."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    if not path.endswith(".py"):
+        return (range(1, source.count("\n") + 2),)
+    return tuple(
+        range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    )
+
+
 @dataclass(frozen=True)
 class Tests:
     """Which tests execute a line, and how long they take."""
@@ -91,19 +116,26 @@ class Tests:
 
     def seconds(self, mutant: Mutant) -> dict[str, float]:
         """How long tests take in the way in which they meet the fault."""
-        return self.interpreted if mutant.path.startswith("kernels/cpu") else self.compiled
+        return self.interpreted if interpreted(mutant.path) else self.compiled
 
     def of(self, mutant: Mutant, budget: float) -> list[str]:
         """The quickest tests that execute its line, up to a sum of seconds."""
         path = mutant.path
-        lines = self.lines.get(path, {})
-        # A statement's later lines are not counted; what runs while modules are loaded is in no
-        # test, but all that use the module depend on it.
-        found = next(
-            (lines[at] for at in range(mutant.line, mutant.line - 8, -1) if lines.get(at)),
-            frozenset(),
-        ) or frozenset().union(*lines.values())
-        if path.startswith("kernels/cpu"):
+        lines, inside = self.lines.get(path, {}), functions(path)
+        found: frozenset[str] = frozenset()
+        if any(mutant.line in own for own in inside):
+            # A statement's later lines are not counted.
+            before = range(mutant.line, mutant.line - 8, -1)
+            found = next((lines[at] for at in before if lines.get(at)), found)
+        if not found:
+            # What runs while modules are loaded is in no test, or in the first that loads them; but
+            # all that use the module depend on it, and of tables all that use the folder may.
+            folder = Path(path).parent
+            found = found.union(*lines.values())
+            for other in () if inside and found else self.lines:
+                if Path(other).parent == folder:
+                    found = found.union(*self.lines[other].values())
+        if interpreted(path):
             found = frozenset(t for t in found if t.split("::")[0] in INTERPRETED)
         if budget < LONG:
             found = self._nearest(path, found)
@@ -169,7 +201,7 @@ def tests() -> Tests:
     for report in FOLDER.glob("*.xml"):
         seconds = interpreted if report.stem.endswith("-interpreted") else compiled
         for case in ElementTree.parse(report).iter("testcase"):
-            name = case.attrib["classname"].split(".")[-1]
+            name = case.get("classname", "").split(".")[-1]  # none of a test that forks
             if name in files:
                 test = f"{files[name]}::{case.attrib['name'].split('[')[0]}"
                 seconds[test] += float(case.attrib["time"])
@@ -235,10 +267,12 @@ def child(tree: Tree, path: str, chosen: Sequence[str], log: Path, limit: float)
     hypothesis.settings.load_profile("faults")
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:benchmark"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    if path.startswith("kernels/cpu"):
+    if interpreted(path):
         numba.config.DISABLE_JIT = True
         sys.path.append(str(tree.folder / "tests"))
         options += ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
+    elif path in COMPILING:  # what is compiled without the fault stays for others
+        numba.config.CACHE_DIR = tempfile.mkdtemp(dir=tree.folder)
     code = 3
     try:
         code = int(pytest.main([*options, *chosen]))
@@ -293,6 +327,7 @@ class Trials:
         tree = self.free.pop()
         seconds = self.known.seconds(mutant)
         expected = sum(seconds.get(t, 0.05) for t in chosen)
+        expected += PATIENCE * (mutant.path in COMPILING)  # all that they call is compiled
         run = Run(mutant, tree, chosen, PATIENCE + 2 * expected, budget, trial)
         if trial is None:
             tree.plant(mutant)

@@ -40,6 +40,10 @@ INTERPRETED = (
 )
 """Tests that call kernels directly, and the interpreter of programs."""
 
+COMPILED_ANEW = ("tests/test_run_kernels.py", "tests/test_benchmark.py")
+"""Tests for which kernels are compiled anew: of what emits their code, and of the cache, nothing
+runs where they are read."""
+
 CHOICE = " and ".join(
     f"not {name}"
     for name in (
@@ -80,9 +84,12 @@ def measure(path: str, interpreted: bool) -> bool:
         command += ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
         there["NUMBA_DISABLE_JIT"] = "1"
         there["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), there.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, cwd=ROOT, env=there, check=False, text=True, stdout=subprocess.PIPE
-    )
+    with tempfile.TemporaryDirectory() as compiled:
+        if path in COMPILED_ANEW:
+            there["NUMBA_CACHE_DIR"] = compiled
+        done = subprocess.run(
+            command, cwd=ROOT, env=there, check=False, text=True, stdout=subprocess.PIPE
+        )
     print(name, done.stdout.rpartition("\n\n")[2] if done.returncode else "passed", flush=True)
     return done.returncode == 0
 

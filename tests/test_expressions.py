@@ -25,6 +25,8 @@ def value(text: str, names: dict[str, Any] | None = None) -> Any:
         "2**i",
         "-a // 2 * 7 % 5",
         "1 if a < 4 <= 10 else 2",
+        "1 < 3 < 2",
+        "3 > 1 < 2",
         "not flag or a == 3 and b != 2",
         "kind == 'dense'",
         "a in [1, 3] and 7 not in [1]",

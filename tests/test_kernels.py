@@ -71,6 +71,7 @@ CONV_CASES = [
     # Empty images.
     conv_case((1, 0, 4), (1, 3, 3), (1, 5, 5)),
     conv_case((1, 4, 4), (1, 3, 3), (1, 5, 0)),
+    conv_case((1, 4, 4), (1, 0, 3), (1, 5, 5)),  # no taps
     # One axis at a time, in the last, the middle and the first place.
     conv_case((3, 1, 40), (1, 1, 5), (3, 1, 40), lo=(0, 0, 2)),
     conv_case((3, 40, 1), (1, 5, 1), (3, 44, 1), dilation=(1, 3, 1), lo=(0, 2, 0)),
@@ -390,6 +391,12 @@ def test_box_power_agrees_with_whole_numbers(n, k, dtype):
         strided = np.full(2 * count, np.nan, dtype)
         kernels.load().box_power(n, k, top, strided[::2])
         np.testing.assert_array_equal(strided[::2], out[:count])
+
+
+@pytest.mark.parametrize(("k", "measured"), [(31, 66), (101, 250), (255, 971)])
+def test_the_bound_of_powers_is_near_what_was_measured(k, measured):
+    """Roundings; a bound far above would let through what is wrong."""
+    assert measured <= KERNELS["box_power"].rounding(k) <= 10 * measured
 
 
 @pytest.mark.parametrize(("n", "k"), [(3000, 2), (2000, 3), (1000, 7), (200, 31)])

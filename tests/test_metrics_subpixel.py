@@ -13,6 +13,8 @@ from test_metrics import T, gaussian, noise, outer
 import fastrf as rf
 from fastrf import metrics
 from fastrf.erf import erf
+from fastrf.images import image_of
+from fastrf.metrics.levels import volume_above
 
 EPS = 2.0**-52
 
@@ -120,7 +122,9 @@ def test_luo_size_varies_smoothly_where_the_count_jumps():
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_luo_size_of_factors_is_that_of_their_pixels(ndim):
+def test_luo_size_of_factors_is_that_of_their_pixels(ndim, monkeypatch):
+    """They are formed some rows at a time, and cells lie between two of these pieces, too."""
+    monkeypatch.setattr("fastrf.engine.terms.LARGEST_BLOCK", 30)
     branch = rf.Residual(rf.Conv(3, padding=1))
     net = rf.Sequential(*[branch if ndim == 2 else rf.Conv(3)] * 4, ndim=ndim)
     field = erf(net, method="factored")
@@ -130,6 +134,15 @@ def test_luo_size_of_factors_is_that_of_their_pixels(ndim):
     expected = metrics.luo_size(field.image, center=center, subpixel=True)
     # The pixels agree to some roundings; a level set moves with them, over slopes of about 1.
     assert given == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("amplitude", [True, False])
+def test_nothing_exceeds_what_is_above_the_largest(amplitude):
+    image = image_of(noise((5, 6)))
+    largest = float(np.sqrt(image.array.max()) if amplitude else image.array.max())
+    assert volume_above(image, largest * (1 - 1e-3), amplitude=amplitude) > 0
+    assert volume_above(image, largest * (1 + 1e-3), amplitude=amplitude) == 0
+    assert volume_above(image, 100 * float(image.array.sum()), amplitude=amplitude) == 0
 
 
 def test_luo_size_keeps_the_symmetries_of_the_grid():

@@ -24,6 +24,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import fastrf as rf  # noqa: E402
 from fastrf.errors import InputError, MissingExtra, NetworkFileError, UnsupportedOperator  # noqa: E402
+from fastrf.importers.failing import line  # noqa: E402
 from fastrf.importers.onnx import from_onnx, input_sizes  # noqa: E402
 from fastrf.layers import (  # noqa: E402
     Activation,
@@ -602,6 +603,13 @@ COMPUTED = {
                    "one": np.array([1]), "two": np.array([2]), "three": np.array([3])},
     ),
     "twice": one("Concat", inputs="x,x", axis=2),
+    "reshape to every other number": make(
+        [node("Slice", "all,zero,end,,two", "shape"), node("Reshape", "x,shape")],
+        constants={
+            "all": np.array([1, 9, 4, 9, 8, 9, 6, 9]),
+            "zero": np.array([0]), "end": np.array([8]), "two": np.array([2]),
+        },
+    ),
     "tile once": one("Tile", np.array([1, 1, 1, 1])),
     "relu": one("Relu"),
 }  # fmt: skip
@@ -777,6 +785,33 @@ def test_activations_keep_the_variance(operator):
     assert layer == Activation(operator.lower(), gain=1.0)
 
 
+FUNCTIONS = [
+    # A model, what fastrf.activations calls it, and its slope.
+    (one("Relu"), "relu", None),
+    (one("Sigmoid"), "sigmoid", None),
+    (one("LeakyRelu"), "leaky_relu", 0.01),
+    (one("LeakyRelu", alpha=0.25), "leaky_relu", 0.25),
+    (one("Elu"), "elu", 1.0),
+    (one("Celu", alpha=2.0), "celu", 2.0),
+    (one("PRelu", np.array([3.0, 4.0])), "prelu", 12.5**0.5),
+    (one("Gelu", opset=20), "gelu", None),
+    (one("Gelu", opset=20, approximate="tanh"), "gelu_tanh", None),
+    (one("HardSigmoid"), "hardsigmoid(alpha)", None),
+    (one("HardSigmoid", alpha=1 / 6), "hardsigmoid", None),
+    (one("Clip", np.array(0.0), np.array(6.0)), "relu6", None),
+    (one("Clip", np.array(-1.0), np.array(1.0)), "hardtanh", None),
+    (one("Clip", np.array(0.0)), "relu", None),
+    (one("Clip", np.array(0.0), np.array(5.0)), "clip", None),
+]
+
+
+@pytest.mark.parametrize(("model", "name", "slope"), FUNCTIONS)
+def test_activations_of_trained_models_are_known_by_name(model, name, slope):
+    (layer,) = layers(from_onnx(model, weights="trained"))
+    assert layer.function == name
+    assert layer.slope == (None if slope is None else pytest.approx(slope, rel=1e-6))
+
+
 @pytest.mark.parametrize(
     ("operator", "layer"),
     [("Add", Add()), ("Sub", Add()), ("Sum", Add()), ("Max", Add()), ("Min", Add()),
@@ -933,6 +968,28 @@ def test_sizes_computed_in_the_graph_need_an_input_size():
     assert layers(from_onnx(model, input_size=32)) == [MaxPool(2, 2), Upsample(2), Add()]
 
 
+def test_sizes_are_followed_where_onnx_infers_none():
+    """Reshapes to what is computed from constants, of what nobody knows the shape of."""
+    nodes = [
+        node("Max", "ones,twice", "times"),
+        node("Tile", "x,times", "a"),
+        node("Max", "small,large", "flat"),
+        node("Reshape", "a,flat", "b"),
+        node("Reshape", "b,rows", "c"),
+        node("Shape", "c", "pixels"),
+        node("Concat", "first,pixels", "all", axis=0),
+        node("Reshape", "x,all", "d"),
+        node("Conv", "d,w", "y"),
+    ]
+    constants = {
+        "ones": np.array([1, 1, 1, 1]), "twice": np.array([1, 1, 2, 1]),
+        "small": np.array([0, 9]), "large": np.array([1, 48]), "rows": np.array([8, -1]),
+        "first": np.array([1, 4]), "w": (5, 4, 3, 3),
+    }  # fmt: skip
+    network = from_onnx(make(nodes, constants=constants), unknown="global")
+    assert layers(network)[-1] == Conv(3, channels=5)
+
+
 def test_names_are_the_nodes_or_the_tensors():
     made = [
         helper.make_node("Relu", ["x"], ["a"], name="first"),
@@ -1070,6 +1127,9 @@ UNSUPPORTED = {
     "stride above kernel": (
         one("ConvTranspose", (4, 3, 2, 2), strides=[3, 3], auto_pad="SAME_UPPER"), "SAME padding"
     ),
+    "pads below 0 on one side": (
+        one("ConvTranspose", (4, 3, 2, 2), pads=[-1, 0, 0, 0]), "below 0"
+    ),
     "linear in part": (
         make([node("Reshape", "x,s", "t"), node("MatMul", "t,w")],
              constants={"s": np.array([1, 2, 2, 8, 6]), "w": (6, 6)}),
@@ -1127,6 +1187,7 @@ NO_NETWORK = {
         make([node("Relu")], more=[helper.make_tensor_value_info("x", 1, [1, 2, 3])]),
         "same name",
     ),
+    "no such channel": (one("Gather", np.array([0, 4]), axis=1), "outside 0 … 3"),
     "constant output": (make([node("Relu", "c")], constants={"c": (3,)}), "no output depends"),
     "kernel of 0": (one("MaxPool", kernel_shape=[0, 2]), "(node 'y')"),
     "wrong channels": (one("Conv", (5, 4, 3, 3), group=3), "(node 'y')"),
@@ -1194,3 +1255,9 @@ def test_damaged_files_raise_nothing_else():
             messages.append(str(error))
     assert len(messages) > len(damaged) / 2
     assert not any("\n" in message for message in messages)
+
+
+def test_messages_are_one_line_of_a_bearable_length():
+    assert line("a\n\tb  c") == "a b c"
+    assert line("x" * 300) == "x" * 300
+    assert line("x" * 301) == "x" * 299 + "…"

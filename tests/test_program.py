@@ -275,6 +275,17 @@ def test_gains_far_from_one(exponent: int, dtype: str) -> None:
         assert_same(graph, graph.output_node(None), (unit,), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("above", range(3, 9))
+def test_gains_down_to_the_smallest_number(above: int, dtype: str) -> None:
+    """A branch whose share of the image is about the smallest normal number, beside a pixel."""
+    gain = float(np.finfo(dtype).tiny) * 2.0**above
+    graph = lower(rf.Sequential(rf.Residual(rf.Conv(3, padding=1, gain=gain)), ndim=1), 9)
+    found = one_call(graph, graph.output_node(None), (4,), dtype=dtype)
+    rel = 8 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(found.image, [gain / 3, 1, gain / 3], rtol=rel, atol=0)
+
+
 @pytest.mark.parametrize("exponent", [-900, 900])
 def test_gains_beyond_the_largest_number(exponent: int) -> None:
     """Of a branch and an identity 2^1800 apart nothing is left of the weaker one."""

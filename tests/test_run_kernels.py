@@ -16,6 +16,8 @@ import pytest
 from fastrf.kernels import KERNELS, load
 from fastrf.kernels.cpu.box_run import box_depth
 
+from fastrf.analytic.polynomial import extended_binomial
+
 DTYPES = (np.float32, np.float64)
 RUNS = ("box_run", "conv_run")
 
@@ -76,6 +78,8 @@ CASES = [
     Case((1, 5, 5), (1, 3, 3), 70, (0, 0, -1000), (1, 4, 9)),
     Case((1, 0, 5), (1, 3, 3), 2, (0, 0, 0), (1, 4, 9)),
     Case((1, 5, 5), (1, 3, 3), 2, (0, 0, 0), (1, 0, 9)),
+    # All layers together reach farther than a tile is wide.
+    whole((1, 2, 3), (1, 1, 257), 5),
 ]
 
 
@@ -293,3 +297,20 @@ def test_the_widest_taps_fit(name, dtype):
     np.testing.assert_allclose(
         run(name, case, dtype), oracle(name, case, dtype), **bounds(name, case, dtype)
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "k", [(1, 3, 3), (1, 1, 2), (1, 2, 9), (1, 9, 2), (3, 3, 3), (3, 1, 12), (1, 1, 200)]
+)
+def test_box_runs_grow_while_their_coefficients_are_exact_and_few(k, dtype):
+    """Doubling ends with 65 taps, 33 in volumes, or where a coefficient is no number any more."""
+    most = 65 if k[0] == 1 else 33
+
+    def fits(layers):
+        largest = max(max(extended_binomial(layers, n)) for n in k)
+        return layers * (max(k) - 1) < most and largest <= 2 ** (np.finfo(dtype).nmant + 1)
+
+    depth = box_depth(k, np.dtype(dtype))
+    assert depth == 1 or fits(depth)
+    assert not fits(2 * depth)

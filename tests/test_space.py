@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import pickle
@@ -17,7 +18,10 @@ import fastrf as rf
 from fastrf.errors import InputError
 from fastrf.layers import Concat, Conv, ConvTranspose, MaxPool
 from fastrf.network import Network, Parallel, Residual, Sequential
+from fastrf.sweep import vectors
 from fastrf.sweep.chain import Chain
+from fastrf.sweep.content import DEFAULTS, spelled_out
+from fastrf.sweep.counting import Table, count_joint
 from fastrf.sweep.dimensions import sampled
 from fastrf.sweep.space import Space
 
@@ -233,6 +237,34 @@ def test_a_latin_hypercube_takes_every_share_once_and_is_reproducible() -> None:
     assert all(1 <= r["depth"] <= 50 and 0.5 <= r["gain"] < 8 for r in rows(drawn))
 
 
+def test_a_range_of_one_value_is_sampled_and_one_that_goes_down_is_none() -> None:
+    sample = {"count": 3, "method": "random"}
+    found = space({"depth": [2], "gain": {"from": 1.5, "to": 1.5}}, sample=sample)
+    assert [row["gain"] for row in rows(found)] == [1.5] * 3
+    with pytest.raises(InputError, match="goes down; turn the two"):
+        space({"depth": [2], "gain": {"from": 1.5, "to": 1.4}}, sample=sample)
+
+
+def test_vectors_are_kept_and_continued_until_they_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    def make(start: int, stop: int) -> tuple[Any]:
+        made.append((start, stop))
+        return (np.arange(start, stop),)
+
+    monkeypatch.setattr(vectors, "MOST_KEPT", 100)
+    kept = vectors.Vectors()
+    for times in (3, 5, 4, 90):
+        (axis,) = kept.first("a", times, make)
+        np.testing.assert_array_equal(axis, np.arange(times))
+    assert made == [(0, 3), (3, 5), (5, 90)]
+    kept.first("b", 1, make)  # one too many: all before it are dropped
+    kept.first("a", 2, make)
+    assert made[3:] == [(0, 1), (0, 2)]
+
+
 def test_whole_numbers_are_sampled_with_both_ends() -> None:
     found = space(
         {"depth": {"from": 1, "to": 8, "scale": "log"}}, sample={"count": 300, "method": "latin"}
@@ -402,6 +434,30 @@ def test_options() -> None:
     ]
     assert all(p.chain() is None for p in found)
     assert [p.options for p in space({"depth": 1}, options={"unit": [0, 0]})] == [{"unit": (0, 0)}]
+
+
+def test_options_that_say_nothing_are_the_defaults_of_erf() -> None:
+    parameters = inspect.signature(rf.erf).parameters
+    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
+    assert spelled_out({**DEFAULTS, "output": None}, 2) == {}
+    given = {"unit": 3, "input_size": [8, 9], "dtype": "float32", "ignore_global": True}
+    assert spelled_out(given, 2) == given | {"unit": [3, 3]}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_joint_counts_against_nested_loops(seed: int) -> None:
+    """Tables over some of four axes, of which the last has none."""
+    rng, lengths = np.random.default_rng(seed), (3, 4, 2, 5)
+    tables = [
+        Table(axes, rng.integers(0, 3, [lengths[a] for a in axes]))
+        for axes in ((0,), (0, 1), (1, 2), (0, 2), (2,))
+        if rng.random() < 0.7
+    ]
+    expected = sum(
+        math.prod(int(t.values[tuple(at[a] for a in t.axes)]) for t in tables)
+        for at in itertools.product(*map(range, lengths))
+    )
+    assert count_joint(tables, dict(enumerate(lengths))) == expected
 
 
 def test_taps() -> None:

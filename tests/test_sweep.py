@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -298,6 +299,65 @@ def test_an_executor_that_breaks(tmp_path, monkeypatch, expected):
         assert table(found) == expected["chains"]
 
 
+class Failing(Executor):
+    """An executor whose tasks fail with an error of their own, and which breaks at the last."""
+
+    def __init__(self, last):
+        self.left = last
+
+    def submit(self, call, *arguments):
+        self.left -= 1
+        if not self.left:
+            raise BrokenExecutor("gone")
+        future = Future()
+        future.set_exception(ValueError("cannot be sent"))
+        return future
+
+
+def test_failed_tasks_are_no_results_where_an_executor_breaks(tmp_path):
+    with pytest.raises(WorkerError, match="the executor broke"):
+        swept(CHAINS, tmp_path / "s.db", executor=Failing(2))
+
+
+def test_workers_stay_where_tasks_cannot_be_sent(tmp_path, monkeypatch):
+    """Every network has its row with the error."""
+    monkeypatch.setattr(run.Workers, "rebuild", lambda self: pytest.fail("they are not lost"))
+    nets = [({"i": i}, rf.zoo.plain(i + 1)) for i in range(5)]
+    with swept(nets, tmp_path / "s.db", executor=Failing(-1)) as found:
+        errors = found.query("SELECT error FROM sweep")
+    assert [row["error"] for row in errors] == ["ValueError: cannot be sent"] * 5
+
+
+ORPHAN = """
+import os, signal
+from fastrf.sweep.pool import Workers
+
+if __name__ == "__main__":
+    workers = Workers(None, 1)
+    print(workers.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_with_their_coordinator(tmp_path):
+    """One that is killed has said nothing to them."""
+    script = tmp_path / "script.py"
+    script.write_text(ORPHAN)
+    # To a file: a worker that stays would keep a pipe open.
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, script], stdout=out, check=False)
+    state = Path(f"/proc/{int((tmp_path / 'out').read_text())}/stat")
+    stop = time.monotonic() + 30
+    try:
+        # Ended, and perhaps not yet waited for by whoever adopted it.
+        while state.exists() and ") Z" not in state.read_text():
+            assert time.monotonic() < stop
+            time.sleep(0.01)
+    except (FileNotFoundError, ProcessLookupError):  # between the two looks
+        pass
+
+
 # --- going on -------------------------------------------------------------------------------
 
 
@@ -501,7 +561,7 @@ def test_a_full_disk(tmp_path, monkeypatch, expected):
         assert table(found) == expected["chains"]
 
 
-@pytest.fixture
+@contextmanager
 def locked_folder():
     """A folder with a store that may be read and not written, also where the tests are root's."""
     folder = Path(tempfile.mkdtemp())
@@ -522,13 +582,14 @@ def locked_folder():
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs the permissions of POSIX")
-def test_a_read_only_store(locked_folder, expected):
-    with pytest.raises(StoreError, match="cannot be written: give a store in a folder"):
-        swept(CHAINS, locked_folder / "s.db")
-    with pytest.raises(StoreError, match="cannot be written: give a store in a folder"):
-        swept(CHAINS, locked_folder / "new.db")
-    with rf.Store(locked_folder / "s.db") as found:
-        assert table(found) == expected["chains"]
+def test_a_read_only_store(expected):
+    # Not a fixture: coverage, too, writes files between tests.
+    with locked_folder() as folder:
+        for name in ("s.db", "new.db"):
+            with pytest.raises(StoreError, match="cannot be written: give a store in a folder"):
+                swept(CHAINS, folder / name)
+        with rf.Store(folder / "s.db") as found:
+            assert table(found) == expected["chains"]
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -695,6 +756,18 @@ def test_progress_in_plain_lines():
         "sweep: 100 points",
         "sweep: 60 of 100 points, 5/s, 10 were there, 2 with an error, 8 s left",
         "sweep: 100 of 100 points, 6/s, 10 were there, 2 with an error",
+    ]
+
+
+def test_progress_of_nothing_new_knows_no_rate():
+    now, text = [0.0], StringIO()
+    with Progress(10, True, text, lambda: now[0]) as bar:
+        now[0] = 20.0
+        bar.add(3, there=3)
+        bar.add(7, there=7)
+    assert text.getvalue().splitlines()[1:] == [
+        "sweep: 3 of 10 points, 0/s, 3 were there",
+        "sweep: 10 of 10 points, 0/s, 10 were there",
     ]
 
 

@@ -238,6 +238,32 @@ def test_what_is_cut_is_at_most_what_a_padded_tile_loses():
         assert (beyond == 0) == (lost < 1e-15)
 
 
+def test_units_in_gaps_cut_nothing():
+    """A transposed convolution of 2 taps and stride 4 reaches half of its units."""
+    (found,) = cut([rf.Conv((5,), padding=2), rf.ConvTranspose((2,), stride=4)])
+    assert found.exact == (1, 4, 2, 2)
+    np.testing.assert_allclose(found.before, np.arange(5) / 5, rtol=1e-12)
+    np.testing.assert_allclose(found.behind, np.arange(5)[::-1] / 5, rtol=1e-12)
+
+
+def test_of_many_phases_the_outermost_decide():
+    """Between two of the repeated pixels, two of three taps are one's: a third is cut there."""
+    (found,) = cut([rf.Upsample(80, mode="nearest"), rf.Conv((3,), padding=1)])
+    assert found.exact == (1, 80, 1, 1)
+    np.testing.assert_allclose(found.before, [0, 1 / 3, 1], rtol=1e-12)
+    np.testing.assert_allclose(found.behind, [1, 1 / 3, 0], rtol=1e-12)
+    assert found.share(0, 0) == pytest.approx(2 / 3, rel=1e-12)
+    assert found.share(0, 5) == pytest.approx(1 / 3, rel=1e-12)
+    assert found.share(-9, 1) == found.share(1, -9) == 1
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_shares_of_no_mass_are_refused(share):
+    (found,) = cut(rf.Conv((3,), padding=1))
+    with pytest.raises(InputError, match="give a number from 0 to 1"):
+        found.halo(share)
+
+
 # --- refused --------------------------------------------------------------------------------
 
 SAME = rf.Conv((3,), stride=2, padding="same_upper")

@@ -129,6 +129,9 @@ CHAINS = {
     "in place": (nn.ReLU(inplace=True), [Activation("relu", gain=1.0)]),
     "silu": (nn.SiLU(), [Activation("silu", gain=1.0)]),
     "dropout": (nn.Dropout(0.3), []),
+    "dropout of all": (Function(lambda x: F.dropout(x, 1.0, training=True)), []),
+    "sum of groups": (Function(lambda x: x.view(1, 2, 2, 8, 6).sum(2)),
+                      [Conv(1, channels=2, groups=2)]),
     "scaled": (Function(lambda x: -x * 0.25), [Scale(-1.0), Scale(0.25)]),
     "divided": (Function(lambda x: x / 4), [Scale(0.25)]),
     "nearest": (nn.Upsample(scale_factor=2), [Upsample(2)]),
@@ -421,7 +424,12 @@ def test_the_module_is_left_as_it_is():
 def test_no_weights_are_allocated():
     with torch.device("meta"):
         huge = nn.Conv2d(2**18, 2**18, 3)  # 2.5 TB of weights
-    assert layers(huge, (1, 2**18, 4, 4)) == bound(Conv(3, channels=2**18))
+        normed = nn.Sequential(huge, nn.BatchNorm2d(2**18), nn.BatchNorm2d(4))
+    conv = Conv(3, channels=2**18)
+    assert layers(huge, (1, 2**18, 4, 4)) == bound(conv)
+    # Buffers have no values either, few as they may be.
+    assert layers(normed[:2], (1, 2**18, 4, 4)) == bound(conv, Norm("batch"))
+    assert layers(normed[2]) == bound(Norm("batch"))
 
 
 def test_training_is_what_is_asked_for():
@@ -552,6 +560,9 @@ REFUSED = {
     "rows": (lambda x: x.softmax(3), "some of the spatial axes"),
     "across": (lambda x: x.view(1, 6, 8, 4), "axes that mean different things"),
     "mixed": (lambda x: x[:, :, :6] + x[:, :, :6].transpose(2, 3), "mean different things"),
+    "channels beside zeros": (
+        lambda x: torch.cat([x, x.new_zeros(1, 2, 8, 6)], 1), "joins channels"
+    ),
     "unknown": (lambda x: torch.renorm(x, 2, 0, 1.0), "unknown to fastrf"),
 }  # fmt: skip
 

@@ -209,6 +209,7 @@ class _Correlated:
                     both = replace(both, array=-both.array, signed=True)
                 both = both.times(abs(pair.factor))
                 self.stacks[pair.below] = self.sums.sum(self.stacks.get(pair.below), both)
+            del both  # before the other order
 
     def _behind(self, op: Operation, stack: Stack) -> Stack | None:
         """What an operation hands back."""
@@ -219,10 +220,17 @@ class _Correlated:
         stack = self._pointwise(stack, op)
         for number in range(len(op.maps) - 1, -1, -1):
             found = self._transposed(kinds[number], op.maps[number], stack, inside[number])
-            clipped = None if found is None else self._clipped(found, op, number)
+            if found is None:
+                return None
+            fresh = not self.xp.may_share_memory(found.array, stack.array)
+            stack = found
+            del found  # what it is cut to takes its place
+            clipped = self._clipped(stack, op, number)
             if clipped is None:
                 return None
-            stack = self.sums.steady(clipped)
+            stack = clipped
+            del clipped
+            stack = self.sums.steady(stack, fresh=fresh)
         return stack
 
     def _pointwise(self, stack: Stack, op: Operation) -> Stack:
@@ -363,8 +371,8 @@ class _Correlated:
                 run(y[a:b], out[a:b])
                 return
             run(self.xp.maximum(y[a:b], 0), out[a:b])
-            negative = self.xp.empty_like(out[a:b])
-            run(self.xp.maximum(-y[a:b], 0), negative)
+            sizes, negative = -y[a:b], self.xp.empty_like(out[a:b])
+            run(self.xp.maximum(sizes, 0, out=sizes), negative)
             out[a:b] -= negative
 
         self.threads.cut(len(y), out.size, part, work)
@@ -418,22 +426,25 @@ class _Correlated:
         out = self.xp.empty((len(lags), *shape[:axis], *shape[axis + 1 :]), self.dtype)
         signed = stack.signed or bool(taps.min() < 0 or others.min() < 0)
         window = np.array(above)[:, None] - above[0] + np.arange(count)
-        offsets = (starts - begins[window])[:, :, None] + np.arange(taps.shape[1])
-        targets = np.tile(starts - low, len(above))
+        offsets = (starts - begins[window])[:, :, None]
+        least, greatest = offsets.min(axis=(1, 2)), offsets.max(axis=(1, 2)) + taps.shape[1] - 1
         for number, lag in enumerate(lags):
-            m = offsets + lag
-            inside = (m >= 0) & (m < others.shape[1])
-            meets = np.flatnonzero(inside.any(axis=(1, 2)))
+            meets = np.flatnonzero((greatest + lag >= 0) & (least + lag < others.shape[1]))
             to = out[number].reshape(before, length, behind)
             if not meets.size:
                 to[...] = 0
                 continue
-            some = slice(meets[0], meets[-1] + 1)
-            m, inside = m[some], inside[some]
-            there = others[window[some][:, :, None], m.clip(0, others.shape[1] - 1)]
-            both = np.where(inside, taps * there, 0.0).reshape(-1, taps.shape[1])
+            some = slice(int(meets[0]), int(meets[-1]) + 1)
+            m = offsets[some] + np.arange(lag, lag + taps.shape[1])
+            inside = (m >= 0) & (m < others.shape[1])
+            both = others[window[some][:, :, None], np.clip(m, 0, others.shape[1] - 1, out=m)]
+            del m
+            both *= taps
+            both[~inside] = 0
             part = slice(some.start * count, some.stop * count)
-            self._rows(y[:, part], targets[part], both, to, signed)
+            targets = np.tile(starts - low, some.stop - some.start)
+            self._rows(y[:, part], targets, both.reshape(-1, taps.shape[1]), to, signed)
+            del both, inside  # before the next lag's
         origin = (*stack.origin[:axis], low, *stack.origin[axis + 1 :])
         return Stack(
             self.xp.ascontiguousarray(self.xp.moveaxis(out, 0, axis)),

@@ -215,9 +215,7 @@ def of_spectral(
         (first + p, last - first + 1) for (first, last), p in zip(found.windows, place, strict=True)
     )
     pixels = math.prod(count for _, count in support)
-    distinct = sum(len(stage.operations) for stage, _ in function.groups) or len(
-        function.operations
-    )
+    distinct = len(function.distinct)
     stages = math.log2(found.grid + 1)
     nanoseconds = found.grid * stages * cost.FFT_NANOSECONDS
     nanoseconds += found.points * distinct * cost.FREQUENCY_NANOSECONDS

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrf.engine import cost
+from fastrf.engine import cost, scratch
 from fastrf.engine.chains import chains
 from fastrf.engine.coefficients import Term, terms
 from fastrf.engine.coherence import (
@@ -32,19 +32,22 @@ from fastrf.engine.forecast import Forecast
 from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
 from fastrf.engine.rehearsal import Rehearsal, Survey, pass_cost
 from fastrf.engine.scaled import Headroom
+from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Kind, SpatialMap, Window
 
-POOLED = 5 / 4
-"""Buffers of the direct engine are a quarter larger than what they were made for."""
+_MEET_BYTES, _ROW_BYTES, _KEPT_BYTES = 8 + 8 + 1, 3 * 8, 2 * 8
+"""For each lag and pixel above and each tap that meet a lag: coefficients, where they meet and
+whether they do. For each lag and pixel, which pixels these are, and where; and what is kept of
+that."""
 
-_ROW_BYTES = 5 * 8
-"""For each lag and pixel above and each tap: coefficients, where they meet and whether they do."""
+_OPERATION_BYTES = 512
+"""What Python holds of an operation: lags, coefficients of a line, and what was lost."""
 
-_BUFFERS = 17 / 16
-"""With what kernels hold beside their arguments: rows in float64, whatever the image's type."""
+_SOME = 16
+"""Pixels of which some read coefficients of either sign, where any does."""
 
-_ROOM = 1 << 15
+_ROOM = 1 << 16
 """Bytes of all that is no array."""
 
 PASSED_SECONDS = 120e-6
@@ -87,11 +90,13 @@ class _Peak:
     """Values that are held at the fullest moment."""
 
     stacks: dict[int, _Held] = field(default_factory=dict)
+    work: list[_Held] = field(default_factory=list)
     sizes: dict[int, int] = field(default_factory=dict)
     most: int = 1
 
     def note(self, beside: int = 0) -> None:
-        arrays = {held.array for held in self.stacks.values()}
+        """Notes what planes hold, and what is at work, with so many values beside."""
+        arrays = {held.array for held in (*self.stacks.values(), *self.work)}
         self.most = max(self.most, beside + sum(self.sizes[a] for a in arrays))
 
     def new(self, size: int) -> int:
@@ -136,20 +141,21 @@ class _Survey:
         images = {p: pixels_of(held.reach, self.trimmed) for p, held in stacks.items()}
         self.peak.note(sum(images.values()))
         lower = self._lower(split)
-        upper = math.ceil(_BUFFERS * self.peak.most * self.dtype.itemsize)
+        upper = self.peak.most * self.dtype.itemsize
         held = sum(images.values()) * self.dtype.itemsize
         factor = dtype_factor(self.dtype)
+        room = _ROOM + _OPERATION_BYTES * len(self.operations)
         return Forecast(
             len(self.operations),
             lower.support,
             self.cells + lower.cells,
             self.calls + lower.fixed,
             1e-9 * factor * self.nanoseconds + lower.shared,
-            max(upper, held + max(lower.walked, lower.finish)) + _ROOM,
+            max(upper, held + max(lower.walked, lower.finish)) + room,
             max(self.largest, lower.largest),
-            walked=max(upper, held + lower.walked) + _ROOM,
+            walked=max(upper, held + lower.walked) + room,
             each=lower.each,
-            finish=held + lower.finish + _ROOM,
+            finish=held + lower.finish + room,
         )
 
     # --- with covariances -------------------------------------------------------------------
@@ -160,28 +166,35 @@ class _Survey:
             self._complete(p)
             if p in self.peak.stacks:
                 found = self._added(found, self.peak.stacks[p])
+                self.peak.work = [found]
             self._release(p)
-        if found is None:
-            return
+        if found is not None:
+            self._follow(op, found)
+        self.peak.work = []
+
+    def _follow(self, op: Operation, found: _Held) -> None:
+        """As `_Correlated._behind`, and what planes get of it."""
         kinds = kinds_of(self.graph, op)
         inside = self.coherence.inside(op, kinds)
         if not inside:
             return
-        entered = self._size(found)
         self.calls += PASSED_SECONDS
-        if mean_share(self.graph, op) < 1 and _count(found.lags) > 1:
-            self._work(entered, cost.BOX_NANOSECONDS)
-            self.peak.note(2 * entered)
         held = found
+        if mean_share(self.graph, op) < 1 and _count(found.lags) > 1:
+            self._work(self._size(found), cost.BOX_NANOSECONDS)
+            held = _Held(found.reach, found.lags, self.peak.new(self._size(found)))
         for number in range(len(op.maps) - 1, -1, -1):
-            moved = self._moved(kinds[number], op.maps[number], held, inside[number], entered)
+            self.peak.work = [found, held]
+            moved = self._moved(kinds[number], op.maps[number], held, inside[number])
             if moved is None:
                 return
             held = moved
+        self.peak.work = [found, held]
         for q, _ in op.sources:
             if q not in self.coherence.lags:
                 continue
             part = self._picked(held, self.coherence.lags[q])
+            self.peak.work = [found, held, part]
             self.peak.stacks[q] = self._added(self.peak.stacks.get(q), part)
 
     def _release(self, plane: int) -> None:
@@ -201,9 +214,14 @@ class _Survey:
         for a, b in pair.both_orders():
             reach = merged(self._behind(a, held.reach), self._behind(b, held.reach))
             wanted = self.coherence.lags[pair.below]
-            found = self._mixed(held, a, b, reach, wanted, self._size(held))
-            own = _Held(found.reach, wanted, self.peak.new(self._size(found)))
-            self.peak.stacks[pair.below] = self._added(self.peak.stacks.get(pair.below), own)
+            before = self.peak.work
+            self.peak.work = [*before, held]
+            found = self._mixed(held, a, b, reach, wanted)
+            self.peak.work = [*before, held, found]
+            if pair.factor < 0:
+                self.peak.note(self._size(found))
+            self.peak.stacks[pair.below] = self._added(self.peak.stacks.get(pair.below), found)
+            self.peak.work = before
 
     def _behind(self, way: Term, reach: tuple[Reach, ...]) -> tuple[Reach, ...]:
         """What a deterministic way reaches."""
@@ -213,9 +231,7 @@ class _Survey:
             reach = _Passes(self.trimmed).transpose(move, reach) or reach
         return reach
 
-    def _moved(
-        self, kind: Kind, move: SpatialMap, held: _Held, wanted: Lags, entered: int
-    ) -> _Held | None:
+    def _moved(self, kind: Kind, move: SpatialMap, held: _Held, wanted: Lags) -> _Held | None:
         """What a map hands back."""
         work = _Passes(self.trimmed)
         reach = work.transpose(move, held.reach)
@@ -224,10 +240,22 @@ class _Survey:
         self.signed |= move.coefficients is not None
         if kind == "random" or (kind == "routing" and _count(held.lags) == 1):
             own = below(kind, move, held.lags, wanted)
-            kept = self._size(held) // _count(held.lags) * _count(own)
-            taken = kept if _count(own) < _count(held.lags) else 0
-            count = _count(own) * (3 if self.signed else 1)
-            self.peak.note(entered + taken + count * work.beside)
+            pixels = self._size(held) // _count(held.lags)
+            # Lags that are taken are a copy, axis by axis.
+            taken, lags = 0, held.lags
+            for axis, some in enumerate(own):
+                if len(some) < len(lags[axis]):
+                    lags = (*lags[:axis], some, *lags[axis + 1 :])
+                    self.peak.note(taken + _count(lags) * pixels)
+                    taken = _count(lags) * pixels
+            for read, written, scratch_bytes in work.passes:
+                # The first pass reads what is taken, the others what the one before has written.
+                first = (read, written) == work.passes[0][:2]
+                before = taken + (0 if first else _count(own) * read)
+                # Of either sign: what is positive or negative of what is read, and written.
+                signs = (read + written) if self.signed else 0
+                kernel = scratch_bytes // self.dtype.itemsize
+                self.peak.note(before + _count(own) * (written + signs) + kernel)
             self.calls += cost.OPERATION_SECONDS * len(held.reach)
             self.cells += _count(own) * work.cells
             self.nanoseconds += _count(own) * work.nanoseconds
@@ -236,19 +264,23 @@ class _Survey:
             found = held
             own_terms = terms((move,), self.graph.ndim)
             for a, b in itertools.product(own_terms, own_terms):
-                found = self._mixed(held, a, b, reach, wanted, entered)
+                found = self._mixed(held, a, b, reach, wanted)
             size = self._size(found)
             if len(own_terms) > 1 or kind == "routing":
-                self.peak.note(entered + 3 * size)
-        # Scaled, or cut off at a border: the old one, the new one and which values are too small.
+                self.peak.note(3 * size)
         size = self._size(found)
         self._work(size, 2 * cost.BOX_NANOSECONDS)
-        self.peak.note(entered + 2 * size + size // self.dtype.itemsize)
+        # Scaled in its place, and which values are too small; where a border cuts some off, copies
+        # along one axis after the other.
+        flags = size * (2 if self.signed else 1) // self.dtype.itemsize
+        whole = _count(found.lags) * math.prod(work.whole)
+        cut = whole + size * (2 if work.cuts > 1 else 1) if work.cuts else 0
+        self.peak.note(max(size + flags, cut))
         self.largest = max(self.largest, size)
         return found
 
     def _mixed(
-        self, held: _Held, a: Term, b: Term, reach: tuple[Reach, ...], wanted: Lags, entered: int
+        self, held: _Held, a: Term, b: Term, reach: tuple[Reach, ...], wanted: Lags
     ) -> _Held:
         """As `_Correlated._mixed`."""
         lags, at = held.lags, held.reach
@@ -262,12 +294,20 @@ class _Survey:
             flat = size if len(at) > 1 < len(above) else 0
             copied = out if len(wanted[axis]) > 1 < _count(lags[:axis]) else 0
             taps = max(line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
-            rows = _ROW_BYTES * len(above) * read * taps // self.dtype.itemsize
-            # Of either sign: what is positive and what is negative of what is read, and one lag.
-            signs = 2 * size + out // len(wanted[axis]) if self.signed else 0
-            # Along the first axis, what is read is what entered.
-            before = entered if axis else 0
-            self.peak.note(before + size + flat + out + max(copied, signs) + rows)
+            # Each lag meets those above that are less than the taps of both apart from it.
+            meet = min(len(above), 2 * taps)
+            size_of = self.dtype.itemsize
+            length = at[axis].within(self.trimmed)[1]
+            met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
+            rows = max(_ROW_BYTES * len(above) * read, _KEPT_BYTES * len(above) * read + met)
+            rows //= size_of
+            self.signed |= any(float(line[axis].rows(0, _SOME)[1].min()) < 0 for line in (a, b))
+            # Of either sign: parts of what is read, and one lag.
+            some = size // len(above) * meet
+            signs = 2 * some + out // len(wanted[axis]) if self.signed else 0
+            # Along the first axis, what is read is what entered, and held.
+            before = size if axis else 0
+            self.peak.note(before + flat + out + max(copied, signs + rows))
             self.calls += len(wanted[axis]) * MIXED_SECONDS
             self._work(out * taps, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
             size = out
@@ -286,7 +326,9 @@ class _Survey:
             return b
         lags, reach = united_lags(a.lags, b.lags), merged(a.reach, b.reach)
         size = _count(lags) * pixels_of(reach, self.trimmed)
-        self.peak.note(2 * size + self._size(b))
+        # The sum; and where windows or lags differ, the second part times a factor.
+        alike = size == self._size(a) == self._size(b)
+        self.peak.note(size + (0 if alike else self._size(b)))
         self.calls += cost.POINTWISE_SECONDS
         self._work(size, 2 * cost.BOX_NANOSECONDS)
         return _Held(reach, lags, self.peak.new(size))
@@ -308,38 +350,53 @@ class _Survey:
         below = set(map(id, self.operations[:split]))
         pieces = (tuple(op for op in chain if id(op) in below) for chain in chains(self.operations))
         walk.follow([piece for piece in pieces if piece])
+        walk.alone = math.inf  # it goes on layer by layer, never in one call
         return walk.finished()
 
 
 class _Passes:
-    """Counts the pixels and the time of one map's passes: `beside` is the most pixels that a pass
-    reads, if another one wrote them, and writes."""
+    """Counts the pixels and the time of one map's passes.
+
+    Attributes:
+        passes: pixels that each reads and writes, and bytes that its kernel holds beside.
+        whole: pixels per axis of the window that is reached, and
+        cuts: the axes along which some of it is padding.
+    """
 
     def __init__(self, nats: float) -> None:
-        self.nats, self.cells, self.beside, self.nanoseconds = nats, 0, 0, 0.0
+        self.nats, self.cells, self.nanoseconds = nats, 0, 0.0
+        self.passes: list[tuple[int, int, int]] = []
+        self.whole, self.cuts = [0], 0
 
     def transpose(self, move: SpatialMap, reach: tuple[Reach, ...]) -> tuple[Reach, ...] | None:
         """What the transposed map reaches; None where that is padding alone."""
         sizes = move.size_in or (None,) * len(reach)
-        places = zip(move.axes, reach, sizes, strict=True)
+        places = list(zip(move.axes, reach, sizes, strict=True))
         new = tuple(transposed(a, r, n, marginal(move, i)) for i, (a, r, n) in enumerate(places))
         if any(r.span[1] <= 0 for r in new):
             return None
+        spans = [r.within(self.nats) for r in reach]
+        shape = [count for _, count in spans]
+        ends = [reached(a, s, n) for (a, _, n), s in zip(places, spans, strict=True)]
+        self.whole = [max(all_of[1], 0) for all_of, _ in ends]
+        self.cuts = sum(all_of != inside for all_of, inside in ends)
         if isinstance(move.taps, np.ndarray):
-            self._count(pixels_of(new, self.nats), move.taps.size * cost.TAP_NANOSECONDS)
+            read, written = math.prod(shape), math.prod(self.whole)
+            self._count(written, move.taps.size * cost.TAP_NANOSECONDS)
+            self.passes.append((read, written, 0))
             return new
-        before = 0
         for i, axis in enumerate(move.axes):
             if not (isinstance(axis, Window) and axis.kernel == axis.stride == 1):
-                pixels = pixels_of((*new[: i + 1], *reach[i + 1 :]), self.nats)
-                self._count(pixels, pass_cost(axis, move.axis_taps(i)))
-                before, self.beside = pixels, max(self.beside, before + pixels)
+                taps, read = move.axis_taps(i), math.prod(shape)
+                shape[i] = self.whole[i]
+                written = math.prod(shape)
+                self._count(written, pass_cost(axis, taps))
+                self.passes.append((read, written, scratch.of_pass(axis, taps, shape, i, 8)))
         return new
 
     def _count(self, pixels: int, nanoseconds: float) -> None:
         self.cells += pixels
         self.nanoseconds += pixels * nanoseconds
-        self.beside = max(self.beside, pixels)
 
 
 def _count(lags: Lags) -> int:

@@ -123,12 +123,14 @@ class Image:
 
     Attributes:
         reach: what its window may be.
+        spans: the part of it that has values.
         shape, pixels: of the array.
         peak: upper bound of log2 of its largest value.
         buffer: holds the array.
     """
 
     reach: tuple[Reach, ...]
+    spans: list[Span]
     shape: Shape
     pixels: int
     peak: float
@@ -194,11 +196,12 @@ class Rehearsal:
 
     def hold(self, plane: int, reach: tuple[Reach, ...], pooled: bool = False) -> None:
         """Puts an image on a plane; a seed's is no buffer of the pool."""
-        shape = self._shape(reach)
+        spans, shape = self._seen(reach)
+        pixels = math.prod(shape)
         # With a first holder that never lets go, it does not become one.
-        buffer = self.pool.take(math.prod(shape)) if pooled else [1, 2]
-        self.images[plane] = Image(reach, shape, math.prod(shape), self.room.top, buffer)
-        self.slots.hold(plane, math.prod(shape))
+        buffer = self.pool.take(pixels) if pooled else [1, 2]
+        self.images[plane] = Image(reach, spans, shape, pixels, self.room.top, buffer)
+        self.slots.hold(plane, pixels)
 
     def follow(self, pieces: Sequence[Sequence[Operation]]) -> None:
         """Takes the images through these chains (`chains.chains`), one after the other."""
@@ -305,9 +308,8 @@ class Rehearsal:
         if first is not None:
             if bits:
                 most = min(most, int(max(self.room.limit - image.peak, bits) / bits))
-            spans = self._spans(image.reach)
-            layers, used = layers_of_run(chain, at, first, most, spans)
-            if layers >= (2 if len(spans) == 1 or first.taps is not None else 1):
+            layers, used = layers_of_run(chain, at, first, most, image.spans)
+            if layers >= (2 if len(image.spans) == 1 or first.taps is not None else 1):
                 self.fixed += used * cost.LAYER_SECONDS
                 return self._swept(op.maps[0], first, layers, image), at + used
         self.fixed += cost.LAYER_SECONDS
@@ -357,7 +359,7 @@ class Rehearsal:
         if lowered is not image:
             self.pool.let_go(lowered.buffer)
         peak = lowered.peak + layers * layer.bits
-        return self._trimmed(Image(tuple(reach), tuple(shape), pixels, peak, buffer))
+        return self._trimmed(tuple(reach), tuple(shape), pixels, peak, buffer)
 
     # --- one map ----------------------------------------------------------------------------
 
@@ -380,7 +382,7 @@ class Rehearsal:
             if r.span[1] <= 0:
                 self.pool.let_go(image.buffer)
                 return None
-        spans = self._spans(image.reach)
+        spans = image.spans
         whole = [reached(a, s, n)[0][1] for a, s, n in zip(move.axes, spans, sizes, strict=True)]
         traits = self._traits(move)
         sinks = traits.sinks
@@ -405,12 +407,12 @@ class Rehearsal:
         self.alone += math.prod(whole) * traits.alone
         self.slots.move(math.prod(whole), _aside(move, entered, whole))
         self.slots.beside = max(self.slots.beside, _beside(move, entered, whole, self.size))
-        whole_image = Image(reach, image.shape, image.pixels, image.peak, image.buffer)
-        whole_image.buffer[1] += 1  # held as long as what is made of it
-        image = self._trimmed(whole_image)
+        before = image.buffer
+        before[1] += 1  # held as long as what is made of it
+        image = self._trimmed(reach, image.shape, image.pixels, image.peak, before)
         if sinks and self.seen and image.peak > self.room.top:
             image = self._instead(image, self._shifted(image, 0.0))
-        self.pool.let_go(whole_image.buffer)
+        self.pool.let_go(before)
         return image
 
     def _passed(self, image: Image, shape: Shape, growth: float, bytes_beside: int) -> Image:
@@ -423,26 +425,28 @@ class Rehearsal:
             self.pool.let_go(lowered.buffer)
         self.pool.let_go(image.buffer)
         self.fixed += cost.PASS_SECONDS
-        return Image(image.reach, shape, pixels, lowered.peak + growth, buffer)
+        return Image(image.reach, image.spans, shape, pixels, lowered.peak + growth, buffer)
 
-    def _trimmed(self, image: Image) -> Image:
+    def _trimmed(
+        self, reach: tuple[Reach, ...], whole: Shape, pixels: int, peak: float, buffer: Buffer
+    ) -> Image:
         """What of an image is on its map and has values: a copy, where that is not contiguous."""
-        shape = self._shape(image.reach)
-        if shape == image.shape:
-            return image
-        pixels, buffer = math.prod(shape), image.buffer
-        if shape[1:] != image.shape[1:]:
-            buffer = self.pool.take(pixels)
-            self._note(0)
-            self.pool.let_go(image.buffer)
-        return Image(image.reach, shape, pixels, image.peak, buffer)
+        spans, shape = self._seen(reach)
+        if shape != whole:
+            pixels = math.prod(shape)
+            if shape[1:] != whole[1:]:
+                copy = self.pool.take(pixels)
+                self._note(0)
+                self.pool.let_go(buffer)
+                buffer = copy
+        return Image(reach, spans, shape, pixels, peak, buffer)
 
     # --- sums and scales --------------------------------------------------------------------
 
     def _sum(self, a: Image, b: Image) -> Image:
         lowered = self._lowered(a, 1.0)
         reach = merged(a.reach, b.reach)
-        shape = self._shape(reach)
+        spans, shape = self._seen(reach)
         pixels = math.prod(shape)
         buffer = self.pool.take(pixels)
         self._note(0)
@@ -452,7 +456,7 @@ class Rehearsal:
         self._work(pixels, cost.BOX_NANOSECONDS)
         self.cells += pixels
         self.alone += pixels * cost.BOX_NANOSECONDS
-        return Image(reach, shape, pixels, max(lowered.peak, b.peak) + 1, buffer)
+        return Image(reach, spans, shape, pixels, max(lowered.peak, b.peak) + 1, buffer)
 
     def _lowered(self, image: Image, growth: float) -> Image:
         if image.peak + growth <= self.room.limit:
@@ -466,7 +470,8 @@ class Rehearsal:
         self.fixed += cost.SUM_SECONDS
         self._work(image.pixels, cost.BOX_NANOSECONDS)
         shift = math.floor(min(self.room.top, self.room.limit - growth) - image.peak)
-        return Image(image.reach, image.shape, image.pixels, image.peak + shift, buffer)
+        peak = image.peak + shift
+        return Image(image.reach, image.spans, image.shape, image.pixels, peak, buffer)
 
     def _instead(self, old: Image, new: Image) -> Image:
         self.pool.let_go(old.buffer)
@@ -490,19 +495,13 @@ class Rehearsal:
 
     # --- counts -----------------------------------------------------------------------------
 
-    def _shape(self, reach: tuple[Reach, ...]) -> Shape:
-        shape: list[int] = []
-        for i, r in enumerate(reach):
-            # Of axes that are alike, one is looked at.
-            alike = i and r is reach[i - 1]
-            shape.append(shape[-1] if alike else max(r.within(self.nats)[1], 0))
-        return tuple(shape)
-
-    def _spans(self, reach: tuple[Reach, ...]) -> list[Span]:
+    def _seen(self, reach: tuple[Reach, ...]) -> tuple[list[Span], Shape]:
+        """What of it has values, and how many pixels that is along every axis."""
         spans: list[Span] = []
         for i, r in enumerate(reach):
+            # Of axes that are alike, one is looked at.
             spans.append(spans[-1] if i and r is reach[i - 1] else r.within(self.nats))
-        return spans
+        return spans, tuple([max(count, 0) for _, count in spans])
 
     def _note(self, beside: int, workers: int = 0) -> None:
         """Notes what is held now, with so many bytes that a kernel takes beside the pool; of 0

@@ -181,8 +181,9 @@ def window_and_periods(
     return frame.windows, frame.periods
 
 
-LINE_BYTES = 80
-"""What one frequency along an axis takes while those that matter are found (tracemalloc)."""
+LINE_BYTES = 48
+"""What one frequency along an axis takes while those that matter are found: its number, bounds of
+layers and of their products."""
 
 
 LONGEST_LINE = 1 << 20
@@ -231,9 +232,10 @@ def outlook(
     finish = (17 if dtype.itemsize == 8 else 9 + 2 * dtype.itemsize) * pixels
     lengths = [a.frequencies.period // 2 + 1 if a.half else a.frequencies.period for a in grid]
     # Along each axis, every frequency: numbers, bounds, phases and what they are made of.
-    lines = LINE_BYTES * sum(lengths)
+    lines = max(LINE_BYTES * n + function.slab_bytes(n) for n in lengths)
     if wave.separable and len(grid) > 1:
-        return Outlook(frame.windows, sum(kept), sum(lengths), finish + lines)
+        memory = max(finish + 8 * sum(kept), lines)
+        return Outlook(frame.windows, sum(kept), sum(lengths), memory)
     numbers, transformed, most, before = list(kept), 0, 0, 0
     for a, (axis, length) in enumerate(zip(grid, lengths, strict=True)):
         sparse = kept[a] < length
@@ -248,10 +250,11 @@ def outlook(
         before = 16 * own if sparse else before
         numbers[a] = counts[a]
     parts = [part for part in wave.parts if part is not None]
+    itemsize = max((part.itemsize for part in parts), default=0)
     held = 0
     if wave.parts[-1] is not None:
         held = wave.parts[-1].itemsize * points
-    together = max((part.itemsize for part in parts), default=0) * points
+    together = itemsize * points
     both = held + (together if len(parts) > 1 or not held else 0)
     values = 16 * points
     last = 8 * math.prod(counts[:-1]) * grid[-1].frequencies.period
@@ -263,8 +266,10 @@ def outlook(
         both + values + last + cut,
         finish,
     )
-    blocks = 4 * 16 * min(points, BLOCK)
-    return Outlook(frame.windows, points, transformed, max(memory, held + blocks) + lines)
+    blocks = 4 * itemsize * min(points, BLOCK)
+    return Outlook(
+        frame.windows, points, transformed, max(memory + 8 * sum(kept), held + blocks, lines)
+    )
 
 
 # --- where the image is ---------------------------------------------------------------------

@@ -124,9 +124,9 @@ class Sums:
         """The stack with room for its values to grow by 2^growth."""
         return stack if stack.peak + growth <= self.room.limit else self.steady(stack, growth)
 
-    def steady(self, stack: Stack, growth: float = 0.0) -> Stack:
+    def steady(self, stack: Stack, growth: float = 0.0, *, fresh: bool = False) -> Stack:
         """The stack with its largest value near the top of the headroom, or as far below it as
-        room for growth asks."""
+        room for growth asks; in the same array where that is `fresh`, nobody else's."""
         largest = float(stack.array.max())
         if stack.signed:
             largest = max(largest, -float(stack.array.min()))
@@ -136,7 +136,7 @@ class Sums:
         shift = math.floor(min(self.room.top, self.room.limit - growth) - peak)
         if 0 <= shift <= 16:
             return replace(stack, peak=peak)
-        array = self.xp.ldexp(stack.array, shift)
+        array = self.xp.ldexp(stack.array, shift, out=stack.array if fresh else None)
         tiny = np.finfo(self.dtype).tiny
         small = array < tiny
         if stack.signed:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, Protocol, TypeVar
@@ -45,6 +45,12 @@ from fastrf.maps import SpatialMap, Window
 Array = NDArray[Any]
 Jump = tuple[int, ...]
 """Input pixels per step on a plane, per axis."""
+
+SLAB = 1 << 14
+"""Numbers, of taps at frequencies, that are looked at at a time,"""
+
+SLAB_BYTES = 56
+"""and what is at work for each of them: angles, sines, complex numbers."""
 
 LONG_KERNEL = 33
 """Equal taps from which the closed form beats the sum over taps (measured at 513 frequencies on
@@ -161,6 +167,23 @@ class TransferFunction:
                 found[at] = (found[at][0], found[at][1] + 1)
         return found
 
+    @cached_property
+    def distinct(self) -> list[Operation]:
+        """The operations of all groups, or of the whole graph where it is no series."""
+        found = [op for stage, _ in self.groups for op in stage.operations]
+        return found or self.operations
+
+    @cached_property
+    def widest(self) -> int:
+        """Most taps along an axis, of which a long kernel of equal ones counts two."""
+        moves = (m for op in self.distinct for m in op.maps)
+        kernels = ((m, w.kernel) for m in moves for w in _windows(m))
+        return max((2 if m.taps is None and k >= LONG_KERNEL else k for m, k in kernels), default=1)
+
+    def slab_bytes(self, frequencies: int) -> int:
+        """What is at work where taps are looked at at so many frequencies."""
+        return SLAB_BYTES * min(max(SLAB, frequencies), self.widest * frequencies)
+
     def jump(self, node: str) -> Jump:
         """The jump of a node's map."""
         return next(self.jumps[p] for p in self.graph.planes_of[node] if p in self.jumps)
@@ -170,14 +193,18 @@ class TransferFunction:
         if not self.stages:
             values = self._walk(algebra, self.operations, self._inputs(algebra))
             return self._at(algebra, self.node, values)
-        powers = [
-            algebra.power(self._stage(algebra, stage)[stage.target], n) for stage, n in self.groups
-        ]
-        while len(powers) > 1:  # pairs of like size: rounding grows with log n, not with n
-            pairs = zip(powers[::2], powers[1::2], strict=False)
-            rest = powers[-1:] if len(powers) % 2 else []
-            powers = [algebra.times(a, b) for a, b in pairs] + rest
-        return powers[0]
+        # Pairs of like size: rounding, and how many values there are at a time, grow with log n.
+        products: list[tuple[int, V]] = []
+        for stage, n in self.groups:
+            size, value = 1, algebra.power(self._stage(algebra, stage)[stage.target], n)
+            while products and products[-1][0] == size:
+                value = algebra.times(products.pop()[1], value)
+                size *= 2
+            products.append((size, value))
+        _, value = products.pop()
+        while products:
+            value = algebra.times(products.pop()[1], value)
+        return value
 
     def each(self, algebra: Algebra[V]) -> Iterator[tuple[str, V]]:
         """The values at all nodes between input and node, in one pass from the input up."""
@@ -339,9 +366,14 @@ def _log_sum(taps: Array | None, kernel: int, x: Array) -> Array:
     if taps is not None:
         place = np.arange(kernel) - (kernel - 1) / 2
         with np.errstate(divide="ignore"):
-            terms = np.log(taps) + x[..., None] * place
-        top = terms.max(axis=-1)
-        total: Array = top + np.log(np.exp(terms - top[..., None]).sum(axis=-1))
+            logs = np.log(taps)
+        total: Array = np.empty(x.shape)
+        step = max(1, SLAB // kernel)
+        for at in range(0, x.size, step):
+            terms = logs + x.ravel()[at : at + step, None] * place
+            top = terms.max(axis=-1)
+            terms -= top[:, None]
+            total.ravel()[at : at + step] = top + np.log(np.exp(terms, out=terms).sum(axis=-1))
         return total
     # sinh(k·x/2)/(k·sinh(x/2)), with the growing exponentials taken out.
     size = np.abs(x)
@@ -392,12 +424,15 @@ class Frequencies:
             return self._long_defect(kernel, spacing)
         weights = np.full(kernel, 1 / kernel) if taps is None else taps
         exponents = spacing * (2 * np.arange(kernel) - (kernel - 1))
-        defect: Array
+        of_tap: Callable[[Any], Array] = self.defect
         if np.array_equal(weights, weights[::-1]):
             half = (kernel + 1) // 2  # from the centre out; a tap on the centre itself has no part
-            defect = (2 * weights[half:]) @ self.even_defect(exponents[half:, None])
-        else:
-            defect = weights @ self.defect(exponents[:, None])
+            weights, exponents, of_tap = 2 * weights[half:], exponents[half:], self.even_defect
+        # Some taps at a time, of long kernels and many frequencies.
+        step = max(1, SLAB // max(1, self.index.size))
+        defect: Array = weights[:step] @ of_tap(exponents[:step, None])
+        for at in range(step, len(weights), step):
+            defect += weights[at : at + step] @ of_tap(exponents[at : at + step, None])
         return defect
 
     def _long_defect(self, kernel: int, spacing: int) -> Array:

@@ -124,6 +124,17 @@ def test_runs_agree(cuda, name, dtype):
         np.testing.assert_allclose(out, cpu, **bounds, err_msg=str(case))
 
 
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_runs_beyond_all_that_is_there_are_zero(cuda, name, axis):
+    lo = [1, 1, 1]
+    lo[axis] = 30
+    for count in (1, 2):
+        values = [run_tests.layer(name, (3, 3, 3), np.float64), count, tuple(lo)]
+        out = call(cuda, name, fill((4, 5, 6), np.float64), *values, np.full((2, 3, 4), np.nan))
+        assert (out == 0).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chains_agree(cuda, dtype):
     chains = [
@@ -164,6 +175,103 @@ def test_chains_in_global_memory(cuda, dtype):
         # Sums of ones, divided by 27 and by 18.
         np.testing.assert_allclose(home(array), same[name], rtol=4 * EPS[dtype], atol=0)
     assert (same["out"][:, 9000:] > 0).any()
+
+
+WIDE = (4, 5, 70)  # a row is a block's threads
+TALL = (4, 600, 1)  # several blocks of rows that are short
+CONVOLVED = [np.ones((2, 3, 3)), (1, 1, 1), (1, 1, 1), (1, 1, 1)]
+STEPPED = {
+    **{(name, shape): CONVOLVED for name in CONVOLUTIONS for shape in (WIDE, TALL)},
+    **{(name, TALL): [k, 1, 1, k // 2] for name in BOXES for k in (40,)},
+    **{(name, WIDE): [3, 1, 1, 1] for name in BOXES},
+    **{(name, (4, 40, 70)): [30, 1, 1, 15] for name in BOXES},
+    ("transposed_table", WIDE): [np.arange(5), np.ones((5, 2))],
+    ("transposed_table", TALL): [np.arange(600), np.ones((600, 2))],
+    ("box_run", (4, 90, 70)): [(1, 3, 3), 3, (1, 1, 1)],
+    ("conv_run", (4, 90, 70)): [np.ones((1, 3, 3)), 3, (1, 1, 1)],
+    ("conv_run", (40, 6, 9)): [np.ones((1, 3, 3)), 1, (1, 1, 1)],
+}
+"""Calls of several blocks along each axis."""
+
+
+@pytest.fixture(params=[False, True], ids=["as many blocks as there is to do", "few blocks"])
+def few(request, standin, monkeypatch):
+    """A device that takes a single block along y and z: each steps on until all is done."""
+    standin()
+    for path in Path(_module.FOLDER).glob("*.py") if request.param else ():
+        module = import_module(f"fastrf.kernels.cuda.{path.stem}")
+        if hasattr(module, "_MOST"):
+            monkeypatch.setattr(module, "_MOST", 1)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(("name", "shape"), STEPPED)
+def test_blocks_step_on_until_all_is_done(name, shape):
+    given, y = STEPPED[name, shape], fill(shape, np.float64)
+    oracle = np.empty(shape)
+    getattr(naive, name)(y, *given, oracle)
+    out = call(np, name, y, *given, np.full(shape, np.nan))
+    # Sums of at most 90 terms a layer, by either.
+    np.testing.assert_allclose(out, oracle, rtol=1e3 * EPS[np.float64], atol=0)
+
+
+@pytest.mark.usefixtures("few")
+def test_blocks_of_other_kernels_step_on_until_all_is_done():
+    y, x = fill(300, np.float64), fill(70, np.float64, seed=1)
+    out = call(np, "outer_product", y, x, np.full((300, 70), np.nan))
+    np.testing.assert_array_equal(out, np.multiply.outer(y, x))
+    # One term of weight 1, with no rounding but the product's.
+    terms = [np.ones(1), y[None], x[None], 0]
+    np.testing.assert_array_equal(call(np, "sum_of_terms", *terms, np.full_like(out, np.nan)), out)
+    for shape in (WIDE, TALL):
+        ones = np.ones(shape)
+        kernel("accumulate")(fill(shape, np.float64), 0.5, ones)
+        np.testing.assert_array_equal(ones, 1 + 0.5 * fill(shape, np.float64))
+
+
+def test_grids_are_no_larger_than_devices_take(monkeypatch, standin):
+    """65,535 blocks along y and z, by the shim; of arrays that are all one number."""
+    limits, names = standin(), []
+
+    def launch(source, name, grid, block, arguments, shared=0):
+        names.append(name)
+        limits.function(_module.FOLDER / source, name)._check_limits(grid, block, shared)
+
+    def huge(*shape):
+        return np.lib.stride_tricks.as_strided(np.ones(1), shape, (0,) * len(shape))
+
+    for name in ("accumulate", "outer_product", "sum_of_terms", "transposed_conv", "box_run"):
+        monkeypatch.setattr(import_module(f"fastrf.kernels.cuda.{name}"), "launch", launch)
+    for planes in (huge(70_000, 3, 3), huge(3, 70_000 * 256, 1), huge(1, 100_000, 300)):
+        kernel("accumulate")(planes, 1.0, planes)
+        kernel("transposed_conv")(planes, np.ones((1, 1, 1)), (1,) * 3, (1,) * 3, (0,) * 3, planes)
+        kernel("box_run")(planes, (1, 3, 3), 1, (0,) * 3, planes)
+    lines = huge(5_000_000), huge(2), huge(5_000_000, 2)
+    kernel("outer_product")(*lines)
+    kernel("sum_of_terms")(np.ones(1), lines[0][None], lines[1][None], 0, lines[2])
+    assert len(names) == 11
+
+
+def test_no_chains(standin):
+    standin()
+    values = {
+        name: array[..., :0] if name == "layers" else array[: 1 if name == "offsets" else 0]
+        for name, array in chain_tests.arguments([chain_tests.plain(2)], np.float64, 5).items()
+    }
+    kernel("chain_profiles")(*values.values())
+    # Lines of no chain have their moments, and no lines nothing at all.
+    moments, out = figure_tests.figures(
+        figure_tests.LINES[:3], [((0, 1.0),)], np.float64, kernel("chain_figures")
+    )
+    alone, none = np.full_like(moments, np.nan), np.empty((0, out.shape[1]))
+    lines = figure_tests.LINES[:3]
+    counts = np.array([len(line) for line in lines])
+    shares, index, at = np.array(figure_tests.SHARES), np.empty((1, 0), np.int64), np.empty((1, 0))
+    pixels, places = np.concatenate(lines), np.cumsum(counts) - counts
+    kernel("chain_figures")(pixels, places, counts, index, at, 0.05, shares, alone, none)
+    np.testing.assert_array_equal(alone, moments)
+    nothing = [array[:0] for array in (pixels, places, counts)]
+    kernel("chain_figures")(*nothing, index, at, 0.05, shares, alone[:0], none)
 
 
 GROWN = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastrf.kernels.cuda import _geometry, _peak
+from fastrf.kernels.cuda import _geometry, _peak, _runs
 
 ARRAY = np.arange(24.0).reshape(2, 3, 4)
 FIELDS = np.zeros((2, 3, 4), [("byte", "u1"), ("value", "f8")])
@@ -45,3 +45,18 @@ def test_other_layouts_are_copied_and_copied_back(name):
 def test_the_peak_counts_the_sums_of_its_source():
     source = Path(_peak.__file__).with_name("peak.cu").read_text(encoding="utf-8")
     assert re.findall(r"constexpr int SUMS = (\d+);", source) == [str(_peak._SUMS)]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 3000])
+@pytest.mark.parametrize("lead", [0, 2, 48])
+@pytest.mark.parametrize(("others", "resident"), [(1, 1), (1, 132), (7, 132), (300, 132)])
+def test_marches_pass_as_few_rows_as_can_be(rows, lead, others, resident):
+    """Of all numbers of marches whose blocks run in four rounds or less; or one march."""
+
+    def passing(number):
+        return -(-others * number // resident) * (-(-rows // number) + lead)
+
+    found, passed = _runs.marches(rows, lead, others, resident)
+    most = max(1, min(rows, 4 * resident // others))
+    assert 1 <= found <= rows
+    assert passed == passing(found) == min(map(passing, range(1, most + 1)))

@@ -5,6 +5,7 @@ NVRTC is the real one where its wheel is installed; nothing else of CuPy is.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from fastrf.kernels.cuda import _module
 
 SOURCE = '#include "one.cuh"\nextern "C" __global__ void f(float* x) { *x = ONE; }\n'
+TWO = SOURCE + 'extern "C" __global__ void g(float* x) { *x = -ONE; }\n'
 HEADER = "#define ONE 1.0f\n"
 
 
@@ -163,6 +165,14 @@ def test_compiles_once_and_loads_once_a_device(gpu, source):
     assert len(gpu.launched) == 4
 
 
+def test_functions_of_one_source_share_what_is_loaded(gpu, source):
+    source.write_text(TWO)
+    for name in ("f", "g", "f"):
+        _module.launch(source, name, (1,), (1,), [np.float64(1)])
+    assert len(gpu.compiled) == len(gpu.loaded) == 1
+    assert [launched[0] for launched in gpu.launched] == ["f", "g", "f"]
+
+
 def test_another_process_compiles_no_more(gpu, source, monkeypatch):
     launch(source)
     again(monkeypatch)
@@ -193,6 +203,14 @@ def test_one_folder_holds_all_that_is_compiled(gpu, source, monkeypatch, tmp_pat
         again(monkeypatch)
         launch(source)
     assert len(cached(tmp_path)) == 2
+
+
+def test_a_full_disk_is_no_folder_to_write_in(gpu, monkeypatch):
+    def full(dir):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), dir)
+
+    monkeypatch.setattr(_module.tempfile, "TemporaryFile", full)
+    assert _module.writable() is None
 
 
 def test_a_damaged_cache_is_compiled_anew(gpu, source, monkeypatch, tmp_path):
@@ -256,6 +274,9 @@ def test_properties_are_those_of_the_current_device(gpu):
     assert _module.properties() == _module.Properties(0, 1, 2, 3, 4, 5)
     gpu.device = 1
     assert _module.properties() == _module.Properties(100, 101, 102, 103, 104, 105)
+    assert _module.properties() is _module.properties()
+    gpu.device = 0
+    assert _module.properties().processors == 0
 
 
 def test_aligned(gpu):

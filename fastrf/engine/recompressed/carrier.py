@@ -68,6 +68,7 @@ class Numbers:
         self.roundings = 0
         self.terms, self.rank, self.reductions = 1, 1, 0
         self.lost = 0.0
+        self._last = script.last_uses()
         self._booked: dict[int, list[Booked]] = {}
         for booked in script.booked.values():
             self._booked.setdefault(booked.block.number, []).append(booked)
@@ -80,18 +81,22 @@ class Numbers:
             factor[u - start] = 1
             factors.append(factor)
         self.blocks[self.script.seed.number] = Block(Terms(tuple(factors), np.ones(1)))
-        steps, last = self.script.steps, self.script.last_uses()
+        steps = self.script.steps
         for done, step in enumerate(steps, 1):
             if isinstance(step, Settle):
-                self.blocks[step.block.number] = self._settled(step)
+                self.blocks[step.block.number] = self._settled(step, done)
             elif isinstance(step, Apply):
                 self.blocks[step.block.number] = self._applied(step)
             else:
                 self._neglect(step)
-            for number in [n for n in self.blocks if last.get(n, -1) < done]:
-                self._let_go(number)
+            self._release(done)
             progress(done / (len(steps) + 1))
         progress(1.0)
+
+    def _release(self, done: int) -> None:
+        """Lets go of the blocks that no step after this one reads."""
+        for number in [n for n in self.blocks if self._last.get(n, -1) < done]:
+            self._let_go(number)
 
     def _let_go(self, number: int) -> None:
         """Frees a block, and adds what its powers lost."""
@@ -104,8 +109,7 @@ class Numbers:
         """The image on the input; None where none arrives. Lets go of all blocks."""
         image = self.script.final
         found = None if image is None else self._final(image)
-        for number in list(self.blocks):
-            self._let_go(number)
+        self._release(len(self.script.steps) + 1)
         return found
 
     def _final(self, image: Image) -> Found:
@@ -115,38 +119,41 @@ class Numbers:
         scale = image.scale * Scaled.of(1.0, exponent)
         here = Ahead(ONE, ONE)
         self._round(words, image.roundings, image.scale, here)
+        self._release(len(self.script.steps) + 1)
         if not signed:
-            terms = joined(parts)
+            terms = _together(parts)
             self.roundings += terms.roundings
             return Found(terms, scale, signed)
         if len(words[0].block.shape) > 2 and sum(p.rank for p in parts) > self.script.few:
             terms, loss = self._reduced(parts, image.scale, exponent, here)
         else:
-            terms, loss = joined(parts), Loss()
+            terms, loss = _together(parts), Loss()
             if terms.diagonal:
                 terms, loss = without_traces(terms)
         self.changed.count(loss, scale, here)
         self.rounded.count(terms.bound().times(rounding(terms.roundings)), scale, here)
         return Found(terms, scale, signed)
 
-    def _settled(self, step: Settle) -> Block:
+    def _settled(self, step: Settle, done: int) -> Block:
         parts, exponent = self._multiplied_out(step.words)
         reduces = sum(p.rank for p in parts) > self.script.few
         signed = reduces or any(self.blocks[w.block.number].signed for w in step.words)
         self._round(step.words, step.roundings, step.scale, step.ahead)
+        self._release(done)  # what is worked on now is theirs no more
         if not reduces:
-            return Block(joined(parts), exponent, signed=signed)
+            return Block(_together(parts), exponent, signed=signed)
         terms, loss = self._reduced(parts, step.scale, exponent, step.ahead)
         self.changed.count(loss, step.scale * Scaled.of(1.0, exponent), step.ahead)
         return Block(terms, exponent, signed=True)
 
     def _reduced(
-        self, parts: Sequence[Terms], scale: Scaled, exponent: int, ahead: Ahead
+        self, parts: list[Terms], scale: Scaled, exponent: int, ahead: Ahead
     ) -> tuple[Terms, Loss]:
+        """The sum of the parts, which are emptied, with fewer terms."""
         room = (ahead.largest * scale * Scaled.of(1.0, exponent)).over(self.script.whole)
         budget = self.allowed / room if room else 0.0
         if len(parts[0].shape) == 2:
-            terms, loss = without_traces(joined(parts))
+            terms, loss = without_traces(_together(parts))
             terms, more = lowrank.reduced(terms, budget)
             loss = loss + more
         else:
@@ -162,11 +169,12 @@ class Numbers:
             share = Scaled.of(passage.lost(terms) * step.loss, block.exponent)
             self.lost += share.over(ONE)
         moved = passage.moved(terms, step.value)
-        exponent, factors = block.exponent, []
+        weights, exponent, factors = moved.weights, block.exponent, []
         for factor in moved.factors:
             near, shift = raised(factor)
             factors.append(near)
             exponent -= shift
+        del moved
         signed = block.signed or not passage.move.separable
         if signed:
             scale = step.scale * Scaled.of(1.0, block.exponent)
@@ -177,7 +185,7 @@ class Numbers:
                 self.roundings = max(self.roundings, step.source.roundings + step.roundings)
             sizes = passage.moved_absolutely(terms, step.value).bound()
             self.rounded.count(sizes.times(rounding(step.roundings)), scale, step.ahead)
-        return Block(Terms(tuple(factors), moved.weights), exponent, signed=signed)
+        return Block(Terms(tuple(factors), weights), exponent, signed=signed)
 
     def _round(
         self,
@@ -227,6 +235,13 @@ class Numbers:
         found = [part.lowered(top) for part in parts]
         self.terms = max(self.terms, sum(terms.rank for terms in found))
         return found, top
+
+
+def _together(parts: list[Terms]) -> Terms:
+    """The sum of the parts, which are emptied, so that they are not there twice."""
+    terms = joined(parts)
+    parts.clear()
+    return terms
 
 
 def _growth(step: Passage, powers: int) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.recompressed import volumes
+from fastrf.engine.recompressed.holdings import Holdings
 from fastrf.engine.recompressed.lowrank import (
     BATCH,
     LAST_ROUNDINGS,
@@ -21,9 +22,10 @@ from fastrf.engine.recompressed.lowrank import (
     WHOLE,
     rounding,
 )
-from fastrf.engine.recompressed.powers import TOGETHER, Passage
+from fastrf.engine.recompressed.maps import field_window
+from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
-from fastrf.engine.recompressed.words import Symbol, Words
+from fastrf.engine.recompressed.words import Words
 from fastrf.engine.rehearsal import survey
 from fastrf.lowering import PlaneGraph
 
@@ -65,11 +67,8 @@ CORE_NANOSECONDS = 8.0
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 18
-"""What is at work besides: matrices, a few rows, Python's own."""
-
-POWER_NUMBERS = 110
-"""What Python holds of each power besides its pixels, in numbers of 8 bytes (tracemalloc)."""
+WORKING_BYTES = 1 << 15
+"""What is at work besides: a few rows, Python's own."""
 
 PIXEL_NANOSECONDS = 10.0
 """One pixel of the result: clamped, summed, divided."""
@@ -113,10 +112,11 @@ def _of(
     input_node: str,
     dtype: np.dtype[Any],
 ) -> Forecast:
-    # Only pixels that the unit sees are formed, in double precision.
-    seen = survey(graph, node, unit, input_node, np.dtype(np.float64), None).support
+    # Only pixels that can be seen are formed.
+    seen = survey(graph, node, unit, input_node, dtype, None).support
     shape = tuple(max(n, 1) for _, n in seen)
-    count = Counts(written, shape, dtype.itemsize)
+    whole = tuple(max(n, 1) for _, n in field_window(graph, node, unit, input_node))
+    count, holdings = Counts(written, shape), Holdings(written, shape, whole, dtype.itemsize)
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
     pixels = math.prod(shape)
@@ -126,9 +126,9 @@ def _of(
         count.cells + pixels,
         FIELD_SECONDS + count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
         0.0,
-        8 * max(count.fullest, count.forming) + WORKING_BYTES,
+        8 * max(holdings.fullest, holdings.forming) + WORKING_BYTES,
         1,  # nothing that threads could share
-        formed=8 * max(0, count.forming - count.fullest),
+        formed=8 * max(0, holdings.forming - holdings.fullest),
     )
 
 
@@ -153,131 +153,61 @@ class Counts:
 
     Args:
         seen: shape of the image that is formed; nothing: all of the script's window.
-        size: bytes of a pixel of the result.
 
     Attributes:
         cells: pixels of all factors and images formed.
         seconds: time of all that.
-        fullest: most numbers that are held at a time,
-        forming: and when pixels are formed of what is left in factors; 0 where nothing is.
         operators: different maps.
         changes: how many reductions, and maps whose taps are no product.
         error: bound of what they change, relative to the final peak.
         roundings: that befall a pixel, one after the other.
     """
 
-    def __init__(self, written: Script, seen: tuple[int, ...] = (), size: int = 8) -> None:
-        self.size = size
-        self.cells, self.fullest, self.forming, self.changes, self.roundings = 0, 0, 0, 0, 0
+    def __init__(self, written: Script, seen: tuple[int, ...] = ()) -> None:
+        self.cells, self.changes, self.roundings = 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
-        # Numbers of each block and its powers; those with factors of either sign are there twice.
-        self._held = {written.seed.number: sum(written.seed.shape)}
-        self._signed: set[int] = set()
-        self._cored: set[int] = set()
-        last = written.last_uses()
         passages: set[int] = set()
-        for at, step in enumerate(written.steps):
+        signed: set[int] = set()
+        for step in written.steps:
             if isinstance(step, Settle):
                 terms = self._multiplied_out(step.words)
-                signed = step.reduces or self._any_signed(step.words)
                 if step.reduces:
                     self._reduce(step.block.shape, terms)
-                self._add(step.block, signed=signed)
-                if step.reduces or self._any_cored(step.words):
-                    self._cored.add(step.block.number)
+                    signed.add(step.block.number)
+                elif signed.intersection(w.block.number for w in step.words):
+                    signed.add(step.block.number)
                 passages.update(id(w.step) for w in step.words)
             elif isinstance(step, Apply):
                 self._apply(step.passage, step.block.rank)
-                signed = step.source.number in self._signed or not step.passage.move.separable
-                self._add(step.block, signed=signed)
-                if step.source.number in self._cored:
-                    self._cored.add(step.block.number)
                 if not step.passage.move.separable:
                     self._change(CHANGE_ERROR[len(step.block.shape)])
+                    signed.add(step.block.number)
+                elif step.source.number in signed:
+                    signed.add(step.block.number)
                 passages.add(id(step.passage))
-            for number in [n for n in self._held if last.get(n, -1) <= at]:
-                del self._held[number]
         if written.final is not None:
             words = written.final.sum.words
             terms, shape = self._multiplied_out(words), words[0].block.shape
-            signed = self._any_signed(words)
-            if written.booked:
-                # Powers that lost something are looked at side by side once more.
-                self._full((terms + min(terms, TOGETHER)) * sum(shape))
-            self._held.clear()
-            left = False
-            if signed and len(shape) > 2:
-                left = terms > written.few or self._any_cored(words)
+            if len(shape) > 2 and signed.intersection(w.block.number for w in words):
                 if terms > written.few:
                     self._reduce(shape, terms)
                 terms = min(terms, TYPICAL_RANK[3])
-            self._form(shape, seen or shape, terms, signed=signed, left=left)
+            self.seconds += 1e-9 * GEMM_NANOSECONDS * math.prod(seen or shape) * terms
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
 
-    def _any_signed(self, words: tuple[Words, ...]) -> bool:
-        return any(w.block.number in self._signed for w in words)
-
-    def _any_cored(self, words: tuple[Words, ...]) -> bool:
-        """Whether a volume is in the Tucker form, which takes in what is added to it."""
-        return any(w.block.number in self._cored for w in words)
-
-    def _add(self, block: Symbol, *, signed: bool) -> None:
-        if signed:
-            self._signed.add(block.number)
-        self._held[block.number] = (1 + signed) * block.rank * sum(block.shape)
-
-    def _full(self, beside: float) -> None:
-        """Notes how much is held with so many numbers beside the blocks."""
-        self.fullest = max(self.fullest, sum(self._held.values()) + math.ceil(beside))
-
-    def _form(
-        self,
-        window: tuple[int, ...],
-        shape: tuple[int, ...],
-        terms: int,
-        *,
-        signed: bool,
-        left: bool,
-    ) -> None:
-        """Of terms on a window, the part of this shape is formed; `left` says whether pixels wait
-        until they are asked for."""
-        pixels, columns = math.prod(shape), terms * sum(window)
-        self.seconds += 1e-9 * GEMM_NANOSECONDS * pixels * terms
-        if left:
-            self._full(2 * columns)
-            # The last product of matrices reads what all axes but one make, in another order.
-            self.forming = columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels // 8)
-        elif signed and len(shape) > 2:
-            self._full(columns + pixels + max(2 * terms * math.prod(shape[1:]), pixels / 8))
-        else:
-            # Rows times weights, which are a copy before that where not all rows are seen.
-            rows = terms * shape[0] * (1 + (shape[0] < window[0]))
-            self._full(columns + rows + pixels)
-            # In a narrower type, and which are too small; that cuts off some of them.
-            narrow = pixels * self.size / 8 if self.size < 8 else 0
-            self._full(pixels + narrow + pixels / 8)
-
     def _multiplied_out(self, words: tuple[Words, ...]) -> int:
         """The terms of words, and the powers that are yet to be made of them."""
-        beside = 0
         for w in words:
-            pixels = sum(w.block.shape)
             if w.step is not None:
                 key = (w.block.number, id(w.step))
                 wanted = w.first + len(w.values) - 1
                 more = max(0, wanted - self._powers.get(key, 0))
                 self._apply(w.step, w.block.rank, more)
-                signed = w.block.number in self._signed
-                own = w.block.rank * pixels + POWER_NUMBERS
-                self._held[w.block.number] += (1 + signed) * more * own
                 self._powers[key] = max(wanted, self._powers.get(key, 0))
-                beside += w.rank * pixels
-        # Each word's powers side by side, and where there are several all of them together.
-        self._full(beside * (1 + (len(words) > 1)))
         return sum(w.rank for w in words)
 
     def _apply(self, passage: Passage, terms: int, times: int = 1) -> None:
@@ -303,16 +233,7 @@ class Counts:
         work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
         work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
         measured = pixels <= volumes.MEASURED
-        # Factors, Q's and what bounds their errors; R's, and factors in their coordinates; cores,
-        # one of them on its way to another order, or three, what they change along the first
-        # axis and its squares.
-        cores = 6 * math.prod(columns)
-        if not measured:
-            cores = max(cores, 3 * math.prod(columns) + 2 * shape[0] * math.prod(columns[1:]))
-        inner = 4 * sum(n * n for n in columns)
-        self._full((2 * terms + 5 * at_once) * sum(shape) + inner + cores)
         if measured:
-            self._full(2 * at_once * sum(shape) + 3 * pixels + 2 * at_once * math.prod(shape[1:]))
             work += 8 * GEMM_NANOSECONDS * pixels * max(columns)
         self._change(MEASURED_ERROR if measured else CHANGE_ERROR[3], batches)
         self.cells += pixels if measured else sum(shape) * max(columns)
@@ -323,13 +244,9 @@ class Counts:
         batches = 1
         if terms >= min(shape) and min(shape) <= WHOLE:
             order, work = min(shape), GEMM_NANOSECONDS * pixels * (terms + min(shape))
-            # Pixels, a copy, what they are decomposed to, and their change.
-            self._full(5 * pixels + 2 * terms * sum(shape))
         else:
             batches = max(1, math.ceil((terms - BATCH) / BATCH) + 1)
             work = QR_NANOSECONDS * sum(shape) * order**2
-            # Factors, Q's, R's, and what bounds their errors.
-            self._full((2 * terms + 5 * order) * sum(shape) + (pixels <= MEASURED) * 3 * pixels)
             if pixels <= MEASURED:
                 work += 4 * GEMM_NANOSECONDS * pixels * order
         work += SVD_NANOSECONDS * order**3

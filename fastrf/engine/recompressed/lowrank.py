@@ -138,12 +138,14 @@ class Terms:
 
     def bound(self) -> Loss:
         """Bounds of the largest pixel, and of the sum of all, without forming one."""
-        sizes = [np.abs(f) for f in self.factors]
+        tops, sums = [], []
+        for f in self.factors:
+            size = np.abs(f)
+            tops.append(size.max(axis=0))
+            sums.append(size.sum(axis=0))
+            del size  # before the next one
         weights = Terms(self.factors, np.abs(self.weights))
-        return Loss(
-            weights.contracted([f.max(axis=0) for f in sizes]).item(),
-            weights.contracted([f.sum(axis=0) for f in sizes]).item(),
-        )
+        return Loss(weights.contracted(tops).item(), weights.contracted(sums).item())
 
     def contracted(self, values: Sequence[Floats]) -> Floats:
         """The sum over the weights, each times a value for its column of every axis.
@@ -175,13 +177,16 @@ class Terms:
 
     def form(self) -> Floats:
         """The pixels."""
-        if not self.diagonal:
-            found = self.weights
-            # The last axis first: the largest product of matrices comes last.
-            for f in reversed(self.factors):
-                found = np.tensordot(f, found, (1, found.ndim - 1))
-            return np.ascontiguousarray(found)
         *lead, last = self.factors
+        if not self.diagonal:
+            # The last axis first: the largest product of matrices comes last. None of them reads
+            # an array in another order than it is in, which would be a copy.
+            found = self.weights @ last.T
+            for axis in reversed(range(len(lead))):
+                shape = (*found.shape[:axis], len(lead[axis]), *found.shape[axis + 1 :])
+                lines = found.reshape(math.prod(shape[:axis]), found.shape[axis], -1)
+                found = np.matmul(lead[axis], lines).reshape(shape)
+            return found
         first = lead[0] * self.weights if lead else self.weights[None]
         out = np.empty(self.shape)
         if len(lead) < 2:
@@ -224,9 +229,8 @@ def without_traces(terms: Terms) -> tuple[Terms, Loss]:
     count = int(np.searchsorted(behind, _TRACE * float(sizes.max(initial=0.0)), side="right"))
     if not count:
         return terms, Loss()
-    dropped = terms.chosen(order[:count])
-    kept = terms.chosen(np.sort(order[count:]))
-    return kept, Loss(float(behind[count - 1]), float(dropped.absolute_sums().sum()))
+    dropped = float(terms.absolute_sums()[order[:count]].sum())
+    return terms.chosen(np.sort(order[count:])), Loss(float(behind[count - 1]), dropped)
 
 
 def reduced(terms: Terms, budget: float, noise: float = NOISE) -> tuple[Terms, Loss]:
@@ -256,8 +260,11 @@ def _of_pixels(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
     pixels = terms.form()
     u, s, vt = np.linalg.svd(pixels, full_matrices=False)
     rank = kept_of(s, budget, noise)
-    kept = Terms((u[:, :rank], np.ascontiguousarray(vt[:rank].T)), s[:rank])
-    return kept, difference([terms], kept, pixels)
+    kept = Terms((u[:, :rank].copy(), np.ascontiguousarray(vt[:rank].T)), s[:rank])
+    del u, vt  # all singular vectors, as large as the pixels
+    loss = _changed(pixels, kept)
+    del pixels
+    return kept, loss + _rounded([terms], kept)
 
 
 def _of_factors(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
@@ -290,22 +297,31 @@ def kept_of(s: Floats, budget: float, noise: float) -> int:
 # --- what was changed -----------------------------------------------------------------------
 
 
-def difference(parts: Sequence[Terms], kept: Terms, pixels: Floats | None = None) -> Loss:
+def difference(parts: Sequence[Terms], kept: Terms) -> Loss:
     """Bound of the difference of an image, given as a sum, and another one, by forming it.
 
     Args:
         parts: the image is their sum.
         kept: the other one.
-        pixels: the image formed, where that has been done.
     """
-    off = sum_of(parts) if pixels is None else pixels.copy()
-    off -= kept.form()
-    np.abs(off, out=off)
-    loss = Loss(float(off.max()), float(off.sum()))
+    return _changed(sum_of(parts), kept) + _rounded(parts, kept)
+
+
+def _changed(pixels: Floats, kept: Terms) -> Loss:
+    """The difference of pixels, which are overwritten, and an image."""
+    pixels -= kept.form()
+    np.abs(pixels, out=pixels)
+    return Loss(float(pixels.max()), float(pixels.sum()))
+
+
+def _rounded(parts: Sequence[Terms], kept: Terms) -> Loss:
+    """What forming images rounds: the parts that are added up, and another one."""
+    loss = Loss()
     for terms in (*parts, kept):
         sizes = terms.absolute().form()
         rounded = rounding(terms.roundings + len(parts))
         loss = loss + Loss(rounded * float(sizes.max()), rounded * float(sizes.sum()))
+        del sizes  # before the next ones
     return loss
 
 

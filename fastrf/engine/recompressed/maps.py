@@ -166,6 +166,24 @@ def content(move: SpatialMap) -> Hashable:
 # --- windows --------------------------------------------------------------------------------
 
 
+def field_window(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> Spans:
+    """What of the input a unit can reach: beside it there is nothing but what factors round."""
+    spans: dict[int, Spans] = {p: tuple((u, 1) for u in unit) for p in graph.planes_of[node]}
+    for op in reversed(graph.between(node, input_node)):
+        met = [spans[p] for p, _ in op.targets if p in spans]
+        if not met:
+            continue
+        own = reduce(_united, met)
+        for move in reversed(op.maps):
+            sizes = move.size_in or (None,) * len(own)
+            own = tuple(reached(a, s, n)[1] for a, s, n in zip(move.axes, own, sizes, strict=True))
+        if all(count > 0 for _, count in own):
+            for q, _ in op.sources:
+                spans[q] = _united(spans[q], own) if q in spans else own
+    found = [spans[p] for p in graph.planes_of[input_node] if p in spans]
+    return reduce(_united, found) if found else tuple((u, 0) for u in unit)
+
+
 def plane_windows(
     graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str
 ) -> dict[int, Spans]:

@@ -87,6 +87,16 @@ class Passage:
         return block_diag([a.matrix for a in axes], "csr"), min(a.steps for a in axes)
 
     @cached_property
+    def ends(self) -> tuple[Floats, Floats]:
+        """`AxisOperator.kept` and `lost` for the columns of `stacked`, a row an axis."""
+        axes = [own for (own,) in self.operators]
+        ends = np.cumsum([0, *(len(a.kept) for a in axes)]).tolist()
+        kept, lost = (np.zeros((len(axes), ends[-1])) for _ in range(2))
+        for number, (a, start, stop) in enumerate(zip(axes, ends[:-1], ends[1:], strict=True)):
+            kept[number, start:stop], lost[number, start:stop] = a.kept, a.lost
+        return kept, lost
+
+    @cached_property
     def loses(self) -> bool:
         """Whether anything can fall into padding."""
         bounded = self.move.size_in is not None
@@ -170,13 +180,15 @@ class Powers:
         top = int(exponents.max())
         lowered = np.ldexp(mantissas, np.maximum(exponents - top, -2000))
         total = 0.0
+        kept, lost = self.step.ends
         for start in range(0, len(lowered), TOGETHER):
             piece = lowered[start : start + TOGETHER]
-            table = np.stack(self.factors[first + start : first + start + len(piece)])
-            ends = zip(self.step.operators, self._split(table, 1), self.columns, strict=True)
+            some = self.factors[first + start : first + start + len(piece)]
+            # Shape (axes, powers, columns).
+            held, fallen = (np.stack([own @ f for f in some], axis=1) for own in (kept, lost))
             parts = [
-                (np.matmul(a.kept, own)[:, :count], np.matmul(a.lost, own)[:, :count])
-                for (a,), own, count in ends
+                (a[:, :count], b[:, :count])
+                for a, b, count in zip(held, fallen, self.columns, strict=True)
             ]
             total += float(piece @ _fallen(self.terms, parts))
         return total, top

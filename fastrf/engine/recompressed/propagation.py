@@ -12,6 +12,7 @@ import numpy as np
 from fastrf.engine.direct import Propagated
 from fastrf.engine.recompressed.carrier import Numbers
 from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, Terms, rounding
+from fastrf.engine.recompressed.maps import Spans, field_window
 from fastrf.engine.recompressed.script import KEPT, script
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
@@ -191,7 +192,7 @@ def _run(
         )
     carrier = Numbers(written, graph.input_size, allowed)
     carrier.follow(unit, progress or (lambda share: None))
-    seen = _seen(carrier, dtype, tail)
+    seen = _seen(carrier, field_window(graph, node, unit, input_node), dtype, tail)
     if seen is None:
         raise EmptyFieldError(
             f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
@@ -243,28 +244,30 @@ class _Seen(NamedTuple):
     dropped: float
 
 
-def _seen(carrier: Numbers, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
-    """The image on the input; None where nothing of it is positive."""
+def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
+    """The image on the input, of which the unit sees a field; None where nothing of it is
+    positive."""
     found = carrier.found()
     if found is None:
         return None
     terms, scale, signed = found
     del found
-    origin = tuple(start for start, _ in carrier.script.support)
+    parts, origin = [], tuple(start for start, _ in field)
+    for factor, (start, count), (first, _) in zip(
+        terms.factors, field, carrier.script.support, strict=True
+    ):
+        parts.append(factor[start - first : start - first + count])
+    terms = Terms(tuple(parts), terms.weights)
     if signed and not terms.diagonal:
         return _volume(TuckerImage(terms, origin, dtype), scale, tail)
-    # Rows of which nothing is seen are not formed.
-    factors = []
-    for axis, factor in enumerate(terms.factors):
-        used = np.flatnonzero(factor.any(axis=1))
-        if not used.size:
-            return None
-        first, stop = int(used[0]), int(used[-1]) + 1
-        factors.append(factor[first:stop])
-        origin = (*origin[:axis], origin[axis] + first, *origin[axis + 1 :])
-    terms = Terms(tuple(factors), terms.weights)
-    pixels = terms.form()
-    del terms  # no more than two images at a time
+    # Rows of which nothing will be seen are not formed.
+    box = _visible(terms, signed, float(np.finfo(dtype).tiny))
+    if box is None:
+        return None
+    factors = tuple(f[slice(*ends)] for f, ends in zip(terms.factors, box, strict=True))
+    origin = tuple(o + first for o, (first, _) in zip(origin, box, strict=True))
+    pixels = Terms(factors, terms.weights).form()
+    del terms, parts, factors  # no more than two images at a time
     if signed:
         np.maximum(pixels, 0, out=pixels)
     total, peak = float(pixels.sum()), float(pixels.max())
@@ -273,10 +276,29 @@ def _seen(carrier: Numbers, dtype: np.dtype[Any], tail: float | None) -> _Seen |
     pixels, origin, dropped = _without_tail(pixels, origin, total * (tail or 0.0))
     pixels /= total - dropped
     array = pixels.astype(dtype, copy=False)
+    del pixels
     array[array < np.finfo(dtype).tiny] = 0
     array, origin = trimmed(array, origin)
     image = np.ascontiguousarray(array)
     return _Seen(scale, signed, image, origin, total, peak, dropped / total)
+
+
+def _visible(terms: Terms, signed: bool, tiny: float) -> list[tuple[int, int]] | None:
+    """First and last + 1 of the rows, per axis, beside which every pixel is below `tiny` of the sum
+    of all; None where nothing is there."""
+    least = tiny * max(terms.total(), 0.0)
+    tops = [np.abs(f).max(axis=0) if signed else f.max(axis=0) for f in terms.factors]
+    box = []
+    for axis, factor in enumerate(terms.factors):
+        values = np.abs(terms.weights)
+        for number, top in enumerate(tops):
+            values = values * top if number != axis else values
+        most = (np.abs(factor) if signed else factor) @ values
+        used = np.flatnonzero((most >= least) & (most > 0))
+        if not used.size:
+            return None
+        box.append((int(used[0]), int(used[-1]) + 1))
+    return box
 
 
 def _volume(image: TuckerImage, scale: Scaled, tail: float | None) -> _Seen | None:

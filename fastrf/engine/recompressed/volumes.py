@@ -45,6 +45,9 @@ BATCH = 64
 MEASURED = 1 << 18
 """Up to so many pixels the change of all of them is formed."""
 
+SLICES = 16
+"""Slices of a change of the core that are looked at at a time: all of them take several cores."""
+
 
 def reduced(parts: Sequence[Terms], budget: float, noise: float = NOISE) -> tuple[Terms, Loss]:
     """A volume, given as a sum, with as few columns as the budget allows.
@@ -89,12 +92,12 @@ def _compressed(parts: list[Terms], budget: float, noise: float) -> tuple[Terms,
     if math.prod(kept.shape) <= MEASURED:
         return kept, difference(parts, kept)
     inner.append(Terms(turns, small))
-    # What the core was rounded by, and what measuring the change of it.
+    # What the core was rounded by, and what measuring the change of it, which takes its place.
     rounded = rounding(inner[0].roundings + len(inner)) * sum_of([t.absolute() for t in inner])
-    change = core - inner[-1].form()
+    core -= inner[-1].form()
     qs = [q for q, _ in qrs]
     loss = replaced(parts, qrs) + turned(kept, qs, turns)
-    return kept, loss + _of_slices(change, qs) + Terms(tuple(qs), rounded).bound()
+    return kept, loss + _of_slices(core, qs) + Terms(tuple(qs), rounded).bound()
 
 
 def _in_coordinates(parts: Sequence[Terms], rs: Sequence[Floats]) -> Iterator[Terms]:
@@ -125,7 +128,9 @@ def _of_slices(change: Floats, qs: Sequence[Floats]) -> Loss:
     """Bound of a change of the core, seen in the pixels."""
     first, *others = qs
     # Rounded by at most γ times the length of a row and that of the whole change.
-    slices = np.linalg.norm(np.tensordot(first, change, 1).reshape(len(first), -1), axis=1)
+    flat = change.reshape(len(change), -1)
+    rows = range(0, len(first), SLICES)
+    slices = np.concatenate([np.linalg.norm(first[n : n + SLICES] @ flat, axis=1) for n in rows])
     slices += rounding(len(change)) * np.linalg.norm(first, axis=1) * float(np.linalg.norm(change))
     longest = math.prod(float(np.linalg.norm(q, axis=1).max()) for q in others)
     area = math.sqrt(math.prod(len(q) for q in others))

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastrf.engine import transfer
 from fastrf.engine.forecast import Forecast
-from fastrf.engine.spectral import BLOCK, EPS, window_and_periods, windows
-from fastrf.engine.tilted.moments import Moments
+from fastrf.engine.spectral import BLOCK, EPS, Window, window_and_periods, windows
+from fastrf.engine.tilted.moments import FEWEST, Moments, taps_of
 from fastrf.engine.tilted.nodes import DEPTH, STEPS, TINY
-from fastrf.engine.tilted.symmetries import Symmetries, groups
-from fastrf.engine.transfer import Frequencies, TransferFunction, transfer_function
+from fastrf.engine.tilted.search import balanced
+from fastrf.engine.tilted.symmetries import Symmetries, Symmetry, groups
+from fastrf.engine.transfer import (
+    SLAB,
+    SLAB_BYTES,
+    Frequencies,
+    TransferFunction,
+    transfer_function,
+)
 from fastrf.lowering import PlaneGraph
 
 SEARCH_SECONDS = 6e-3
@@ -29,15 +37,20 @@ NODE_NANOSECONDS = 400.0
 WAVE_NANOSECONDS = 60.0
 """One frequency of one window and one distinct operation."""
 
+SINE_NANOSECONDS = 10.0
+"""One frequency of one window and one tap, while those that matter are found; what short kernels
+take is in `PASSES_SECONDS`."""
+
 PIXEL_NANOSECONDS = 70.0
 """One pixel of the result: transformed, scaled, unfolded, normalised."""
 
 
-CHUNK_BYTES = 100
-"""What is at work for one frequency of the windows that are transformed together,"""
+WIDER, MORE = 16, 4
+"""Most frequencies of a window over those of the image itself, and most windows over those that a
+Gaussian would need, in any network tried: the memory is an upper bound by these."""
 
-ROOM_BYTES = 1 << 18
-"""and besides. How many windows there will be is a guess: so is the memory, to a factor of 2."""
+ROOM_BYTES = 1 << 16
+"""What is at work besides arrays that grow: moments of windows, Python's own."""
 
 
 def of_tilted(
@@ -72,23 +85,21 @@ def of_tilted(
     nodes = ball * float(np.prod(radii / STEPS[ndim] + 1)) / folds
     waves = math.prod(_waves(function, a, n) for a, n in enumerate(periods)) / 2
     points = max(1.0, many / folds) * waves
-    distinct = sum(len(stage.operations) for stage, _ in function.groups) or len(
-        function.operations
-    )
+    distinct = len(function.distinct)
     pixels = math.prod(count for _, count in support)
-    # In the end the image, its half before the last axis is unfolded, and what was computed.
-    parts = 2 ** sum(symmetry.mirrored)
-    finish = 8 * pixels + (4 * pixels if parts > 1 else 0) + 9 * pixels // parts
-    # Of a chunk of windows F, its parts, the numbers that are transformed and what comes out.
-    chunk = min(max(BLOCK, waves), 4 * int(points) + 1)
-    work = CHUNK_BYTES * chunk + 9 * pixels // parts
+    memory = _memory(function, box, symmetry, dtype, tail, waves, many / folds, periods)
+    # Sines, of all windows and the frequencies of every axis, and taps.
+    sines = (many / folds + 1) * sum(n // 2 + 1 for n in periods)
+    sines *= sum(taps_of(m) for op in function.distinct for m in op.maps)
     return Forecast(
         len(function.operations),
         support,
         int(points * distinct) + pixels,
-        SEARCH_SECONDS + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS),
+        SEARCH_SECONDS
+        + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS)
+        + 1e-9 * sines * SINE_NANOSECONDS,
         1e-9 * (points * distinct * WAVE_NANOSECONDS + pixels * PIXEL_NANOSECONDS),
-        int(max(finish, work)) + ROOM_BYTES,
+        memory + ROOM_BYTES,
         pixels,
     )
 
@@ -98,3 +109,60 @@ def _waves(function: TransferFunction, axis: int, period: int) -> int:
     half = Frequencies(period, np.arange(period // 2 + 1))
     bound = function(transfer.Moduli(axis, half)).bound
     return 2 * int(np.count_nonzero(bound >= EPS**1.25))
+
+
+def _memory(
+    function: TransferFunction,
+    box: Sequence[Window],
+    symmetry: Symmetry,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    waves: float,
+    count: float,
+    periods: Sequence[int],
+) -> int:
+    """Bytes at the fullest moment: of a chunk of windows or of the image.
+
+    Args:
+        box: the pixels that are wanted.
+        waves: frequencies of the image itself.
+        count: windows that there may be.
+        periods: of the image itself, which are those of the widest window.
+    """
+    # Which windows there will be is not known: these have no more frequencies than their period,
+    # nor, as far as has been seen, than a few times those of the image.
+    waves = min(math.prod(periods) / 2, WIDER * waves)
+    count = MORE * (count + 1)
+    shapes = []  # of the part that is computed, of the image, and of what of it is visible
+    for a, window in enumerate(box):
+        centre, mirrored = symmetry.centre[a], symmetry.mirrored[a]
+        low, high = balanced(window, centre) if mirrored else window
+        shapes.append((high - (-(-centre // 2) if mirrored else low) + 1, high - low + 1))
+    part, whole = (math.prod(side) for side in zip(*shapes, strict=True))
+    seen = whole
+    if dtype.itemsize < 8:
+        least = float(np.finfo(dtype).smallest_normal)
+        seen = math.prod(hi - lo + 1 for lo, hi in windows(function, max(tail or 0.0, least)))
+    # What is computed, whether it is known, and whether it can be seen.
+    held = 10 * part
+    sample = [Frequencies(n, np.zeros(1, np.int64)) for n in periods]
+    joint = not function(transfer.Waves(sample)).separable
+    chunk = 16 * max(waves, min(BLOCK, count * waves))
+    evaluated = (4 if joint else 2) * min(chunk, 16 * BLOCK) + (chunk if waves > BLOCK else 0)
+    # One window's numbers, once more times a phase, then its pixels and which of them are right.
+    sides = [min(n, side) for n, (side, _) in zip(periods, shapes, strict=True)]
+    patch = 9 * math.prod(sides)
+    transformed = chunk + 2 * 16 * waves + 16 * math.prod(sides[:-1]) * (periods[-1] // 2 + 1)
+    found = [held + evaluated, held + transformed + max(1.0, chunk / 16 / waves) * patch]
+    # Frequencies of some windows, and their bounds.
+    lines = min(count, max(1, SLAB // (max(periods) // 2 + 1))) * (max(periods) // 2 + 1)
+    taps = max((taps_of(m) for op in function.distinct for m in op.maps), default=1)
+    slab = SLAB_BYTES * min(max(SLAB, lines), taps * lines)
+    found.append(held + (16 + 24 * len(periods)) * lines + slab)
+    # Taps at every θ.
+    found.append(6 * 8 * taps * max(FEWEST, SLAB // taps))
+    # Unfolded, the image beside its half; then in a narrower type, and which are too small.
+    found.append(held + 8 * seen * (1.5 if any(symmetry.mirrored) else 1.0))
+    narrow = dtype.itemsize if dtype.itemsize < 8 else 0
+    found.append((0 if any(symmetry.mirrored) else 8 * part) + (8 + max(narrow, 1)) * seen)
+    return int(max(found))

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrf.engine.spectral import EPS
 from fastrf.engine.tilted.taps import Array, Indices, Taps, Tilts, shared
-from fastrf.engine.transfer import compose, squared_up
+from fastrf.engine.transfer import SLAB, compose, squared_up
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Ring:
 
     period: Indices
     index: Indices
-    _defects: dict[tuple[int, int], Array] = field(default_factory=dict)
+    _defects: dict[tuple[int, int, int], Array] = field(default_factory=dict)
 
     def defect(self, pixels: Indices) -> Array:
         """1 − z^pixels, accurate where it is small, for `pixels` of shape (windows, …, 1)."""
@@ -37,13 +37,32 @@ class Ring:
         angle = turns * (2 * math.pi / period)
         return 2 * np.sin(angle / 2) ** 2 + 1j * np.sin(angle)
 
-    def defects(self, spacing: int, kernel: int) -> Array:
-        """1 − z^p of p = (1−k)·spacing … (k−1)·spacing: (windows, 2k − 1, frequencies)."""
-        key = (spacing, kernel)
+    def defects(self, spacing: int, first: int, stop: int) -> Array:
+        """1 − z^p of p = first·spacing … (stop − 1)·spacing: (windows, stop − first,
+        frequencies)."""
+        return self.defect((np.arange(first, stop) * spacing)[None, :, None])
+
+    def kept_defects(self, spacing: int, first: int, stop: int) -> Array:
+        """As `defects`, for layers of other taps too, which read the same."""
+        key = (spacing, first, stop)
         if key not in self._defects:
-            pixels = np.arange(1 - kernel, kernel) * spacing
-            self._defects[key] = self.defect(pixels[None, :, None])
+            self._defects[key] = self.defects(*key)
         return self._defects[key]
+
+    def sums(self, weights: Array, spacing: int, first: int) -> Array:
+        """Σ_m weights[…, m]·(1 − z^p) of p = (first + m)·spacing, for weights of shape (windows,
+        lines, taps): (windows, lines, frequencies). Some taps at a time, of long kernels."""
+        count = weights.shape[-1]
+        step = max(1, SLAB // max(1, self.index.size))
+        total: Array
+        if step >= count:
+            total = weights @ self.kept_defects(spacing, first, first + count)
+            return total
+        total = weights[..., :step] @ self.defects(spacing, first, first + step)
+        for at in range(step, count, step):
+            stop = min(at + step, count)
+            total += weights[..., at:stop] @ self.defects(spacing, first + at, first + stop)
+        return total
 
 
 class Modulus(NamedTuple):
@@ -73,10 +92,10 @@ class Moduli(Tilts[Modulus]):
         for a, (ring, h) in enumerate(zip(self.rings, spacing, strict=True)):
             own, b = (parts[a], 0) if len(parts) > 1 else (parts[0], a)
             lines = np.moveaxis(own.weights, 1 + b, -1)
-            # From the first tap on: the modulus knows no centre.
-            waves = 1 - ring.defects(h, lines.shape[-1])[:, lines.shape[-1] - 1 :]
             lines = lines.reshape(len(lines), -1, lines.shape[-1])
-            bounds.append(np.minimum(np.abs(lines @ waves).sum(axis=1) + self.ROUNDING, 1.0))
+            # From the first tap on: the modulus knows no centre.
+            waves = lines.sum(axis=-1, keepdims=True) - ring.sums(lines, h, 0)
+            bounds.append(np.minimum(np.abs(waves).sum(axis=1) + self.ROUNDING, 1.0))
         return Modulus(log, centre, tuple(bounds))
 
     def mixed(self, terms: Sequence[tuple[float, Modulus]]) -> Modulus:
@@ -130,12 +149,13 @@ class Waves(Tilts[Wave]):
             for a, (ring, h, own) in enumerate(zip(self.rings, spacing, parts, strict=True)):
                 kernel = own.weights.shape[1]
                 if kernel > 1:
-                    defect = own.around()[:, None] @ ring.defects(h, kernel)
+                    defect = ring.sums(own.around()[:, None], h, 1 - kernel)
                     found[a] = self._along(defect[:, 0], a)
         else:
             kernels = parts[0].weights.shape[1:]
             defects = [
-                ring.defects(h, k) for ring, h, k in zip(self.rings, spacing, kernels, strict=True)
+                ring.kept_defects(h, 1 - k, k)
+                for ring, h, k in zip(self.rings, spacing, kernels, strict=True)
             ]
             found[-1] = _dense_defect(parts[0].around(), defects)
         return Wave(log, centre, tuple(found))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fastrf.engine.tilted.taps import Array, Indices, Taps, Tilts, shared
+from fastrf.engine.tilted.taps import Array, Indices, Taps, Tilts, shared, windows_of
+from fastrf.engine.transfer import SLAB, TransferFunction
+from fastrf.maps import SpatialMap
 
 
 class TiltedMoments(NamedTuple):
@@ -18,6 +21,29 @@ class TiltedMoments(NamedTuple):
     centre: Indices
     mean: Array
     variance: Array
+
+
+FEWEST = 64
+"""θ at least that are looked at at a time: a walk over a network costs as much as some hundred."""
+
+
+def moments(function: TransferFunction, theta: Array) -> tuple[Array, TiltedMoments]:
+    """θ as `Tilts` rounds it and the moments there, of shape (θ, axes); of large kernels some θ at
+    a time."""
+    widest = max((taps_of(m) for op in function.distinct for m in op.maps), default=1)
+    step = max(FEWEST, SLAB // widest)
+    walks = [Moments(theta[at : at + step]) for at in range(0, len(theta), step)]
+    found = [function(walk) for walk in walks]
+    if len(found) == 1:
+        return walks[0].theta, found[0]
+    parts = (np.concatenate(own) for own in zip(*found, strict=True))
+    return np.concatenate([walk.theta for walk in walks]), TiltedMoments(*parts)
+
+
+def taps_of(move: SpatialMap) -> int:
+    """Numbers that tilted taps of a map take at one θ."""
+    kernels = [w.kernel for w in windows_of(move)]
+    return math.prod(kernels) if isinstance(move.taps, np.ndarray) else max(kernels)
 
 
 class Moments(Tilts[TiltedMoments]):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrf.engine.spectral import THETA, Window
-from fastrf.engine.tilted.moments import Moments
+from fastrf.engine.tilted.moments import moments
 from fastrf.engine.tilted.symmetries import Symmetry
 from fastrf.engine.tilted.taps import Array, Indices
 from fastrf.engine.transfer import TransferFunction
@@ -68,10 +68,9 @@ def theta_grid(function: TransferFunction, symmetry: Symmetry, log_mass: float) 
     for a, alike in enumerate(symmetry.alike):
         if alike:
             grid = grid[grid[:, a] <= grid[:, a - 1]]
-    walk = Moments(grid)
-    tilted = function(walk)
-    log = tilted.log + (walk.theta * tilted.centre).sum(axis=1)
-    return Nodes(walk.theta, log - log_mass, tilted.mean + tilted.centre)
+    grid, tilted = moments(function, grid)
+    log = tilted.log + (grid * tilted.centre).sum(axis=1)
+    return Nodes(grid, log - log_mass, tilted.mean + tilted.centre)
 
 
 def _line(function: TransferFunction, axis: int, mirrored: bool) -> Array:
@@ -79,9 +78,8 @@ def _line(function: TransferFunction, axis: int, mirrored: bool) -> Array:
     ndim = function.graph.ndim
     theta = np.zeros((THETA.size, ndim))
     theta[:, axis] = THETA
-    walk = Moments(theta)
-    tilted = function(walk)
-    own = walk.theta[:, axis]
+    theta, tilted = moments(function, theta)
+    own = theta[:, axis]
     deviation = np.sqrt(np.maximum(tilted.variance[:, axis], 0.0))
     middle = THETA.size // 2
     length = np.concatenate([[0.0], np.cumsum(np.diff(own) * (deviation[1:] + deviation[:-1]) / 2)])

@@ -67,18 +67,19 @@ def propagate_tilted(
         )
     function = served(graph, node, input_node)
     search = Search(function, tail, tol, workers, progress or (lambda share: None))
-    found = search.image()
+    found = search.image(float(np.finfo(dtype).smallest_normal))
     if found is None:
         options: dict[str, Any] = {"dtype": dtype, "workers": workers, "tail": tail, "xp": xp}
         kernels = kernels or load("cpu")
         return propagate(graph, node, unit, input_node, kernels=kernels, **options)
     array, box = found
+    wanted, mass = search.box, exponential(search.log_mass)
+    del found, search  # the image is there once
     array /= array.sum()
     array = array.astype(dtype, copy=False)
     array[array < np.finfo(dtype).smallest_normal] = 0
     place = zip(box, unit, function.jump(node), strict=True)
     array, origin = trimmed(array, tuple(lo + u * j for (lo, _), u, j in place))
-    dropped = 0.0 if tail is None or box == function(Extents(graph.ndim)) else tail
-    mass = exponential(search.log_mass)
+    dropped = 0.0 if tail is None or wanted == function(Extents(graph.ndim)) else tail
     image = xp.asarray(np.ascontiguousarray(array))
     return Propagated(image, origin, mass, 0.0, dropped)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ MOST_CELLS = 1 << 26
 MOST_NATS = 400.0
 """By how much e^{θ·i} may vary within one window."""
 
+PIECE = 1 << 13
+"""Pixels that are held against all windows at a time."""
+
 ROUNDS = 6
 """Times that further windows are added for pixels that are still open."""
 
@@ -43,7 +47,7 @@ class Patch(NamedTuple):
     right: NDArray[np.bool_]
 
 
-def _balanced(window: Window, centre: int) -> Window:
+def balanced(window: Window, centre: int) -> Window:
     """The window that has the same number of pixels on both sides of centre/2."""
     last = max(window[1], centre - window[0])
     return centre - last, last
@@ -65,7 +69,7 @@ class Search:
         self.symmetry = function(Symmetries(self.ndim))
         self.extent = function(Extents(self.ndim))
         self.box = tuple(
-            _balanced(window, c) if mirrored else window
+            balanced(window, c) if mirrored else window
             for window, c, mirrored in zip(
                 windows(function, tail or TINY),
                 self.symmetry.centre,
@@ -87,8 +91,9 @@ class Search:
         # Pixels are taken down to what rounding leaves right to `tol`; a first guess, in nats.
         self.reach = math.log(tol / (40 * EPS))
 
-    def image(self) -> tuple[Array, tuple[Window, ...]] | None:
-        """The image in its box; None where pixels are left that no tilt can lift."""
+    def image(self, tiny: float) -> tuple[Array, tuple[Window, ...]] | None:
+        """The image and where it is, as of `_unfolded`; None where pixels are left that no tilt can
+        lift."""
         self.nodes = theta_grid(self.function, self.symmetry, self.log_mass)
         seen = self._seen()
         if seen is None:
@@ -100,7 +105,7 @@ class Search:
             self._compute(self.nodes.theta[chosen])
             left = self._open(seen, sorted(used))
             if not len(left):
-                return self._unfolded(), self.box
+                return self._unfolded(tiny)
             chosen = [c for c in self.nodes.nearest(left) if c not in used]
             if not chosen:
                 break
@@ -120,24 +125,37 @@ class Search:
         # Windows of like size share an array, so that little of it is filled up.
         order = np.argsort(points)
         chunks: list[list[int]] = []
+        widest = [0] * self.ndim
         for b in order:
-            if not chunks or points[b] * (len(chunks[-1]) + 1) > BLOCK:
+            sizes = [max(n, i.size) for n, i in zip(widest, kept[b], strict=True)]
+            if not chunks or math.prod(sizes) * (len(chunks[-1]) + 1) > BLOCK:
                 chunks.append([])
+                sizes = [i.size for i in kept[b]]
             chunks[-1].append(int(b))
-        written: list[list[Patch]] = [[] for _ in chunks]
-        finished = itertools.count(1)
+            widest = sizes
+        finished: dict[int, list[Patch]] = {}
+        written, lock = 0, Lock()
 
         def run(c: int) -> None:
-            written[c] = self._transformed(found, chunks[c], [kept[b] for b in chunks[c]])
-            self.progress(next(finished) / len(chunks))
+            nonlocal written
+            patches = self._transformed(found, chunks[c], [kept[b] for b in chunks[c]])
+            with lock:  # in order, whichever thread is first
+                finished[c] = patches
+                while written in finished:
+                    self._write(finished.pop(written))
+                    written += 1
+                    self.progress(written / len(chunks))
 
         with Threads(self.workers) as threads:
             threads.each(len(chunks), sum(points), run)
-        for patch in itertools.chain.from_iterable(written):
+        self._exchanged()
+
+    def _write(self, patches: list[Patch]) -> None:
+        while patches:
+            patch = patches.pop(0)
             fresh = patch.right & ~self.done[patch.place]
             self.array[patch.place][fresh] = patch.values[fresh]
             self.done[patch.place] |= fresh
-        self._exchanged()
 
     def _transformed(
         self, found: Windows, chunk: Sequence[int], kept: Sequence[Sequence[Indices]]
@@ -157,11 +175,12 @@ class Search:
             defect = reduce(compose, wave.parts, None)
             shape = (len(chunk), *(ring.index.shape[1] for ring in rings))
             defects.append(np.broadcast_to(0.0 if defect is None else defect, shape))
-        whole = np.concatenate(defects, axis=1)
+        centres, logs = wave.centre, wave.log - self.log_mass
+        del wave, defect
+        whole = defects[0] if len(defects) == 1 else np.concatenate(defects, axis=1)
+        del defects
         patches = []
-        for b, defect, centre, log, row in zip(
-            chunk, whole, wave.centre, wave.log - self.log_mass, kept, strict=True
-        ):
+        for b, defect, centre, log, row in zip(chunk, whole, centres, logs, kept, strict=True):
             own = defect[part([i.size for i in row], [0] * self.ndim)]
             patch = self._patch(found, b, own, centre, float(log), row)
             if patch is not None:
@@ -245,18 +264,32 @@ class Search:
         For every θ, V[i] ≤ e^{K(θ) − θ·i}.
         """
         theta, log = self.nodes.theta[used], self.nodes.log[used]
-        left = np.argwhere(seen & ~self.done) + self.first
-        for a, alike in enumerate(self.symmetry.alike):
-            if alike:  # their exchange brings the others
-                left = left[left[:, a] <= left[:, a - 1]]
-        parts = [left[a : a + BLOCK] for a in range(0, len(left), BLOCK)]
-        return np.concatenate(
-            [p[(log - p @ theta.T).min(axis=1) >= -DEPTH - 1e-6] for p in parts] or [left]
-        )
+        found = [np.zeros((0, self.ndim), dtype=np.int64)]
+        rows = max(1, BLOCK * len(seen) // max(1, seen.size))
+        for start in range(0, len(seen), rows):
+            some = slice(start, start + rows)
+            left = np.argwhere(seen[some] & ~self.done[some]) + self.first
+            left[:, 0] += start
+            for a, alike in enumerate(self.symmetry.alike):
+                if alike:  # their exchange brings the others
+                    left = left[left[:, a] <= left[:, a - 1]]
+            for at in range(0, len(left), PIECE):
+                p = left[at : at + PIECE]
+                found.append(p[(log - p @ theta.T).min(axis=1) >= -DEPTH - 1e-6])
+        return np.concatenate(found)
 
-    def _unfolded(self) -> Array:
-        """The whole image."""
-        array = self.array
+    def _unfolded(self, tiny: float) -> tuple[Array, tuple[Window, ...]]:
+        """The whole image, and where it is: without rows in which all is below `tiny` of the
+        sum."""
+        array, box = self.array, []
+        least = tiny * self._total()
+        for a, mirrored in enumerate(self.symmetry.mirrored):
+            others = tuple(b for b in range(self.ndim) if b != a)
+            seen = np.flatnonzero(array.max(axis=others) >= least)
+            start, stop = 0 if mirrored else int(seen[0]), int(seen[-1]) + 1
+            array = array[(slice(None),) * a + (slice(start, stop),)]
+            first, last = self.first[a] + start, self.first[a] + stop - 1
+            box.append((self.symmetry.centre[a] - last if mirrored else first, last))
         for a, (mirrored, centre) in enumerate(
             zip(self.symmetry.mirrored, self.symmetry.centre, strict=True)
         ):
@@ -265,4 +298,17 @@ class Search:
                 # A pixel on the centre is its own mirror image.
                 cut = (slice(None),) * a + (slice(None, -1 if centre % 2 == 0 else None),)
                 array = np.concatenate([other[cut], array], axis=a)
-        return array
+        return array, tuple(box)
+
+    def _total(self) -> float:
+        """The sum of all pixels of the image."""
+        found = self.array
+        for a in reversed(range(self.ndim)):
+            if self.symmetry.mirrored[a]:
+                times = np.full(found.shape[-1], 2.0)
+                if self.symmetry.centre[a] % 2 == 0:  # on the centre
+                    times[0] = 1.0
+                found = found @ times
+            else:
+                found = found.sum(axis=-1)
+        return float(found)

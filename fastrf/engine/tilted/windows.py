@@ -10,9 +10,9 @@ import numpy as np
 
 from fastrf.engine.spectral import EPS
 from fastrf.engine.tilted.frequencies import Moduli, Ring
-from fastrf.engine.tilted.moments import Moments, TiltedMoments
+from fastrf.engine.tilted.moments import TiltedMoments, moments
 from fastrf.engine.tilted.taps import Array, Indices
-from fastrf.engine.transfer import Extent, TransferFunction
+from fastrf.engine.transfer import SLAB, Extent, TransferFunction
 
 ALIASING = 8.0
 """What a period may fold into a pixel, in ε of half of the tilted image's peak at most: no more
@@ -48,8 +48,7 @@ def measured(function: TransferFunction, extent: Extent, theta: Array, reach: fl
         theta: shape (windows, axes).
         reach: how far below its own peak a window serves pixels, in nats.
     """
-    walk = Moments(theta)
-    tilted = function(walk)
+    _, tilted = moments(function, theta)
     deviation = np.sqrt(np.maximum(tilted.variance, 0.0)) + 1e-3
     count, ndim = theta.shape
     push = 3 * np.exp2(np.arange(8) / 2)
@@ -59,9 +58,8 @@ def measured(function: TransferFunction, extent: Extent, theta: Array, reach: fl
     moved = np.broadcast_to(theta[:, None, None, None], (*moves.shape, ndim)).copy()
     for a in range(ndim):
         moved[:, a, :, :, a] += moves[:, a]
-    flat = Moments(moved.reshape(-1, ndim))
-    beyond = function(flat)
-    own = flat.theta.reshape(moved.shape)
+    flat, beyond = moments(function, moved.reshape(-1, ndim))
+    own = flat.reshape(moved.shape)
     shift = beyond.centre.reshape(moved.shape) - tilted.centre[:, None, None, None]
     log = beyond.log.reshape(moves.shape) - tilted.log[:, None, None, None]
     log = log + (own * shift).sum(axis=-1)
@@ -88,17 +86,27 @@ def measured(function: TransferFunction, extent: Extent, theta: Array, reach: fl
 
 def wanted_frequencies(function: TransferFunction, found: Windows) -> list[list[Indices]]:
     """Per window and axis, the frequencies that matter."""
+    # Some windows at a time, of many frequencies.
+    step = max(1, SLAB // (int(found.periods.max()) // 2 + 1))
+    kept = []
+    for start in range(0, len(found.theta), step):
+        kept += _wanted(function, found, slice(start, start + step))
+    return kept
+
+
+def _wanted(function: TransferFunction, found: Windows, some: slice) -> list[list[Indices]]:
+    """Those of some of the windows."""
     ndim = function.graph.ndim
     rings = []
     for a in range(ndim):
-        period = found.periods[:, a : a + 1]
+        period = found.periods[some, a : a + 1]
         index = np.arange(period.max() // 2 + 1)[None]
         rings.append(Ring(period, np.where(index <= period // 2, index, 0)))
-    modulus = function(Moduli(found.theta, rings))
+    modulus = function(Moduli(found.theta[some], rings))
     kept = []
-    for b, peak in enumerate(found.peaks):
+    for b, peak in enumerate(found.peaks[some]):
         row = []
-        for a, period in enumerate(found.periods[b].tolist()):
+        for a, period in enumerate(found.periods[some][b].tolist()):
             half = period // 2 + 1
             used = np.flatnonzero(modulus.bounds[a][b, :half] >= EPS / 8 * peak)
             if a < ndim - 1:

@@ -1,0 +1,389 @@
+"""The carrier without numbers: what its arrays take at the fullest moment, from their shapes.
+
+The script is followed as `carrier.Numbers` follows it, with the sizes of what each call makes
+beside what is held then. Blocks that come from the unit alone have shapes that the script tells to
+the byte. How many columns a reduction leaves, and whether traces are dropped, is for values to
+decide: there `MOST_COLUMNS` and all terms are taken, and the count is an upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from fastrf.engine.recompressed import lowrank, volumes
+from fastrf.engine.recompressed.powers import TOGETHER, Passage
+from fastrf.engine.recompressed.script import Apply, Neglect, Script, Settle
+from fastrf.engine.recompressed.words import Words
+from fastrf.maps import Spread, Window
+
+MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
+"""Most columns that a reduction has left of an axis in any network tried, by the number of axes:
+of images that are smooth, that one layer with strides has made coarse, and of others. They hardly
+depend on the size of an image or on the tolerance."""
+
+POWER_BYTES = 160
+"""What Python holds of an array, and of the place of one in a list."""
+
+Shape = tuple[int, ...]
+
+
+class Form(NamedTuple):
+    """What `lowrank.Terms` take.
+
+    Attributes:
+        shape: pixels per axis.
+        columns: per axis.
+        cored: whether the weights are a core.
+    """
+
+    shape: Shape
+    columns: Shape
+    cored: bool
+
+    @property
+    def terms(self) -> int:
+        return max(self.columns)
+
+    @property
+    def factors(self) -> int:
+        """Numbers of the factors,"""
+        return sum(n * c for n, c in zip(self.shape, self.columns, strict=True))
+
+    @property
+    def weights(self) -> int:
+        """of the weights,"""
+        return math.prod(self.columns) if self.cored else self.terms
+
+    @property
+    def numbers(self) -> int:
+        """and of both."""
+        return self.factors + self.weights
+
+    @property
+    def widest(self) -> int:
+        """Numbers of the largest factor."""
+        return max(n * c for n, c in zip(self.shape, self.columns, strict=True))
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.shape)
+
+    def of(self, terms: int) -> Form:
+        """As many other terms without a core."""
+        return Form(self.shape, (terms,) * len(self.shape), False)
+
+    @property
+    def forming(self) -> int:
+        """Numbers at the fullest moment of `Terms.form`, with the pixels."""
+        if self.cored and len(self.shape) > 2:
+            n, c = self.shape, self.columns
+            first, second = c[0] * c[1] * n[2], c[0] * n[1] * n[2]
+            return max(first + second, second + self.pixels)
+        if self.cored:
+            return self.columns[0] * self.shape[-1] + self.pixels
+        # All rows of the first axis times the weights, and in a volume one of them at a time.
+        beside = self.terms * self.shape[1] if len(self.shape) > 2 else 0
+        return self.terms * self.shape[0] + beside + self.pixels
+
+
+@dataclass(slots=True)
+class _Held:
+    """A block: its terms, whether their factors may be negative, how coarse it is (an index of
+    `MOST_COLUMNS`), and the powers that are there of it and of its absolute values, by map."""
+
+    form: Form
+    signed: bool
+    coarse: int = 0
+    powers: dict[int, int] = field(default_factory=dict)
+    absolute: dict[int, int] | None = None
+
+    @property
+    def numbers(self) -> int:
+        both = (self.powers, self.absolute or {})
+        count = sum(n for powers in both for n in powers.values())
+        own = sum(self.form.shape) * self.form.terms + POWER_BYTES // 8
+        return self.form.numbers * (1 + (self.absolute is not None)) + count * own
+
+
+class Holdings:
+    """What following a script takes.
+
+    Args:
+        seen: shape of the pixels that can be seen,
+        whole: and of those that the unit can reach, on which what is of either sign is formed.
+        size: bytes of a pixel of the result.
+
+    Attributes:
+        fullest: most numbers of 8 bytes that are held at a time,
+        forming: and when pixels are formed of what is left in factors; 0 where nothing is.
+    """
+
+    def __init__(self, script: Script, seen: Shape, whole: Shape, size: int) -> None:
+        self.script, self.size = script, size
+        self.fullest, self.forming = 0, 0
+        seed = script.seed
+        self.held = {seed.number: _Held(Form(seed.shape, (1,) * len(seed.shape), False), False)}
+        self.last = script.last_uses()
+        for done, step in enumerate(script.steps, 1):
+            if isinstance(step, Settle):
+                self.held[step.block.number] = self._settled(step, done)
+            elif isinstance(step, Apply):
+                self.held[step.block.number] = self._applied(step)
+            elif isinstance(step, Neglect):
+                for words in step.words:
+                    self._note(self.held[words.block.number].form.factors)
+            self._release(done)
+        if script.final is not None:
+            self._finish(script.final.sum.words, seen, whole)
+
+    def _note(self, beside: float) -> None:
+        """Notes what is held with so many numbers beside the blocks."""
+        held = sum(block.numbers for block in self.held.values())
+        self.fullest = max(self.fullest, held + math.ceil(beside))
+
+    def _release(self, done: int) -> None:
+        for number in [n for n in self.held if self.last.get(n, -1) < done]:
+            del self.held[number]
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def _settled(self, step: Settle, done: int) -> _Held:
+        parts, signed = self._multiplied_out(step.words)
+        terms, coarse = sum(p.terms for p in parts), self._coarseness(step.words)
+        self._release(done)
+        if terms <= self.script.few:
+            return _Held(self._joined(parts), signed, coarse)
+        return _Held(self._reduced(parts, coarse), True, coarse)
+
+    def _coarseness(self, words: tuple[Words, ...]) -> int:
+        holes = any(w.step is not None and _coarsens(w.step) for w in words)
+        return 2 if holes else max(self.held[w.block.number].coarse for w in words)
+
+    def _applied(self, step: Apply) -> _Held:
+        source, passage = self.held[step.source.number], step.passage
+        columns = [
+            c * len(vectors)
+            for c, vectors in zip(source.form.columns, passage.taps.vectors, strict=True)
+        ]
+        shape = tuple(count for _, count in passage.x)
+        cored = source.form.cored or passage.taps.weights.ndim > 1
+        form = Form(shape, tuple(columns), cored)
+        signed = source.signed or not passage.move.separable
+        # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
+        self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
+        coarse = min(source.coarse + _coarsens(passage), 2)
+        return _Held(form, signed, coarse)
+
+    def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
+        """The terms of words, and whether any may be negative, as `Numbers` makes and rounds
+        them."""
+        parts: list[Form] = []
+        made = 0  # numbers that are copies
+        for w in words:
+            block = self.held[w.block.number]
+            own, count = self._weighted(block, block.powers, w, made)
+            made += own
+            parts += self._parts(block, count)
+        for w in words:
+            block = self.held[w.block.number]
+            if block.signed:
+                block.absolute = {} if block.absolute is None else block.absolute
+                own, count = self._weighted(block, block.absolute, w, made)
+                # Sizes of a factor, to bound them.
+                of = self._parts(block, count)[0]
+                self._note(made + own + of.widest + 2 * of.weights)
+        self._note(made)
+        self._made = made
+        return parts, any(self.held[w.block.number].signed for w in words)
+
+    def _weighted(
+        self, block: _Held, powers: dict[int, int], w: Words, before: int
+    ) -> tuple[int, int]:
+        """Numbers that are copied of a block's powers, and how many of them there are."""
+        if w.step is None:
+            if block.form.cored:
+                self._note(before + 2 * block.form.weights)
+            return block.form.cored * block.form.weights, 1
+        used = np.flatnonzero(w.values)
+        first, stop = int(used[0]), int(used[-1]) + 1
+        key, wanted, form = id(w.step), w.first + stop, block.form
+        powers[key] = max(powers.get(key, 0), wanted)
+        count = stop - first
+        if form.cored:
+            weights = 2 * count * form.weights
+            self._note(before + weights)
+            return weights // 2, count
+        table = count * sum(form.shape) * form.terms
+        # Which of some rows are too small.
+        rows = min(TOGETHER, form.shape[-1]) * count * form.terms
+        self._note(before + table + 9 * rows / 8)
+        return table, count
+
+    @staticmethod
+    def _parts(block: _Held, count: int) -> list[Form]:
+        if block.form.cored:
+            return [block.form] * count
+        return [block.form.of(count * block.form.terms)]
+
+    def _joined(self, parts: list[Form]) -> Form:
+        """The sum of parts, of which several are copied."""
+        if len(parts) == 1:
+            return parts[0]
+        cored = any(p.cored for p in parts)
+        columns = tuple(map(sum, zip(*(p.columns for p in parts), strict=True)))
+        form = Form(parts[0].shape, columns, cored)
+        self._note(self._made + form.numbers)
+        self._made = form.numbers
+        return form
+
+    # --- reductions -------------------------------------------------------------------------
+
+    def _reduced(self, parts: list[Form], coarse: int) -> Form:
+        shape = parts[0].shape
+        if len(shape) > 2:
+            return self._reduced_volume(parts, MOST_COLUMNS[3][coarse])
+        form = self._joined(parts)
+        # Absolute values of a factor, or the terms that are no traces beside all.
+        self._note(self._made + form.factors)
+        left = min(form.terms, MOST_COLUMNS[2][coarse], *shape)
+        held = max(self._made, form.factors)
+        if form.terms >= min(shape) and min(shape) <= lowrank.WHOLE:
+            self._reduce_pixels(form, left, held)
+        else:
+            self._reduce_factors(form, left, held)
+        self._made = 0
+        return form.of(left)
+
+    def _reduce_pixels(self, form: Form, left: int, held: int) -> None:
+        """As `lowrank._of_pixels`."""
+        kept, pixels = form.of(left), form.pixels
+        self._note(held + form.forming)
+        self._note(held + pixels + min(form.shape) * sum(form.shape) + kept.factors)
+        self._note(held + kept.factors + pixels + kept.forming)
+        self._note(held + kept.factors + form.factors + form.forming)
+
+    def _reduce_factors(self, form: Form, left: int, held: int) -> None:
+        """As `lowrank._of_factors`, a batch after the other."""
+        batch = lowrank.BATCH
+        more = form.terms > batch
+        order = min(form.terms, batch + (left if more else 0))
+        at_work, kept = form.of(order), form.of(left)
+        # The last batch with what the others have left, side by side.
+        held += 2 * kept.factors + at_work.factors if more else 0
+        orders = [min(order, n) for n in form.shape]
+        qs = sum(n * o for n, o in zip(form.shape, orders, strict=True))
+        self._note(held + qs + at_work.widest + 4 * order**2)
+        held += qs + 5 * order**2 + kept.factors
+        if form.pixels <= lowrank.MEASURED:
+            self._note(held + form.pixels + max(at_work.forming, kept.forming))
+            self._note(held + at_work.factors + at_work.forming)
+        else:
+            self._note(held + self._replacing(at_work))
+
+    @staticmethod
+    def _replacing(form: Form) -> int:
+        """Numbers that `lowrank.replaced` takes: absolute values, one factor once more, what it is
+        off by, its Q, and products of that."""
+        return form.factors + 5 * form.widest
+
+    def _reduced_volume(self, parts: list[Form], most: int) -> Form:
+        """As `volumes.reduced`, whose fullest groups are that of most columns, and the last."""
+        shape = parts[0].shape
+        left = tuple(min(most, n) for n in shape)
+        held, kept = self._made, Form(shape, left, True)
+        groups = list(_groups(parts))
+        for number, group in enumerate(groups):
+            behind = [kept, *group] if number else group
+            columns = tuple(map(sum, zip(*(p.columns for p in behind), strict=True)))
+            self._compress(behind, Form(shape, columns, True), kept, held + number * kept.numbers)
+        self._made = 0
+        return kept
+
+    def _compress(self, parts: list[Form], whole: Form, kept: Form, held: int) -> None:
+        """As `volumes._compressed`."""
+        orders = tuple(min(c, n) for c, n in zip(whole.columns, whole.shape, strict=True))
+        inner = Form(orders, orders, True)
+        qs = sum(n * o for n, o in zip(whole.shape, orders, strict=True))
+        rs = sum(o * c for o, c in zip(orders, whole.columns, strict=True))
+        core = inner.pixels
+        # The columns of the last axis side by side and a copy that becomes Q.
+        self._note(held + qs + rs + 2 * whole.widest)
+        held += qs + rs
+        forming = max(Form(orders, p.columns, p.cored).forming for p in parts)
+        self._note(held + forming + (core if len(parts) > 1 else 0))
+        # The core in another order, and a copy of that to be decomposed.
+        self._note(held + 4 * core)
+        held += core + kept.numbers
+        if kept.pixels <= volumes.MEASURED:
+            formed = max(p.forming for p in (*parts, kept))
+            self._note(held + kept.pixels + formed)
+            self._note(held + max(p.numbers + p.forming for p in (*parts, kept)))
+            return
+        self._note(held + core + max(forming, Form(orders, kept.columns, True).forming))
+        held += core  # what it was rounded by
+        self._note(held + core + max(n * o for n, o in zip(whole.shape, orders, strict=True)))
+        own = max(parts, key=lambda p: p.factors)
+        self._note(held + self._replacing(own) + own.weights)
+        self._note(held + 2 * volumes.SLICES * math.prod(orders[1:]))
+
+    # --- the image --------------------------------------------------------------------------
+
+    def _finish(self, words: tuple[Words, ...], seen: Shape, whole: Shape) -> None:
+        parts, signed = self._multiplied_out(words)
+        coarse = self._coarseness(words)
+        self.held.clear()
+        terms, shape = sum(p.terms for p in parts), parts[0].shape
+        if signed and len(shape) > 2 and terms > self.script.few:
+            form = self._reduced(parts, coarse)
+        else:
+            form = self._joined(parts)
+            if signed and not form.cored:
+                self._note(self._made + form.factors)
+        formed = Form(whole if signed else seen, form.columns, form.cored)
+        pixels = formed.pixels
+        if signed and form.cored:
+            # Left as it is, with sums of columns.
+            self._note(form.numbers + form.weights)
+            narrow = 1 + (self.size if self.size < 8 else 0)
+            self.forming = form.numbers + max(formed.forming, pixels + narrow * pixels // 8)
+            return
+        own = max(self._made, form.numbers)
+        self._note(own + (form.widest if signed else 0))
+        self._note(own + formed.forming)
+        # In a narrower type, and which are too small; what that cuts off is a copy.
+        cast = self.size * pixels / 8
+        self._note(pixels + pixels / 8)
+        if self.size < 8:
+            self._note(pixels + cast)
+            self._note(cast + pixels / 8)
+
+
+def _coarsens(passage: Passage) -> bool:
+    """Whether pixels behind a map differ by their phase: strides and holes make them so."""
+    return any(
+        not isinstance(a, Window | Spread) or max(a.stride, a.dilation) > 1
+        for a in passage.move.axes
+    )
+
+
+def _groups(parts: list[Form]) -> list[list[Form]]:
+    """As `volumes._groups`."""
+    found: list[list[Form]] = []
+    group: list[Form] = []
+    for form in parts:
+        cuts = range(0, form.terms, volumes.BATCH) if not form.cored else (None,)
+        for start in cuts:
+            if start is None:
+                group.append(form)
+            else:
+                group.append(form.of(min(volumes.BATCH, form.terms - start)))
+            if sum(p.terms for p in group) >= volumes.BATCH:
+                found.append(group)
+                group = []
+    if group:
+        found.append(group)
+    return found
