@@ -48,6 +48,14 @@ CASES: dict[str, tuple[Callable[[], rf.Network], dict[str, Any]]] = {
     "densenet121": (rf.zoo.densenet121, {}),
     "vgg16 at 224": (rf.zoo.vgg16, {"input_size": 224}),
     "resnet50 at 224": (rf.zoo.resnet50, {"input_size": 224}),
+    "50 residual blocks behind a stem, at 64": (
+        lambda: rf.Sequential(
+            rf.Conv(7, 2, padding=3),
+            rf.MaxPool(3, 2, padding=1),
+            *[rf.Residual(rf.Conv(3, padding=1), rf.Conv(3, padding=1))] * 50,
+        ),
+        {"input_size": 64},
+    ),
 }
 
 

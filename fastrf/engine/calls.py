@@ -2,9 +2,9 @@
 
 On an image each map's unit is followed to the input by itself (`layers`). One compiled call takes
 a microsecond or two for an operation, but the rehearsal that a plan rests on some two hundred: of n
-maps planned one by one, n²/2 operations are all that is waited for. So one rehearsal stands for
-all: that of the last map with windows as large as the maps themselves, which no unit's exceed. In
-proportion to its operations it says what the others take, at most.
+maps planned one by one, n²/2 rehearsed operations are all that is waited for. So one rehearsal
+stands for all: that of the last map with windows as large as the maps themselves, which no unit's
+exceed. Its memory bounds that of the others, which take time in proportion to their operations.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def calls(
     depths: Mapping[str, int],
     dtype: np.dtype[Any],
 ) -> dict[str, Forecast]:
-    """Upper bounds of what each of the maps takes in one call; empty where some had better be
-    computed in another way.
+    """What each of the maps takes in one call, memory and windows at most; empty where some had
+    better be computed in another way.
 
     Args:
         operations: those between the input and `last`, in order.
