@@ -87,6 +87,8 @@ def units(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return sorted({(0,) * len(shape), tuple(n // 2 for n in shape), tuple(n - 1 for n in shape)})
 
 
+WEIGHTED = np.multiply.outer([1.0, 3, 2], [1.0, 2, 4])
+
 CASES: dict[str, tuple[tuple[int, ...], Nodes]] = {
     "the design's example": ((22,), chain(CONV, AVG, CONV, DOWN, CONV, AVG, CONV)),
     "pools that overlap": ((17,), chain(DOWN, DOWN, CONV, AVG)),
@@ -100,6 +102,15 @@ CASES: dict[str, tuple[tuple[int, ...], Nodes]] = {
     "strided and transposed": (
         (9,),
         chain(AVG, rf.Conv(3, 2, padding=1), rf.ConvTranspose(3, 2, padding=1), AVG),
+    ),
+    "weighted taps along the axes": (
+        (8, 7),
+        chain(
+            AVG,
+            rf.Conv(3, padding=1, taps=WEIGHTED),
+            AVG,
+            rf.ConvTranspose(3, 2, padding=1, taps=WEIGHTED),
+        ),
     ),
     "blur-pool": ((16,), chain(CONV, BLUR, CONV, BLUR, CONV)),
     "blur-pool, reflected": (

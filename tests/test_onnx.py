@@ -975,11 +975,12 @@ def test_sizes_are_followed_where_onnx_infers_none():
         node("Tile", "x,times", "a"),
         node("Max", "small,large", "flat"),
         node("Reshape", "a,flat", "b"),
-        node("Reshape", "b,rows", "c"),
-        node("Shape", "c", "pixels"),
+        node("Reshape", "b,flat", "c"),
+        node("Reshape", "c,rows", "d"),
+        node("Shape", "d", "pixels"),
         node("Concat", "first,pixels", "all", axis=0),
-        node("Reshape", "x,all", "d"),
-        node("Conv", "d,w", "y"),
+        node("Reshape", "x,all", "e"),
+        node("Conv", "e,w", "y"),
     ]
     constants = {
         "ones": np.array([1, 1, 1, 1]), "twice": np.array([1, 1, 2, 1]),
@@ -987,7 +988,8 @@ def test_sizes_are_followed_where_onnx_infers_none():
         "first": np.array([1, 4]), "w": (5, 4, 3, 3),
     }  # fmt: skip
     network = from_onnx(make(nodes, constants=constants), unknown="global")
-    assert layers(network)[-1] == Conv(3, channels=5)
+    assert network.nodes["y"].layer == Conv(3, channels=5)
+    assert network.nodes["y"].inputs == ("x",)
 
 
 def test_names_are_the_nodes_or_the_tensors():

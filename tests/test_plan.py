@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tracemalloc
@@ -16,7 +17,7 @@ from fastrf.kernels import load
 import fastrf as rf
 from fastrf import device
 from fastrf.device import resolve
-from fastrf.engine import ENGINES, METHODS, cost
+from fastrf.engine import ENGINES, METHODS, cost, rehearsal
 from fastrf.engine.plan import Plan, make_plan
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
@@ -388,3 +389,15 @@ def test_a_host_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(PlanError, match=r"limit of 0\.5 MiB"):
         plan_of(rf.zoo.plain(300, 3), method="direct")
     assert plan_of(rf.zoo.plain(3, 3), method="direct").device == "cpu"
+
+
+@pytest.mark.parametrize("layers", [1, 2, 7])
+@pytest.mark.parametrize("first", [(5,), (4, 9), (3, 1, 8)])
+def test_pixels_of_a_run_are_those_of_its_layers(first: tuple[int, ...], layers: int) -> None:
+    """Of an image that grows by 2, 0 and 3 pixels a layer along its axes."""
+    grown = (2, 0, 3)
+    after = [
+        [n + layer * more for n, more in zip(first, grown, strict=False)]
+        for layer in range(1, layers + 1)
+    ]
+    assert rehearsal._updates(first, after[-1], layers) == sum(map(math.prod, after))

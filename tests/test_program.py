@@ -276,6 +276,18 @@ def test_gains_far_from_one(exponent: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_volumes_that_merge(dtype: str) -> None:
+    """Windows of different places and sizes along all three axes."""
+    branch = rf.Sequential(rf.Conv((3, 1, 2)), rf.Conv((1, 4, 3), padding=((2, 0), (1, 2), (1, 2))))
+    net = rf.Sequential(rf.Parallel(branch, rf.Conv(3, padding=((2, 0), (0, 2), 1))), ndim=3)
+    for size in (None, (6, 5, 7)):
+        graph = lower(net, size)
+        node = graph.output_node(None)
+        for unit in {graph.unit_index(node, "center"), (0, 0, 0)}:
+            assert_same(graph, node, unit, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("above", range(3, 9))
 def test_gains_down_to_the_smallest_number(above: int, dtype: str) -> None:
     """A branch whose share of the image is about the smallest normal number, beside a pixel."""

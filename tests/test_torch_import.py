@@ -390,6 +390,17 @@ def test_names_are_the_modules():
     assert rf.receptive_field(network, "layer1.0").size == (3, 3)
 
 
+def test_the_last_of_several_nodes_is_called_like_the_operator():
+    """Phases, columns first, which is no pixel unshuffle."""
+    phases = lambda x: x.view(1, 4, 4, 2, 3, 2).permute(0, 5, 3, 1, 2, 4)  # noqa: E731
+    network = rf.from_torch(Function(lambda x: phases(x).reshape(1, 16, 4, 3)), SHAPE)
+    assert network.outputs == ("reshape",)
+    parts = ("reshape.stride", *(f"reshape.stride{i}" for i in (2, 3, 4)))
+    assert network.nodes["reshape"].inputs == parts
+    before = [part.replace("stride", "phase") for part in parts]
+    assert set(network.nodes) == {"x_0", "reshape", *parts, *before}
+
+
 @dataclass
 class Returned:
     """An output class that `torch.export` does not know."""

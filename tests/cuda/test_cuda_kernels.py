@@ -552,6 +552,7 @@ def test_taps_that_leave_no_room_in_shared_memory(standin, name, room, k, shape)
     np.testing.assert_allclose(out, oracle, **run_tests.bounds(name, case, np.float64))
 
 
+IMAGE, LINE, ONCE, NEVER = np.ones((1, 5, 3)), np.ones((1, 5, 1), np.float32), (1,) * 3, (0,) * 3
 IMPOSSIBLE = [
     *((name, [np.ones((2, 5, 3)), 3, 1, 1, 0, np.ones((2, 5, 4))]) for name in BOXES),
     *((name, [np.ones((2, 5, 3)), 0, 1, 1, 0, np.ones((2, 5, 3))]) for name in BOXES),
@@ -572,6 +573,11 @@ IMPOSSIBLE = [
         for stride, dilation in (((1, 0, 1), (1, 1, 1)), ((1, 1, 1), (1, 1, 0)))
     ),
     ("transposed_table", [np.ones((1, 5, 3)), np.arange(4), np.ones((5, 2)), np.ones((1, 9, 3))]),
+    # Taps of another type than images.
+    *((name, [IMAGE, LINE, ONCE, ONCE, NEVER, np.ones((1, 5, 3))]) for name in CONVOLUTIONS),
+    ("transposed_table", [IMAGE, np.arange(5), LINE[0, :, :1], np.ones((1, 9, 3))]),
+    ("conv_run", [IMAGE, LINE, 2, NEVER, np.ones((1, 9, 3))]),
+    ("box_run", [IMAGE.astype(int), (1, 3, 3), 2, NEVER, np.ones((1, 9, 3))]),
     ("accumulate", [np.ones((1, 5, 3)), 1.0, np.ones((1, 5, 4))]),
     ("accumulate", [np.ones((1, 5, 3), np.float32), 1.0, np.ones((1, 5, 3))]),
     ("outer_product", [np.ones(3), np.ones(4), np.ones((3, 5))]),

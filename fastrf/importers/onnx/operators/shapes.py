@@ -58,7 +58,8 @@ def _reshape(op: Op) -> Result:
     x = op.x
     target = _reshape_target(op)
     if x.axes is None:
-        return replace(x, shape=op.shape or _resolved(x.shape, target))
+        shape = _resolved(x.shape, target)
+        return replace(x, shape=op.shape if shape is None or None in shape else shape)
     axes = None if target is None else regroup(x.axes, target)
     if axes is None:
         refuse(
