@@ -643,8 +643,8 @@ class Walk:
         return Image(out, image.origin, scale, image.peak + shift, image.mass + shift, lease)
 
     def finish(self, image: Image, unit: tuple[int, ...]) -> Propagated:
-        image = self._summable(image)
         self.pool.clear()
+        image = self._summable(image)
         total = image.array.sum(dtype=np.float64)
         # In float64, for the sum may lie beyond float32. Where all is zero, which is not known yet,
         # there is nothing to divide.

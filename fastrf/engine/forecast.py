@@ -156,6 +156,7 @@ def of_factored(
     factor = dtype_factor(dtype)
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
     held, mirrored = factored.tables(graph, node, input_node)
+    making = factored.making(graph, node, input_node)
     formed = formed_bytes(tuple(count for _, count in spans), rank, dtype, mirrored)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
     # A few of each axis' length: bounds, sums, and the profiles of a single term.
@@ -168,9 +169,12 @@ def of_factored(
         + len(function.operations) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
-        cost.FIELD_BYTES + held + lines + formed,
+        cost.FIELD_BYTES + max(held + making, held + lines + formed),
         pixels,
-        formed=formed,
+        formed=max(0, min(formed, lines + formed - making)),
+        walked=cost.FIELD_BYTES + held + making,
+        each=making if rank > 1 else 0,
+        finish=cost.FIELD_BYTES + held + lines + formed,
     )
 
 
