@@ -171,7 +171,7 @@ def of_factored(
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
         cost.FIELD_BYTES + max(held + making, held + lines + formed),
         pixels,
-        formed=max(0, min(formed, lines + formed - making)),
+        formed=max(0, lines + formed - max(making, lines)),
         walked=cost.FIELD_BYTES + held + making,
         each=making if rank > 1 else 0,
         finish=cost.FIELD_BYTES + held + lines + formed,
