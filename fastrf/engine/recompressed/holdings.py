@@ -156,7 +156,12 @@ class Holdings:
         terms, coarse = sum(p.terms for p in parts), self._coarseness(step.words)
         self._release(done)
         if terms <= self.script.few:
-            return _Held(self._joined(parts), signed, coarse)
+            form = self._joined(parts)
+            # Of fewer columns than are taken here, more may be added up before they are reduced.
+            grown = signed and terms > max(p.terms for p in parts)
+            grown = grown or (signed and len(step.words[0].values) > 1)
+            form = form.of(self.script.few) if grown and not form.cored else form
+            return _Held(form, signed, coarse)
         return _Held(self._reduced(parts, coarse), True, coarse)
 
     def _coarseness(self, words: tuple[Words, ...]) -> int:
@@ -355,11 +360,9 @@ class Holdings:
         self._note(own + (form.widest if signed else 0))
         self._note(own + formed.forming)
         # In a narrower type, and which are too small; what that cuts off is a copy.
-        narrow = self.size * pixels / 8
         self._note(pixels + pixels / 8)
         if self.size < 8:
-            self._note(pixels + narrow)
-            self._note(narrow + pixels / 8)
+            self._note(pixels * (1 + self.size / 8))
 
 
 def _coarsens(passage: Passage) -> bool:
