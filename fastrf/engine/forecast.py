@@ -183,12 +183,15 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     support = tuple(span for found in surveys for span in found.support)
     shape = tuple(max(count, 0) for _, count in support)
     pixels, formed = math.prod(shape), formed_bytes(shape, 1, dtype)
-    walks = max(max(found.walked, found.finish) for found in surveys)
-    # All lines are there in the end, in float64 and in the image's type, if that is another; and
-    # the first once more, weighted.
-    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape) + 8 * max(
-        shape, default=0
-    )
+    # One line after the other; then all, in float64 and in the image's type, if that is another,
+    # of which it is looked where they can be seen.
+    walks = [max(found.walked, found.finish) for found in surveys]
+    before = [dtype.itemsize * sum(shape[:axis]) for axis in range(len(shape))]
+    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape)
+    longest = max(shape, default=0)
+    working = max(lines + 9 * longest, *map(sum, zip(walks, before, strict=True)))
+    # And the first once more, weighted.
+    memory = max(working, 8 * sum(shape) + 8 * longest + formed)
     return Forecast(
         surveys[0].operations,
         support,
@@ -196,9 +199,9 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
         cost.PROFILES_SECONDS + sum(found.fixed for found in surveys),
         sum(found.shared for found in surveys)
         + 1e-9 * dtype_factor(dtype) * pixels * cost.WRITE_NANOSECONDS,
-        max(walks, formed) + lines + len(surveys) * cost.FIELD_BYTES,
+        memory + len(surveys) * cost.FIELD_BYTES,
         pixels,
-        formed=max(0, formed - walks),
+        formed=memory - working,
     )
 
 
