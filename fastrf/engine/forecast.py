@@ -166,7 +166,7 @@ def of_factored(
         support,
         pixels + rows,
         cost.PROFILES_SECONDS
-        + len(function.operations) * cost.WALK_SECONDS
+        + len(function.distinct) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
         cost.FIELD_BYTES + max(held + making, held + lines + formed),
@@ -231,9 +231,7 @@ def of_spectral(
         len(function.operations),
         support,
         found.points * distinct + found.grid,
-        cost.WAVES_SECONDS
-        + len(function.operations) * cost.WALK_SECONDS
-        + distinct * cost.WAVE_SECONDS,
+        cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
         1e-9 * nanoseconds,
         found.memory + cost.FIELD_BYTES,
         pixels,

@@ -61,7 +61,7 @@ QR_NANOSECONDS = 0.9
 SVD_NANOSECONDS = 1.2
 """One singular value decomposition over the cube of its order."""
 
-CORE_NANOSECONDS = 8.0
+CORE_NANOSECONDS = 2.0
 """One number of a core that is decomposed, and one column of its longest side."""
 
 REDUCTION_SECONDS = 4e-4

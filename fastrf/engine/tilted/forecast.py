@@ -136,10 +136,10 @@ def _memories(
         count: windows that there may be.
         periods: of the image itself, which are those of the widest window.
     """
-    shared = (count + 1) * waves >= 2 * TILE_CELLS  # fewer frequencies are one thread's
     # Which windows there will be is not known: these have no more frequencies than their period,
     # nor, as far as has been seen, than a few times those of the image.
     waves = min(math.prod(periods) / 2, WIDER * waves)
+    shared = (max(count, 1.0) + 1) * waves >= 2 * TILE_CELLS  # fewer frequencies are one thread's
     count = MORE * (count + 1)
     shapes = []  # of the part that is computed, of the image, and of what of it is visible
     for a, window in enumerate(box):
