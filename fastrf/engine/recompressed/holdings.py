@@ -22,8 +22,8 @@ from fastrf.maps import Spread, Window
 
 MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
 """Most columns that a reduction has left of an axis in any network tried, by the number of axes:
-of images that are smooth, that one layer with strides has made coarse, and of others. They hardly
-depend on the size of an image or on the tolerance."""
+of images that are smooth, that one layer with strides has made coarse, and of others (holes, taps
+that are no product). They hardly depend on the size of an image or on the tolerance."""
 
 POWER_BYTES = 160
 """What Python holds of an array, and of the place of one in a list."""
@@ -181,6 +181,8 @@ class Holdings:
         # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
         self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
         coarse = min(source.coarse + _coarsens(passage), 2)
+        if len(shape) == 2 and not passage.move.separable:
+            coarse = 2
         return _Held(form, signed, coarse)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
