@@ -186,7 +186,7 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     # One line after the other; then all, in float64 and in the image's type, if that is another,
     # of which it is looked where they can be seen.
     walks = [max(found.walked, found.finish) for found in surveys]
-    before = [dtype.itemsize * sum(shape[:axis]) for axis in range(len(shape))]
+    before = [dtype.itemsize * sum(shape[:axis]) for axis in range(len(surveys))]
     lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape)
     longest = max(shape, default=0)
     working = max(lines + 9 * longest, *map(sum, zip(walks, before, strict=True)))
