@@ -67,7 +67,7 @@ CORE_NANOSECONDS = 2.0
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 15
+WORKING_BYTES = 1 << 16
 """What is at work besides: a few rows, Python's own."""
 
 PIXEL_NANOSECONDS = 10.0
