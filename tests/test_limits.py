@@ -24,12 +24,17 @@ from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
 from fastrf.tiling import tiles
 
-CLOSE = {"tilted": 3.0, "powers": 1.25, "recompressed": 2.5, "correlated": 1.5, "cancelling": 1.5}
-"""Engines whose arrays depend on values, and the factor to which they are foretold; others: 1.1."""
+CLOSE = 1.1
+"""No field takes more than so many times what was foretold, nor less than that part of it,"""
+
+BOUNDS = {"tilted": 2.5, "powers": 1.35, "recompressed": 1.5}
+"""but for engines whose arrays depend on values: there the forecast is an upper bound, in the cases
+here within these factors."""
 
 TOL = 1e-9
-LONGEST, LONGER = 0.03, 0.3
-"""Seconds; what an engine is expected to take longer for is left out, unless no other serves."""
+LONGEST, LONGER = 0.02, 0.2
+"""Seconds; what an engine is expected to take longer for is left out, unless no other serves or
+reductions shall be there."""
 
 
 def conv(k: int = 3, **options: Any) -> rf.Conv:
@@ -67,6 +72,8 @@ def drawn(number: int) -> tuple[rf.Network, int | None]:
 
 S = rf.Sequential
 RING = [[(x - 2) ** 2 + (y - 2) ** 2 + 1 for x in range(5)] for y in range(5)]
+POOL = rf.AvgPool(3, stride=1, padding=1)
+DOWN = [rf.Conv(3, stride=2, padding=1), *[conv()] * 3]
 UP = [conv(stride=2), conv(), rf.ConvTranspose(4, stride=2, padding=1), conv()]
 
 Case = tuple[rf.Network, int | None, str]
@@ -89,7 +96,25 @@ CASES: dict[str, Case] = {
     "cubic": (S(conv(), rf.Upsample(2, mode="cubic"),
                 *[conv(), rf.AvgPool(3, stride=1, padding=1)] * 7), 60, "float64"),
     "channels": (S(rf.Input(3), *weighted(3, *[96] * 4)), 100, "float64"),
-    "few channels, float32": (S(rf.Input(1), *weighted(1, *[8] * 14, k=7)), None, "float32"),
+    "few channels": (S(rf.Input(3), *weighted(3, *[8] * 20, k=5)), None, "float64"),
+    "wide": (S(*[conv(41)] * 20), None, "float64"),
+    "wide lines": (S(*[conv(501)] * 60, ndim=1), None, "float64"),
+    "lines up": (S(*DOWN * 12, *UP[2:] * 12, ndim=1), 100_000, "float32"),
+    "clipped stack": (S(*[rf.Residual(conv())] * 60), 700, "float64"),
+    "clipped stacks": (S(*[rf.Residual(conv(3))] * 9, *[rf.Residual(conv(5))] * 9), 600, "float64"),
+    "down and up": (S(conv(stride=2), *[conv()] * 20, *UP[2:3], *[rf.Residual(conv())] * 20), 640,
+                    "float32"),
+    "mixed": (S(*[rf.Residual(conv(k)) for k in (3, 5) * 4]), 260, "float64"),
+    "clipped ring": (S(*[conv(5, taps=RING)] * 6), 400, "float64"),
+    "mixed volume": (S(*[rf.Residual(conv(k)) for k in (3, 5) * 4], ndim=3), 48, "float64"),
+    "pools": (S(*[conv(), POOL] * 8), None, "float64"),
+    "pools of lines": (S(*[conv(31), POOL] * 26, ndim=1), None, "float64"),
+    "pools of volumes": (S(*[conv(), POOL] * 3, ndim=3), None, "float64"),
+    "shortcuts and pools": (S(*[rf.Residual(conv(), POOL)] * 6), 200, "float64"),
+    "bilinear": (S(*DOWN[:2] * 5, *[rf.Upsample(2, "linear"), conv()] * 5), None, "float64"),
+    "clipped bilinear": (S(*[DOWN[0], *[conv()] * 20] * 2,
+                           *[rf.Upsample(2, "linear"), *[conv()] * 10] * 2), 300, "float64"),
+    "cubic up": (S(*DOWN * 2, *[rf.Upsample(2, "cubic"), *[conv()] * 10] * 2), None, "float64"),
 } | {f"drawn {n}": (*drawn(n), ("float64", "float32")[n % 2]) for n in range(8)}  # fmt: skip
 
 
@@ -105,8 +130,8 @@ def measured(name: str) -> dict[str, tuple[int, int, int, int]]:
         if one.refuses(*where, TOL) is not None:
             continue
         forecast = one.forecast(*where, dtype, None, TOL)
-        only = engine in ("correlated", "cancelling", "channelwise")
-        if forecast.seconds(1) > (LONGER if only else LONGEST):
+        patient = engine in ("correlated", "cancelling", "channelwise", "recompressed")
+        if forecast.seconds(1) > (LONGER if patient else LONGEST):
             continue
         options: dict[str, Any] = {"kernels": load("cpu"), "dtype": dtype}
         if one.finest is not None:
@@ -126,12 +151,11 @@ def test_peak_memory_is_the_forecast(name: str) -> None:
     found = measured(name)
     assert found
     for engine, (plan, peak, plan_of_two, peak_of_two) in found.items():
-        close = CLOSE.get(engine, 1.1)
-        if max(plan, peak) > MEMORY_FLOOR:
-            assert peak / close <= max(plan, MEMORY_FLOOR / close), (engine, plan, peak)
-            assert plan <= close * max(peak, MEMORY_FLOOR), (engine, plan, peak)
+        assert peak <= max(CLOSE * plan, MEMORY_FLOOR), (engine, plan, peak)
+        bound = BOUNDS.get(engine, CLOSE) * max(peak, MEMORY_FLOOR)
+        assert plan <= bound, (engine, plan, peak)
         # Blocks of rows are each thread's own: no plan counts them, or when they meet.
-        most = 1.25 * close * max(plan_of_two, MEMORY_FLOOR)
+        most = 1.25 * CLOSE * max(plan_of_two, MEMORY_FLOOR)
         assert peak_of_two <= most, (engine, plan_of_two)
 
 
@@ -140,7 +164,7 @@ def test_every_engine_has_cases_above_the_floor() -> None:
     for name in CASES:
         for engine, (_, peak, _, _) in measured(name).items():
             counts[engine] += peak > MEMORY_FLOOR
-    assert min(counts.values()) >= 1, counts
+    assert min(counts.values()) >= 2, counts
 
 
 # --- what cannot fit is refused where it is asked for -------------------------------------------

@@ -37,7 +37,7 @@ from fastrf.engine.coherence import (
     lag_above,
 )
 from fastrf.engine.covariance import is_relative
-from fastrf.engine.direct import Image, Propagated, Walk, nothing_read, propagate
+from fastrf.engine.direct import Image, Propagated, Walk, propagate
 from fastrf.engine.lag_algebra import far_inside, through_ways
 from fastrf.engine.lag_gains import lag_gains
 from fastrf.engine.scaled import Scaled
@@ -149,13 +149,7 @@ class _Correlated:
                 walk.release(chain, pending)
                 done += len(chain)
                 progress(done / len(self.operations))
-        final = None
-        for p in self.graph.planes_of[self.input_node]:
-            if p in walk.images:
-                final = walk.sum(final, walk.images.pop(p))
-        if final is None:
-            raise nothing_read(self.graph, self.node, unit, self.input_node)
-        found = walk.finish(final, unit)
+        found = walk.finish(unit)
         if found.lost < 0 and is_relative(self.graph, self.node, self.input_node):
             return replace(found, lost=0.0)  # a difference that rounding left
         return found

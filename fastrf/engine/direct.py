@@ -255,13 +255,7 @@ class Walk:
             self.release(chain, pending)
             done += len(chain)
             progress(done / len(self.operations))
-        final = None
-        for p in graph.planes_of[self.input_node]:
-            if p in self.images:
-                final = self.sum(final, self.images.pop(p))
-        if final is None:
-            raise nothing_read(self.graph, self.node, unit, self.input_node)
-        return self.finish(final, unit)
+        return self.finish(unit)
 
     def release(self, chain: tuple[Operation, ...], pending: Counter[int]) -> None:
         """Lets go of the images that no operation after this chain reads, of which `pending` tells
@@ -629,9 +623,17 @@ class Walk:
         scale = image.scale * Scaled.of(1.0, -shift)
         return Image(out, image.origin, scale, image.peak + shift, image.mass + shift, lease)
 
-    def finish(self, image: Image, unit: tuple[int, ...]) -> Propagated:
-        image = self._summable(image)
+    def finish(self, unit: tuple[int, ...]) -> Propagated:
+        """The result, from the images on the input."""
+        image = None
+        for p in self.graph.planes_of[self.input_node]:
+            if p in self.images:
+                image = self.sum(image, self.images.pop(p))
+        if image is None:
+            raise nothing_read(self.graph, self.node, unit, self.input_node)
         self.pool.clear()
+        image = self._summable(image)
+        self.pool.clear()  # of the one that was scaled
         total = image.array.sum(dtype=np.float64)
         # In float64, for the sum may lie beyond float32. Where all is zero, which is not known yet,
         # there is nothing to divide.

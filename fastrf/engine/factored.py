@@ -136,6 +136,27 @@ def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
     return graph.once(("tables of profiles", node, input_node), added_up)
 
 
+def making(graph: PlaneGraph, node: str, input_node: str) -> int:
+    """Bytes that making the longest of these profiles takes beside them, on one thread."""
+    found = _polynomial(graph, node, input_node)
+    assert not isinstance(found, str)
+    algebra, value = found
+
+    def longest() -> int:
+        most = 0
+        for axis in range(graph.ndim):
+            kinds, bundle = algebra.bundle(value, axis)
+            if kinds:
+                counts = bundle.counts[int(bundle.spans.argmax())].tolist()
+                runs = dict(zip(kinds, counts, strict=True))
+                if len(kinds) == 1 and kinds[0].miller:
+                    runs = {kinds[0]._replace(spacing=1): counts[0]}
+                most = max(most, profiles.making_bytes(runs))
+        return most
+
+    return graph.once(("making of profiles", node, input_node), longest)
+
+
 def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:
     """First pixel and number of pixels per axis, counted from unit 0, beside which no pixel is
     above e^−nats, nor their sum; of a field with a polynomial.

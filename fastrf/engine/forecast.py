@@ -156,6 +156,7 @@ def of_factored(
     factor = dtype_factor(dtype)
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
     held, mirrored = factored.tables(graph, node, input_node)
+    making = factored.making(graph, node, input_node)
     formed = formed_bytes(tuple(count for _, count in spans), rank, dtype, mirrored)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
     # A few of each axis' length: bounds, sums, and the profiles of a single term.
@@ -165,12 +166,15 @@ def of_factored(
         support,
         pixels + rows,
         cost.PROFILES_SECONDS
-        + len(function.operations) * cost.WALK_SECONDS
+        + len(function.distinct) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS),
-        cost.FIELD_BYTES + held + lines + formed,
+        cost.FIELD_BYTES + max(held + making, held + lines + formed),
         pixels,
-        formed=formed,
+        formed=max(0, lines + formed - max(making, lines)),
+        walked=cost.FIELD_BYTES + held + making,
+        each=making if rank > 1 else 0,
+        finish=cost.FIELD_BYTES + held + lines + formed,
     )
 
 
@@ -179,12 +183,15 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
     support = tuple(span for found in surveys for span in found.support)
     shape = tuple(max(count, 0) for _, count in support)
     pixels, formed = math.prod(shape), formed_bytes(shape, 1, dtype)
-    walks = max(max(found.walked, found.finish) for found in surveys)
-    # All lines are there in the end, in float64 and in the image's type, if that is another; and
-    # the first once more, weighted.
-    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape) + 8 * max(
-        shape, default=0
-    )
+    # One line after the other; then all, in float64 and in the image's type, if that is another,
+    # of which it is looked where they can be seen.
+    walks = [max(found.walked, found.finish) for found in surveys]
+    before = [dtype.itemsize * sum(shape[:axis]) for axis in range(len(surveys))]
+    lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape)
+    longest = max(shape, default=0)
+    working = max(lines + 9 * longest, *map(sum, zip(walks, before, strict=True)))
+    # And the first once more, weighted.
+    memory = max(working, 8 * sum(shape) + 8 * longest + formed)
     return Forecast(
         surveys[0].operations,
         support,
@@ -192,9 +199,9 @@ def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
         cost.PROFILES_SECONDS + sum(found.fixed for found in surveys),
         sum(found.shared for found in surveys)
         + 1e-9 * dtype_factor(dtype) * pixels * cost.WRITE_NANOSECONDS,
-        max(walks, formed) + lines + len(surveys) * cost.FIELD_BYTES,
+        memory + len(surveys) * cost.FIELD_BYTES,
         pixels,
-        formed=max(0, formed - walks),
+        formed=memory - working,
     )
 
 
@@ -224,9 +231,7 @@ def of_spectral(
         len(function.operations),
         support,
         found.points * distinct + found.grid,
-        cost.WAVES_SECONDS
-        + len(function.operations) * cost.WALK_SECONDS
-        + distinct * cost.WAVE_SECONDS,
+        cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
         1e-9 * nanoseconds,
         found.memory + cost.FIELD_BYTES,
         pixels,

@@ -41,7 +41,7 @@ _MEET_BYTES, _ROW_BYTES, _KEPT_BYTES = 8 + 8 + 1, 3 * 8, 2 * 8
 whether they do. For each lag and pixel, which pixels these are, and where; and what is kept of
 that."""
 
-_OPERATION_BYTES = 512
+_OPERATION_BYTES = 256
 """What Python holds of an operation: lags, coefficients of a line, and what was lost."""
 
 _SOME = 16

@@ -190,7 +190,7 @@ def extended(a: Floats, factor: Factor, kernels: Any) -> Floats:
 
 def tapped(taps: Floats, count: int) -> Floats:
     """Coefficients of (Σ_m taps[m]·z^m)^count, normalised, times 2^`TOP`: repeated squaring."""
-    square = _rescaled(taps)
+    square = _rescaled(taps.astype(np.float64))  # a copy
     found: Floats | None = None
     while True:
         if count & 1:
@@ -215,6 +215,16 @@ def convolved(a: Floats, b: Floats, spacing: int = 1) -> Floats:
     return _rescaled(out)
 
 
+def making_bytes(runs: Runs) -> int:
+    """Bytes that `profile` works in beside its result: both halves of a recurrence; or the last of
+    the factors' products, what it is made of, and which numbers are too small."""
+    used = [f for f, n in runs.items() if n and f.kernel > 1]
+    pixels = span(runs) + 1
+    if len(used) == 1 and used[0].miller:
+        return 16 * ((pixels + 1) // 2) if used[0].spacing == 1 else 0
+    return 17 * pixels if used else 0
+
+
 def spread(a: Floats, spacing: int) -> Floats:
     """Coefficients of a(z^spacing)."""
     if spacing == 1:
@@ -225,10 +235,10 @@ def spread(a: Floats, spacing: int) -> Floats:
 
 
 def _rescaled(a: Floats) -> Floats:
-    """The profile with a sum of 2^`TOP`, cut off below the smallest normal number."""
+    """The profile with a sum of 2^`TOP`, cut off below the smallest normal number; in its place."""
     total = float(a.sum())
     mantissa, exponent = math.frexp(total)
-    a = a * 2.0 ** (TOP - exponent)
+    a *= 2.0 ** (TOP - exponent)
     a /= mantissa
     a[a < _TINY] = 0
     return a

@@ -181,11 +181,6 @@ def window_and_periods(
     return frame.windows, frame.periods
 
 
-LINE_BYTES = 48
-"""What one frequency along an axis takes while those that matter are found: its number, bounds of
-layers and of their products."""
-
-
 LONGEST_LINE = 1 << 20
 """Frequencies along an axis that are looked at one by one in a forecast."""
 
@@ -232,7 +227,7 @@ def outlook(
     finish = (17 if dtype.itemsize == 8 else 9 + 2 * dtype.itemsize) * pixels
     lengths = [a.frequencies.period // 2 + 1 if a.half else a.frequencies.period for a in grid]
     # Along each axis, every frequency: numbers, bounds, phases and what they are made of.
-    lines = max(LINE_BYTES * n + function.slab_bytes(n) for n in lengths)
+    lines = max(map(function.line_bytes, lengths))
     if wave.separable and len(grid) > 1:
         memory = max(finish + 8 * sum(kept), lines)
         return Outlook(frame.windows, sum(kept), sum(lengths), memory)

@@ -78,7 +78,7 @@ def formed_bytes(
     image = pixels * dtype.itemsize
     if len(shape) == 1:
         # The line in double precision or the image's type, scaled, and what of it is too small.
-        return image + (9 + (dtype.itemsize if rank == 1 else 8)) * pixels
+        return image + (1 + 2 * (dtype.itemsize if rank == 1 else 8)) * pixels
     if rank == 1:
         # The product of all lines but the last.
         return image + math.prod(shape[:-1]) * dtype.itemsize

@@ -49,8 +49,9 @@ Jump = tuple[int, ...]
 SLAB = 1 << 14
 """Numbers, of taps at frequencies, that are looked at at a time,"""
 
-SLAB_BYTES = 56
-"""and what is at work for each of them: angles, sines, complex numbers."""
+SLAB_BYTES, EVEN_BYTES = 56, 24
+"""and what is at work for each of them: angles, sines, complex numbers; or none of these, where all
+taps are the same from both ends."""
 
 LONG_KERNEL = 33
 """Equal taps from which the closed form beats the sum over taps (measured at 513 frequencies on
@@ -180,9 +181,23 @@ class TransferFunction:
         kernels = ((m, w.kernel) for m in moves for w in _windows(m))
         return max((2 if m.taps is None and k >= LONG_KERNEL else k for m, k in kernels), default=1)
 
-    def slab_bytes(self, frequencies: int) -> int:
-        """What is at work where taps are looked at at so many frequencies."""
-        return SLAB_BYTES * min(max(SLAB, frequencies), self.widest * frequencies)
+    @cached_property
+    def even(self) -> bool:
+        """Whether the taps of all axes are the same from both ends."""
+        every = (m.taps for op in self.distinct for m in op.maps if m.taps is not None)
+        return all(
+            not isinstance(taps, np.ndarray)
+            and all(t is None or np.array_equal(t, t[::-1]) for t in taps)
+            for taps in every
+        )
+
+    def line_bytes(self, frequencies: int) -> int:
+        """What is at work where a bound is found at so many frequencies along an axis: their
+        numbers, bounds of layers and of their products; and taps, some at a time."""
+        values = 2 + math.ceil(math.log2(len(self.groups) + 1)) if self.groups else 6
+        one = EVEN_BYTES if self.even else SLAB_BYTES
+        slab = one * min(max(SLAB, frequencies), self.widest * frequencies)
+        return 8 * values * frequencies + slab
 
     def jump(self, node: str) -> Jump:
         """The jump of a node's map."""

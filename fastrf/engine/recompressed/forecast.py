@@ -61,13 +61,13 @@ QR_NANOSECONDS = 0.9
 SVD_NANOSECONDS = 1.2
 """One singular value decomposition over the cube of its order."""
 
-CORE_NANOSECONDS = 8.0
+CORE_NANOSECONDS = 2.0
 """One number of a core that is decomposed, and one column of its longest side."""
 
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
-WORKING_BYTES = 1 << 15
+WORKING_BYTES = 1 << 16
 """What is at work besides: a few rows, Python's own."""
 
 PIXEL_NANOSECONDS = 10.0

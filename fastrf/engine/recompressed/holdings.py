@@ -22,10 +22,10 @@ from fastrf.maps import Spread, Window
 
 MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
 """Most columns that a reduction has left of an axis in any network tried, by the number of axes:
-of images that are smooth, that one layer with strides has made coarse, and of others. They hardly
-depend on the size of an image or on the tolerance."""
+of images that are smooth, that one layer with strides has made coarse, and of others (holes, taps
+that are no product). They hardly depend on the size of an image or on the tolerance."""
 
-POWER_BYTES = 160
+POWER_BYTES = 320
 """What Python holds of an array, and of the place of one in a list."""
 
 Shape = tuple[int, ...]
@@ -156,7 +156,15 @@ class Holdings:
         terms, coarse = sum(p.terms for p in parts), self._coarseness(step.words)
         self._release(done)
         if terms <= self.script.few:
-            return _Held(self._joined(parts), signed, coarse)
+            form = self._joined(parts)
+            # Of fewer columns than are taken here, more may be added up before they are reduced.
+            grown = signed and terms > max(p.terms for p in parts)
+            grown = grown or (signed and len(step.words[0].values) > 1)
+            if grown:
+                few = self.script.few
+                columns = tuple(min(few, n) if form.cored else few for n in form.shape)
+                form = Form(form.shape, columns, form.cored)
+            return _Held(form, signed, coarse)
         return _Held(self._reduced(parts, coarse), True, coarse)
 
     def _coarseness(self, words: tuple[Words, ...]) -> int:
@@ -176,6 +184,8 @@ class Holdings:
         # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
         self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
         coarse = min(source.coarse + _coarsens(passage), 2)
+        if len(shape) == 2 and not passage.move.separable:
+            coarse = 2
         return _Held(form, signed, coarse)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
@@ -214,9 +224,10 @@ class Holdings:
         powers[key] = max(powers.get(key, 0), wanted)
         count = stop - first
         if form.cored:
-            weights = 2 * count * form.weights
-            self._note(before + weights)
-            return weights // 2, count
+            # Each power's factors are looked at where they are.
+            weights, own = count * form.weights, count * sum(form.shape) * form.terms
+            self._note(before + 2 * weights)
+            return weights + own, count
         table = count * sum(form.shape) * form.terms
         # Which of some rows are too small.
         rows = min(TOGETHER, form.shape[-1]) * count * form.terms
@@ -294,7 +305,9 @@ class Holdings:
         """As `volumes.reduced`, whose fullest groups are that of most columns, and the last."""
         shape = parts[0].shape
         left = tuple(min(most, n) for n in shape)
-        held, kept = self._made, Form(shape, left, True)
+        # Two cores that were not worth reducing may come here, for the terms that are expected.
+        cores = 2 * min(self.script.few, *shape) ** 3
+        held, kept = max(self._made, cores), Form(shape, left, True)
         groups = list(_groups(parts))
         for number, group in enumerate(groups):
             behind = [kept, *group] if number else group
@@ -323,7 +336,10 @@ class Holdings:
             self._note(held + kept.pixels + formed)
             self._note(held + max(p.numbers + p.forming for p in (*parts, kept)))
             return
-        self._note(held + core + max(forming, Form(orders, kept.columns, True).forming))
+        # Absolute values of all that the core is made of, and sums of what they make.
+        cores = 2 * min(self.script.few, *kept.shape) ** 3
+        sizes = max(sum(p.weights for p in parts), cores) + kept.weights + 3 * rs + qs
+        self._note(held + sizes + core + max(forming, Form(orders, kept.columns, True).forming))
         held += core  # what it was rounded by
         self._note(held + core + max(n * o for n, o in zip(whole.shape, orders, strict=True)))
         own = max(parts, key=lambda p: p.factors)
@@ -343,9 +359,10 @@ class Holdings:
             form = self._joined(parts)
             if signed and not form.cored:
                 self._note(self._made + form.factors)
-        formed = Form(whole if signed else seen, form.columns, form.cored)
+        left = signed and form.cored
+        formed = Form(shape if left else whole if signed else seen, form.columns, form.cored)
         pixels = formed.pixels
-        if signed and form.cored:
+        if left:
             # Left as it is, with sums of columns.
             self._note(form.numbers + form.weights)
             narrow = 1 + (self.size if self.size < 8 else 0)
@@ -355,11 +372,9 @@ class Holdings:
         self._note(own + (form.widest if signed else 0))
         self._note(own + formed.forming)
         # In a narrower type, and which are too small; what that cuts off is a copy.
-        cast = self.size * pixels / 8
         self._note(pixels + pixels / 8)
         if self.size < 8:
-            self._note(pixels + cast)
-            self._note(cast + pixels / 8)
+            self._note(pixels * (1 + self.size / 8))
 
 
 def _coarsens(passage: Passage) -> bool:

@@ -252,14 +252,15 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
         return None
     terms, scale, signed = found
     del found
+    if signed and not terms.diagonal:
+        origin = tuple(start for start, _ in carrier.script.support)
+        return _volume(TuckerImage(terms, origin, dtype), scale, tail)
     parts, origin = [], tuple(start for start, _ in field)
     for factor, (start, count), (first, _) in zip(
         terms.factors, field, carrier.script.support, strict=True
     ):
         parts.append(factor[start - first : start - first + count])
     terms = Terms(tuple(parts), terms.weights)
-    if signed and not terms.diagonal:
-        return _volume(TuckerImage(terms, origin, dtype), scale, tail)
     # Rows of which nothing will be seen are not formed.
     box = _visible(terms, signed, float(np.finfo(dtype).tiny))
     if box is None:
@@ -286,6 +287,8 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
 def _visible(terms: Terms, signed: bool, tiny: float) -> list[tuple[int, int]] | None:
     """First and last + 1 of the rows, per axis, beside which every pixel is below `tiny` of the sum
     of all; None where nothing is there."""
+    if 0 in terms.shape:
+        return None
     least = tiny * max(terms.total(), 0.0)
     tops = [np.abs(f).max(axis=0) if signed else f.max(axis=0) for f in terms.factors]
     box = []

@@ -11,6 +11,7 @@ import numpy as np
 from fastrf.engine import transfer
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.spectral import BLOCK, EPS, Window, window_and_periods, windows
+from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.tilted.moments import FEWEST, Moments, taps_of
 from fastrf.engine.tilted.nodes import DEPTH, STEPS, TINY
 from fastrf.engine.tilted.search import balanced
@@ -87,7 +88,9 @@ def of_tilted(
     points = max(1.0, many / folds) * waves
     distinct = len(function.distinct)
     pixels = math.prod(count for _, count in support)
-    memory = _memory(function, box, symmetry, dtype, tail, waves, many / folds, periods)
+    walked, each, finish = _memories(
+        function, box, symmetry, dtype, tail, waves, many / folds, periods
+    )
     # Sines, of all windows and the frequencies of every axis, and taps.
     sines = (many / folds + 1) * sum(n // 2 + 1 for n in periods)
     sines *= sum(taps_of(m) for op in function.distinct for m in op.maps)
@@ -99,8 +102,11 @@ def of_tilted(
         + distinct * (PASSES_SECONDS + 1e-9 * nodes * NODE_NANOSECONDS)
         + 1e-9 * sines * SINE_NANOSECONDS,
         1e-9 * (points * distinct * WAVE_NANOSECONDS + pixels * PIXEL_NANOSECONDS),
-        memory + ROOM_BYTES,
+        max(walked, finish),
         pixels,
+        walked=walked,
+        each=each,
+        finish=finish,
     )
 
 
@@ -111,7 +117,7 @@ def _waves(function: TransferFunction, axis: int, period: int) -> int:
     return 2 * int(np.count_nonzero(bound >= EPS**1.25))
 
 
-def _memory(
+def _memories(
     function: TransferFunction,
     box: Sequence[Window],
     symmetry: Symmetry,
@@ -120,8 +126,9 @@ def _memory(
     waves: float,
     count: float,
     periods: Sequence[int],
-) -> int:
-    """Bytes at the fullest moment: of a chunk of windows or of the image.
+) -> tuple[int, int, int]:
+    """Bytes at the fullest moment while windows are computed, what each further thread adds to
+    them, and bytes while the image is made of them.
 
     Args:
         box: the pixels that are wanted.
@@ -132,6 +139,7 @@ def _memory(
     # Which windows there will be is not known: these have no more frequencies than their period,
     # nor, as far as has been seen, than a few times those of the image.
     waves = min(math.prod(periods) / 2, WIDER * waves)
+    shared = (max(count, 1.0) + 1) * waves >= 2 * TILE_CELLS  # fewer frequencies are one thread's
     count = MORE * (count + 1)
     shapes = []  # of the part that is computed, of the image, and of what of it is visible
     for a, window in enumerate(box):
@@ -153,16 +161,21 @@ def _memory(
     sides = [min(n, side) for n, (side, _) in zip(periods, shapes, strict=True)]
     patch = 9 * math.prod(sides)
     transformed = chunk + 2 * 16 * waves + 16 * math.prod(sides[:-1]) * (periods[-1] // 2 + 1)
-    found = [held + evaluated, held + transformed + max(1.0, chunk / 16 / waves) * patch]
-    # Frequencies of some windows, and their bounds.
-    lines = min(count, max(1, SLAB // (max(periods) // 2 + 1))) * (max(periods) // 2 + 1)
+    own = max(evaluated, transformed + max(1.0, chunk / 16 / waves) * patch)
+    # Frequencies of some windows, and their bounds; taps at every θ.
     taps = max((taps_of(m) for op in function.distinct for m in op.maps), default=1)
+    lines = min(count, max(1, SLAB // (max(periods) // 2 + 1))) * (max(periods) // 2 + 1)
     slab = SLAB_BYTES * min(max(SLAB, lines), taps * lines)
-    found.append(held + (16 + 24 * len(periods)) * lines + slab)
-    # Taps at every θ.
-    found.append(6 * 8 * taps * max(FEWEST, SLAB // taps))
+    bounds = held + (16 + 24 * len(periods)) * lines + slab
+    theta = 6 * 8 * taps * max(FEWEST, SLAB // taps)
     # Unfolded, the image beside its half; then in a narrower type, and which are too small.
-    found.append(held + 8 * seen * (1.5 if any(symmetry.mirrored) else 1.0))
+    mirrored = any(symmetry.mirrored)
+    unfolded = held + 8 * seen * (1.5 if mirrored else 1.0)
     narrow = dtype.itemsize if dtype.itemsize < 8 else 0
-    found.append((0 if any(symmetry.mirrored) else 8 * part) + (8 + max(narrow, 1)) * seen)
-    return int(max(found))
+    last = (0 if mirrored else 8 * part) + (8 + max(narrow, 1)) * seen
+    walked = max(held + own, bounds, theta)
+    return (
+        int(walked) + ROOM_BYTES,
+        int(own) if shared else 0,
+        int(max(unfolded, last)) + ROOM_BYTES,
+    )
