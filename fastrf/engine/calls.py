@@ -60,7 +60,7 @@ def calls(
     if not whole.at_once or whole.fixed > PLANNED_SECONDS * whole.operations:
         return {}
     each = (whole.fixed - cost.CALL_SECONDS) / whole.operations
-    lines = _lines(graph, operations, input_node)
+    lines = graph.once(("lines", last, input_node), lambda: _lines(graph, operations, input_node))
     found = {}
     for node, unit in wanted.items():
         count = depths[node]

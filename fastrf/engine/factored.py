@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.engine import profiles, terms
+from fastrf.engine import cost, profiles, terms
 from fastrf.engine.direct import Propagated, propagate
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 from fastrf.engine.terms import FactoredImage, held
@@ -155,6 +155,24 @@ def making(graph: PlaneGraph, node: str, input_node: str) -> int:
         return most
 
     return graph.once(("making of profiles", node, input_node), longest)
+
+
+def making_seconds(graph: PlaneGraph, node: str, input_node: str) -> float:
+    """What making these profiles takes beside writing them, on one thread."""
+    found = _polynomial(graph, node, input_node)
+    assert not isinstance(found, str)
+    algebra, value = found
+
+    def all_of_them() -> float:
+        made: dict[Hashable, float] = {}
+        for axis in range(graph.ndim):
+            kinds, bundle = algebra.bundle(value, axis)
+            key = (kinds, *bundle.key)
+            if key not in made:  # axes that are alike share their profiles
+                made[key] = _filling_seconds(kinds, bundle.counts)
+        return sum(made.values())
+
+    return graph.once(("seconds of profiles", node, input_node), all_of_them)
 
 
 def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[tuple[int, int]]:
@@ -722,9 +740,8 @@ def _fill(
         row = counts[i].tolist()
         profiles.profile(dict(zip(kinds, row, strict=True)), kernels, top, outs[i])
 
-    steps = np.diff(counts, axis=0)
-    sizes = np.array([f.spacing * (f.kernel - 1) for f in kinds], np.int64)
-    if len(kinds) < 2 or not len(steps) or (steps < 0).any() or (steps @ sizes).max() > SHORT_STEP:
+    steps = _short_steps(kinds, counts)
+    if steps is None:
         threads.each(len(outs), sum(map(len, outs)), anew)
         return
     # Each term is the one before times a few layers more.
@@ -737,6 +754,34 @@ def _fill(
             made[key] = profiles.profile(dict(zip(kinds, step.tolist(), strict=True)), kernels)
         whole = profiles.convolved(whole, made[key])
         profiles.lowered(whole[: len(out)], top, out)
+
+
+def _filling_seconds(kinds: Sequence[profiles.Factor], counts: NDArray[np.int64]) -> float:
+    """What `_fill` takes beside writing rows. Terms that are made anew count as the middle one."""
+    if not kinds or (len(kinds) == 1 and kinds[0].miller):
+        return 0.0
+
+    def one(row: NDArray[np.int64]) -> float:
+        return profiles.making_seconds(dict(zip(kinds, row.tolist(), strict=True)))
+
+    sizes, _ = _traits(tuple(kinds))
+    steps = _short_steps(kinds, counts)
+    if steps is None:
+        return len(counts) * one(counts[len(counts) // 2])
+    products = ((counts[:-1] @ sizes + 1) * (steps @ sizes + 1)).sum()
+    return one(counts[0]) + 1e-9 * cost.PRODUCT_NANOSECONDS * float(products)
+
+
+def _short_steps(
+    kinds: Sequence[profiles.Factor], counts: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """What each term has more than the one before it, where that is few layers of several kinds;
+    None where profiles had better be made anew."""
+    steps = np.diff(counts, axis=0)
+    sizes, _ = _traits(tuple(kinds))
+    if len(kinds) < 2 or not len(steps) or (steps < 0).any() or (steps @ sizes).max() > SHORT_STEP:
+        return None
+    return steps
 
 
 # --- chains, axis by axis -------------------------------------------------------------------

@@ -168,7 +168,8 @@ def of_factored(
         cost.PROFILES_SECONDS
         + len(function.distinct) * cost.WALK_SECONDS
         + (rank - 1) * cost.TERM_SECONDS,
-        1e-9 * (form + rows * cost.ROW_NANOSECONDS),
+        1e-9 * (form + rows * cost.ROW_NANOSECONDS)
+        + factored.making_seconds(graph, node, input_node),
         cost.FIELD_BYTES + max(held + making, held + lines + formed),
         pixels,
         formed=max(0, lines + formed - max(making, lines)),

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.engine import cost
+
 Floats = NDArray[np.float64]
 
 TOP = 480
@@ -105,7 +107,7 @@ def profile(runs: Runs, kernels: Any, top: int = TOP, out: Floats | None = None)
             kernels.box_power(count, factor.kernel, top, out)
             return out
     # From the coarsest lattice to the finest: a common spacing is taken out until it is needed.
-    order = sorted(runs, key=lambda f: (-f.spacing, f.kernel))
+    order = sorted(runs, key=_coarsest_first)
     lattice = order[0].spacing
     whole = power(order[0], runs[order[0]], kernels)
     for factor in order[1:]:
@@ -115,6 +117,10 @@ def profile(runs: Runs, kernels: Any, top: int = TOP, out: Floats | None = None)
         whole = convolved(whole, power(factor, runs[factor], kernels), factor.spacing // lattice)
     lowered(spread(whole, lattice)[: len(out)], top, out)
     return out
+
+
+def _coarsest_first(factor: Factor) -> tuple[int, int]:
+    return -factor.spacing, factor.kernel
 
 
 def lowered(a: Floats, top: int, out: Floats) -> None:
@@ -223,6 +229,43 @@ def making_bytes(runs: Runs) -> int:
     if len(used) == 1 and used[0].miller:
         return 16 * ((pixels + 1) // 2) if used[0].spacing == 1 else 0
     return 17 * pixels if used else 0
+
+
+def making_seconds(runs: Runs) -> float:
+    """What `profile` takes beside writing its result: the products of its convolutions, and the
+    passes of kernels too long for a recurrence."""
+    order = sorted((f for f, n in runs.items() if n and f.kernel > 1), key=_coarsest_first)
+    if not order:
+        return 0.0
+    lattice, pixels = order[0].spacing, runs[order[0]] * (order[0].kernel - 1) + 1
+    seconds = _power_seconds(order[0], runs[order[0]])
+    for factor in order[1:]:
+        finer = math.gcd(lattice, factor.spacing)
+        pixels, lattice = (pixels - 1) * (lattice // finer) + 1, finer
+        own = runs[factor] * (factor.kernel - 1) + 1
+        seconds += _power_seconds(factor, runs[factor])
+        seconds += 1e-9 * cost.PRODUCT_NANOSECONDS * pixels * own
+        pixels += factor.spacing // lattice * (own - 1)
+    return seconds
+
+
+def _power_seconds(factor: Factor, count: int) -> float:
+    """What `power` takes; nothing where it is a recurrence, whose every pixel is one of a row."""
+    if factor.miller:
+        return 0.0
+    pixels = count * (factor.kernel - 1) + 1
+    if factor.taps is None:
+        # Layer by layer: half of the pixels, on average.
+        return count * (cost.PASS_SECONDS + 1e-9 * cost.BOX_NANOSECONDS * pixels / 2)
+    products, square, found = 0, factor.kernel, 0
+    while count:
+        if count & 1:
+            products += found * square
+            found += square - 1 if found else square
+        count >>= 1
+        if count:
+            products, square = products + square * square, 2 * square - 1
+    return 1e-9 * cost.PRODUCT_NANOSECONDS * products
 
 
 def spread(a: Floats, spacing: int) -> Floats:

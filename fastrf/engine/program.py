@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.engine import threads
 from fastrf.engine.scaled import ONE, ZERO, Scaled
-from fastrf.engine.threads import TILE_CELLS
 from fastrf.kernels import tables
 from fastrf.kernels.tables import Tables
 from fastrf.lowering import Operation, PlaneGraph
@@ -40,7 +40,7 @@ border go in sweeps, which save more. So do threads, of larger images (bench/ben
 def fits_one_call(largest: int, tail: float | None) -> bool:
     """Whether images of up to so many pixels may go through all layers in one call, on a device
     that has the kernel for it. That drops no tails."""
-    return tail is None and largest <= TILES_IN_ONE_CALL * TILE_CELLS
+    return tail is None and largest <= TILES_IN_ONE_CALL * threads.TILE_CELLS
 
 
 # --- gains ----------------------------------------------------------------------------------

@@ -168,6 +168,11 @@ def content(move: SpatialMap) -> Hashable:
 
 def field_window(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> Spans:
     """What of the input a unit can reach: beside it there is nothing but what factors round."""
+    key = ("field window", node, unit, input_node)
+    return graph.lately(key, lambda: _field_window(graph, node, unit, input_node))
+
+
+def _field_window(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> Spans:
     spans: dict[int, Spans] = {p: tuple((u, 1) for u in unit) for p in graph.planes_of[node]}
     for op in reversed(graph.between(node, input_node)):
         met = [spans[p] for p, _ in op.targets if p in spans]

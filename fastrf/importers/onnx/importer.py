@@ -165,7 +165,10 @@ class Importer:
         if isinstance(result, list):
             return result
         if isinstance(result, Map) and result.axes is None:
-            return [replace(result, shape=shape) for shape in op.shapes]
+            first, *others = op.shapes
+            if first is None or None in first:  # the operator may have worked it out
+                first = result.shape or first
+            return [replace(result, shape=shape) for shape in (first, *others)]
         return [result] * len(proto.output)
 
     def _undecided(self, proto: NodeProto) -> str:
