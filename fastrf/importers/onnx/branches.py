@@ -59,7 +59,7 @@ def spliced(node: NodeProto, branch: GraphProto, taken: Collection[str]) -> Grap
     written = {name for inner in part.node for name in inner.output if name}
     names: dict[str, str] = {}
     used = {*taken, *defined, *written}
-    for name in defined | written:
+    for name in sorted(defined | written):
         if name in taken:
             names[name] = next(n for i in itertools.count(2) if (n := f"{name}.{i}") not in used)
             used.add(names[name])
