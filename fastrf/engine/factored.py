@@ -71,6 +71,13 @@ def _polynomial(
     return graph.once(("polynomial", node, input_node), lambda: _expanded(graph, node, input_node))
 
 
+def _expansion(graph: PlaneGraph, node: str, input_node: str) -> tuple[Polynomials, Polynomial]:
+    """As `_polynomial`, of an image that is known to be one."""
+    found = _polynomial(graph, node, input_node)
+    assert not isinstance(found, str)
+    return found
+
+
 def _expanded(
     graph: PlaneGraph, node: str, input_node: str
 ) -> tuple[Polynomials, Polynomial] | str:
@@ -112,17 +119,14 @@ def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
     """Number of separable terms of the field of `node`, which has no `obstacle`."""
     if _chain_obstacle(graph, node, input_node) is None:
         return 1
-    found = _polynomial(graph, node, input_node)
-    assert not isinstance(found, str)
-    return len(found[1].weights)
+    _, value = _expansion(graph, node, input_node)
+    return len(value.weights)
 
 
 def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
     """Bytes of all terms' profiles, of a field with a polynomial, of which like axes share theirs;
     and whether all are symmetric, so that halves are held."""
-    found = _polynomial(graph, node, input_node)
-    assert not isinstance(found, str)
-    algebra, value = found
+    algebra, value = _expansion(graph, node, input_node)
 
     def added_up() -> tuple[int, bool]:
         bundles = {}
@@ -138,9 +142,7 @@ def tables(graph: PlaneGraph, node: str, input_node: str) -> tuple[int, bool]:
 
 def making(graph: PlaneGraph, node: str, input_node: str) -> int:
     """Bytes that making the longest of these profiles takes beside them, on one thread."""
-    found = _polynomial(graph, node, input_node)
-    assert not isinstance(found, str)
-    algebra, value = found
+    algebra, value = _expansion(graph, node, input_node)
 
     def longest() -> int:
         most = 0
@@ -159,9 +161,7 @@ def making(graph: PlaneGraph, node: str, input_node: str) -> int:
 
 def making_seconds(graph: PlaneGraph, node: str, input_node: str) -> float:
     """What making these profiles takes beside writing them, on one thread."""
-    found = _polynomial(graph, node, input_node)
-    assert not isinstance(found, str)
-    algebra, value = found
+    algebra, value = _expansion(graph, node, input_node)
 
     def all_of_them() -> float:
         made: dict[Hashable, float] = {}
@@ -182,9 +182,7 @@ def visible(graph: PlaneGraph, node: str, input_node: str, nats: float) -> list[
     Chernoff: what lies beyond x is at most e^(K(θ) − θx) for every θ > 0, K the logarithm of the
     generating function, of which the largest term times their number is a bound.
     """
-    found = _polynomial(graph, node, input_node)
-    assert not isinstance(found, str)
-    algebra, value = found
+    algebra, value = _expansion(graph, node, input_node)
     key = ("visible", node, input_node, nats)
     return graph.once(key, lambda: [_reach(algebra, value, a, nats) for a in range(graph.ndim)])
 
