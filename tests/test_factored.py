@@ -262,3 +262,12 @@ def test_rows_in_which_nothing_is_seen_are_cut_off() -> None:
     found = rf.erf(net, method="factored")
     assert (found.shape, found.origin) == ((2,), (1,))
     np.testing.assert_allclose(found.to_numpy(), [2e-200, 1], rtol=1e-14)
+
+
+@pytest.mark.parametrize("far", [2, 1 << 40])
+def test_rows_that_differ(far: int) -> None:
+    """Also where they are too far apart to be one number each."""
+    rows = np.random.default_rng(0).integers(-2, 2, (60, 3)) * far
+    found, which = factored._distinct(rows)
+    assert [tuple(row) for row in found.tolist()] == sorted(set(map(tuple, rows.tolist())))
+    assert np.array_equal(found[which], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -22,7 +23,7 @@ _KIND: dict[PoolMode, Kind] = {"avg": "fixed", "max": "routing"}
 
 
 @dataclass(frozen=True)
-class _Pool(Windowed):
+class _Pool(Windowed, ABC):
     stride: Any = per_axis(whole_per_axis(1), None)
     ceil_mode: bool = checked(flag, False, kw_only=True)
 
@@ -63,9 +64,9 @@ class _Pool(Windowed):
         taps[:, offsets] = self._border_taps(starts[:, None] + offsets, n, pad)
         return Table(starts, taps)
 
+    @abstractmethod
     def _border_taps(self, index: NDArray[np.int64], n: int, pad: Pair) -> NDArray[np.float64]:
         """Variances of taps that read the pixels `index` of n, one row per window."""
-        raise NotImplementedError
 
 
 def _meets_border(window: Window, n: int, out: int, pad: Pair, border: bool) -> bool:
