@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -17,13 +17,15 @@ from fastrf.maps import AxisMap, Everything, Kind, Size, SpatialMap, Table, Wind
 
 PoolMode = Literal["avg", "max"]
 _KIND: dict[PoolMode, Kind] = {"avg": "fixed", "max": "routing"}
+# (indices of pixels, one row per window; how many pixels there are; padding) → variances of taps
+_BorderTaps = Callable[[NDArray[np.int64], int, Pair], NDArray[np.float64]]
 
 
 # --- windows --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Pool(Windowed, ABC):
+class _Pool(Windowed):
     stride: Any = per_axis(whole_per_axis(1), None)
     ceil_mode: bool = checked(flag, False, kw_only=True)
 
@@ -31,13 +33,16 @@ class _Pool(Windowed, ABC):
         settled = self if self.stride is not None else replace(self, stride=self.kernel)
         return replace(settled, padding=settled._settled_padding())
 
-    def _pool_maps(self, size: Size | None, kind: Kind, border: bool) -> tuple[SpatialMap, ...]:
+    def _pool_maps(
+        self, size: Size | None, kind: Kind, border: bool, border_taps: _BorderTaps
+    ) -> tuple[SpatialMap, ...]:
         """The map of the pool.
 
         Args:
             size: size of the map that is read.
             kind: "routing" or "fixed".
             border: whether windows that meet the padding weigh their taps differently.
+            border_taps: how windows that meet the border weigh them.
         """
         pads = self._pads(size)
         out = self._size_out(size, pads, self.ceil_mode)
@@ -49,24 +54,22 @@ class _Pool(Windowed, ABC):
             if size is not None and out is not None:
                 n, m = size[axis], out[axis]
                 if _meets_border(inner, n, m, pad, border):
-                    axes.append(self._border_table(inner, n, m, pad))
+                    axes.append(self._border_table(inner, n, m, pad, border_taps))
                     continue
             axes.append(inner)
             gain *= 1 / k if kind == "fixed" else 1.0
         return (SpatialMap(tuple(axes), kind, gain, None, size, out),)
 
-    def _border_table(self, window: Window, n: int, out: int, pad: Pair) -> Table:
+    def _border_table(
+        self, window: Window, n: int, out: int, pad: Pair, border_taps: _BorderTaps
+    ) -> Table:
         remedy = "give a smaller input_size or kernel"
         check_room(type(self).__name__, out, window.span + 1, remedy)
         starts = np.arange(out, dtype=np.int64) * window.stride - window.lo
         offsets = np.arange(window.kernel) * window.dilation
         taps = np.zeros((out, window.span + 1))
-        taps[:, offsets] = self._border_taps(starts[:, None] + offsets, n, pad)
+        taps[:, offsets] = border_taps(starts[:, None] + offsets, n, pad)
         return Table(starts, taps)
-
-    @abstractmethod
-    def _border_taps(self, index: NDArray[np.int64], n: int, pad: Pair) -> NDArray[np.float64]:
-        """Variances of taps that read the pixels `index` of n, one row per window."""
 
 
 def _meets_border(window: Window, n: int, out: int, pad: Pair, border: bool) -> bool:
@@ -75,6 +78,10 @@ def _meets_border(window: Window, n: int, out: int, pad: Pair, border: bool) -> 
     if last >= n + pad[1]:
         return True  # ceil mode: the last window leaves the padded map
     return border and (window.lo > 0 or last >= n)
+
+
+def _routing_taps(index: NDArray[np.int64], n: int, _pad: Pair) -> NDArray[np.float64]:
+    return _share((index >= 0) & (index < n))
 
 
 def _share(valid: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -94,10 +101,7 @@ class MaxPool(_Pool):
     """
 
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
-        return self._pool_maps(size, "routing", border=True)
-
-    def _border_taps(self, index: NDArray[np.int64], n: int, pad: Pair) -> NDArray[np.float64]:
-        return _share((index >= 0) & (index < n))
+        return self._pool_maps(size, "routing", True, _routing_taps)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class AvgPool(_Pool):
     count_include_pad: bool = checked(flag, True, kw_only=True)
 
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
-        return self._pool_maps(size, "fixed", border=not self.count_include_pad)
+        return self._pool_maps(size, "fixed", not self.count_include_pad, self._border_taps)
 
     def _border_taps(self, index: NDArray[np.int64], n: int, pad: Pair) -> NDArray[np.float64]:
         valid = (index >= 0) & (index < n)
