@@ -2,7 +2,7 @@
 
 A guard against slow code coming back: a loop over layers where one call did, a forecast that is
 worked out anew, an image formed for a figure. Counts do not depend on the machine nor on what else
-it does. The limits are a quarter above what was counted when they were written.
+it does. The limits lie a tenth to a quarter above what was counted when they were written.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def test_the_same_network_again(name: str, limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"), [("chain", 70), ("residual", 152), ("clipped", 333), ("resnet50", 221)]
+    ("name", "limit"), [("chain", 75), ("residual", 165), ("clipped", 345), ("resnet50", 225)]
 )
 def test_a_new_network(name: str, limit: int) -> None:
     """Calls per node, from the nodes to the pixels."""
@@ -86,7 +86,7 @@ def test_a_new_network(name: str, limit: int) -> None:
     assert calls / len(network) <= limit
 
 
-@pytest.mark.parametrize(("name", "limit"), [("resnet50", 100), ("unet", 202)])
+@pytest.mark.parametrize(("name", "limit"), [("resnet50", 107), ("unet", 120)])
 def test_all_layers(name: str, limit: int) -> None:
     """Calls per field."""
     network, options = FIELDS[name]
