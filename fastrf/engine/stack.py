@@ -60,7 +60,11 @@ class Stack:
         return all(len(axis) == 1 for axis in self.lags)
 
     def times(self, factor: float) -> Stack:
-        return replace(self, scale=self.scale * factor)
+        if factor == 1:
+            return self
+        # Not `replace`, which took a fifth of the time where small maps are followed.
+        scale = self.scale * factor
+        return Stack(self.array, self.lags, self.origin, scale, self.peak, self.signed)
 
     def begun(self, axis: int, start: int) -> Stack:
         """The same, with another first pixel along one axis."""
@@ -68,14 +72,12 @@ class Stack:
 
     def picked(self, lags: Lags) -> Stack:
         """The same with no other lags than these."""
-        own = tuple(
-            tuple(t for t in axis if t in some) for axis, some in zip(self.lags, lags, strict=True)
-        )
-        array = self.array
-        for axis, (have, keep) in enumerate(zip(self.lags, own, strict=True)):
-            if keep != have:
-                array = array.take([have.index(t) for t in keep], axis=axis)
-        return self if own == self.lags else replace(self, array=array, lags=own)
+        array, own = self.array, list(self.lags)
+        for axis, (have, some) in enumerate(zip(self.lags, lags, strict=True)):
+            if not some.issuperset(have):
+                own[axis] = tuple(t for t in have if t in some)
+                array = array.take([have.index(t) for t in own[axis]], axis=axis)
+        return self if array is self.array else replace(self, array=array, lags=tuple(own))
 
 
 def in_order(lags: Iterable[int]) -> tuple[int, ...]:
@@ -102,11 +104,11 @@ class Sums:
             a, b = b, a
         a = self.lowered(a, 1.0)
         ratio = self.dtype.type(b.scale.over(a.scale))
-        found = replace(a, peak=a.peak + 1.0, signed=a.signed or b.signed)
-        if (a.lags, a.spans) == (b.lags, b.spans):
+        lags, origin = a.lags, a.origin
+        if lags == b.lags and origin == b.origin and a.array.shape == b.array.shape:
             out = b.array * ratio
             out += a.array
-            return replace(found, array=out)
+            return Stack(out, lags, origin, a.scale, a.peak + 1.0, a.signed or b.signed)
         spans = [united(x, y) for x, y in zip(a.spans, b.spans, strict=True)]
         lags = tuple(in_order({*x, *y}) for x, y in zip(a.lags, b.lags, strict=True))
         out = self.xp.zeros((*map(len, lags), *(count for _, count in spans)), self.dtype)
@@ -118,7 +120,8 @@ class Sums:
             )
             for to, source in _places(part.lags, lags):
                 out[(*to, *window)] += values[source]
-        return replace(found, array=out, lags=lags, origin=tuple(start for start, _ in spans))
+        origin = tuple(start for start, _ in spans)
+        return Stack(out, lags, origin, a.scale, a.peak + 1.0, a.signed or b.signed)
 
     def lowered(self, stack: Stack, growth: float) -> Stack:
         """The stack with room for its values to grow by 2^growth."""
