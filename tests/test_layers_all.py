@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -235,12 +236,23 @@ def forked(blocks: int) -> rf.Network:
     )
 
 
+def zoomed(blocks: int) -> rf.Network:
+    """Two maps of one size meet whose neighbours lie one and two pixels apart on the input."""
+    conv = rf.Conv(3, padding=1)
+    apart = rf.Conv(3, stride=2, dilation=14, padding=(27, 31))
+    return rf.Sequential(
+        rf.Parallel(conv, apart, merge="concat"), *[rf.Residual(conv)] * 2 * blocks
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("unit", ["center", (2, 5)])
-@pytest.mark.parametrize("blocks", [5, 9])
-def test_many_maps_of_a_small_image(blocks: int, unit: Any, dtype: str) -> None:
+@pytest.mark.parametrize(("make", "blocks"), [(forked, 5), (forked, 9), (zoomed, 12)])
+def test_many_maps_of_a_small_image(
+    make: Callable[[int], rf.Network], blocks: int, unit: Any, dtype: str
+) -> None:
     """One plan for all: the fields are those of one by one, and no plan promises too little."""
-    net, size = forked(blocks), (27, 34)
+    net, size = make(blocks), (27, 34)
     options: dict[str, Any] = {"input_size": size, "unit": unit, "dtype": dtype, "workers": 1}
     fields = rf.erf(net, layers="all", **options)
     called = [node for node, field in fields.items() if "one call" in field.plan.reason]
