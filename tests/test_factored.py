@@ -185,6 +185,15 @@ def test_what_tail_drops_is_reported(name):
     assert part.mass.log() == pytest.approx(whole.mass.log() + np.log1p(-part.dropped), abs=1e-12)
 
 
+@pytest.mark.parametrize("tail", [1e-1, 1e-3, 1e-6])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_axes_share_what_may_be_dropped(ndim, tail):
+    """Of a clipped chain each axis drops its own."""
+    net = rf.zoo.plain(60, 3, ndim=ndim)
+    found = rf.erf(net, input_size=90, method="factored", tail=tail)
+    assert 0 < found.dropped_mass <= tail
+
+
 @pytest.mark.parametrize("unit", [(0, 0), (3, 9)])
 def test_clipped_chains(unit):
     own, reference = both(rf.zoo.plain(9, 3), unit=unit, input_size=14)

@@ -76,7 +76,7 @@ POOL = rf.AvgPool(3, stride=1, padding=1)
 DOWN = [rf.Conv(3, stride=2, padding=1), *[conv()] * 3]
 UP = [conv(stride=2), conv(), rf.ConvTranspose(4, stride=2, padding=1), conv()]
 
-Case = tuple[rf.Network, int | None, str]
+Case = tuple[rf.Network, Any, str]
 
 CASES: dict[str, Case] = {
     "chain": (S(*[conv(7)] * 60), None, "float64"),
@@ -109,6 +109,9 @@ CASES: dict[str, Case] = {
     "mixed volume": (S(*[rf.Residual(conv(k)) for k in (3, 5) * 4], ndim=3), 48, "float64"),
     "pools": (S(*[conv(), POOL] * 8), None, "float64"),
     "pools of lines": (S(*[conv(31), POOL] * 26, ndim=1), None, "float64"),
+    "pools of both axes": (S(*[conv(61), POOL] * 8), None, "float64"),
+    "clipped pools of both axes": (S(*[conv(101), POOL] * 6), (700, 500), "float32"),
+    "pools of three axes": (S(*[conv(15), POOL] * 8, ndim=3), None, "float64"),
     "pools of volumes": (S(*[conv(), POOL] * 3, ndim=3), None, "float64"),
     "shortcuts and pools": (S(*[rf.Residual(conv(), POOL)] * 6), 200, "float64"),
     "bilinear": (S(*DOWN[:2] * 5, *[rf.Upsample(2, "linear"), conv()] * 5), None, "float64"),
@@ -130,7 +133,7 @@ def measured(name: str) -> dict[str, tuple[int, int, int, int]]:
         if one.refuses(*where, TOL) is not None:
             continue
         forecast = one.forecast(*where, dtype, None, TOL)
-        patient = engine in ("correlated", "cancelling", "channelwise", "recompressed")
+        patient = engine in ("correlated", "cancelling", "projected", "channelwise", "recompressed")
         if forecast.seconds(1) > (LONGER if patient else LONGEST):
             continue
         options: dict[str, Any] = {"kernels": load("cpu"), "dtype": dtype}

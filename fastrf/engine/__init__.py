@@ -14,6 +14,7 @@ from fastrf.engine import (
     factored,
     forecast,
     forecast_correlated,
+    projections,
     recompressed,
     spectral,
     tilted,
@@ -78,6 +79,7 @@ class Engine:
 
 
 _CHANNELS_DIFFER = "its layers hold their weights, which method='channelwise' follows"
+_NO_COVARIANCES = "no fixed layer correlates its gradients"
 
 
 def _by_variances(obstacle: Obstacle | None = None) -> Obstacle:
@@ -101,12 +103,20 @@ def _by_covariances(cancelling: bool) -> Obstacle:
         if channelwise.needed(graph, node, input_node):
             return _CHANNELS_DIFFER
         if not covariance.needed(graph, node, input_node):
-            return "no fixed layer correlates its gradients"
+            return _NO_COVARIANCES
         if covariance.is_relative(graph, node, input_node) == cancelling:
             return f"it has {'no ' if cancelling else ''}coefficients that cancel each other"
         return None
 
     return found
+
+
+def _not_projected(graph: PlaneGraph, node: str, input_node: str) -> str | None:
+    if channelwise.needed(graph, node, input_node):
+        return _CHANNELS_DIFFER
+    if not covariance.needed(graph, node, input_node):
+        return _NO_COVARIANCES
+    return projections.obstacle(graph, node, input_node)
 
 
 def _not_powers(graph: PlaneGraph, node: str, input_node: str) -> str | None:
@@ -149,6 +159,13 @@ ENGINES: Mapping[str, Engine] = {
         factored.propagate_factored,
         _by_variances(factored.obstacle),
         forecast.of_factored,
+        "relative",
+    ),
+    "projected": Engine(
+        "factored",
+        projections.propagate_projected,
+        _not_projected,
+        forecast_correlated.of_projected,
         "relative",
     ),
     "powers": Engine(

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
-from operator import mul
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +27,13 @@ from numpy.typing import NDArray
 
 from fastrf.engine import cost, profiles, terms
 from fastrf.engine.direct import Propagated, propagate
+from fastrf.engine.projections import chain_obstacle, multiplied, of_each, projections
 from fastrf.engine.scaled import ONE, ZERO, Scaled
-from fastrf.engine.terms import FactoredImage, held
+from fastrf.engine.terms import FactoredImage, held, trimmed
 from fastrf.engine.threads import Threads
 from fastrf.engine.transfer import Jump, TransferFunction, squared_up, transfer_function
 from fastrf.kernels import load
-from fastrf.lowering import Operation, PlaneGraph
+from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Window
 
 MOST_TERMS = 4096
@@ -57,7 +57,7 @@ _LEAST_WEIGHT = 2.0 ** (profiles.TOP - 1100)
 
 def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     """Why the field of `node` is no sum of separable terms; None where it is one."""
-    chain = _chain_obstacle(graph, node, input_node)
+    chain = chain_obstacle(graph, node, input_node)
     if chain is None or graph.input_size is not None:
         return chain
     found = _polynomial(graph, node, input_node)
@@ -117,7 +117,7 @@ def expanded_all(function: TransferFunction) -> tuple[Polynomials, dict[str, Pol
 
 def rank(graph: PlaneGraph, node: str, input_node: str) -> int:
     """Number of separable terms of the field of `node`, which has no `obstacle`."""
-    if _chain_obstacle(graph, node, input_node) is None:
+    if chain_obstacle(graph, node, input_node) is None:
         return 1
     _, value = _expansion(graph, node, input_node)
     return len(value.weights)
@@ -204,27 +204,6 @@ def _reach(algebra: Polynomials, value: Polynomial, axis: int, nats: float) -> t
     first = max(0, math.floor(float(edges[1].max())))
     last = min(bundle.length - 1, math.ceil(float(edges[0].min())))
     return bundle.first + first, last - first + 1
-
-
-def _chain_obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
-    """Why the field of `node` is no outer product of profiles; None where it is one."""
-    return graph.once(("chain", node, input_node), lambda: _branch(graph, node, input_node))
-
-
-def _branch(graph: PlaneGraph, node: str, input_node: str) -> str | None:
-    operations = graph.between(node, input_node)
-    reads = Counter(q for op in operations for q, _ in op.sources)
-    writes = Counter(p for op in operations for p, _ in op.targets)
-    if len(graph.planes_of[node]) > 1:
-        return f"the channels of {node} are read in different ways"
-    for op in operations:
-        if any(not m.separable for m in op.maps):
-            return f"the taps of {op.node} are no product of one vector per axis"
-        if len(op.sources) > 1 or len(op.targets) > 1 or writes[op.targets[0][0]] > 1:
-            return f"{op.node} merges several maps"
-        if reads[op.sources[0][0]] > 1:
-            return f"{graph.planes[op.sources[0][0]].node} is read by several layers"
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,36 +333,6 @@ def _weighted(
     return Factored(trimmed(image), value.mass * (1 - dropped), dropped)
 
 
-def trimmed(image: FactoredImage) -> FactoredImage:
-    """The image without rows and columns in which all pixels are below the smallest normal number,
-    and so 0."""
-    tiny = float(np.finfo(image.dtype).smallest_normal)
-    alike = all(f is image.factors[0] for f in image.factors)
-    box: list[tuple[int, int]] = []
-    for axis in range(image.ndim):
-        if axis and alike:
-            box.append(box[0])
-            continue
-        box.append(_seen(image, axis, tiny))
-    whole = all(ends == (0, n) for ends, n in zip(box, image.shape, strict=True))
-    return image if whole else image.cropped(box)
-
-
-def _seen(image: FactoredImage, axis: int, tiny: float) -> tuple[int, int]:
-    """Start and stop of the indices along an axis beside which a pixel may be `tiny` or more."""
-    if image.rank > 1:
-        seen = np.flatnonzero(image.bounds(axis) >= tiny)
-        return int(seen[0]), int(seen[-1]) + 1
-    # A single term's largest pixel is a product of maxima.
-    most = float(image.weights[0])
-    for number, f in enumerate(image.factors):
-        if number != axis:
-            most *= float(f.rows.max())
-    f = image.factors[axis]
-    seen = np.flatnonzero(f.rows[0] * most >= tiny)
-    return int(seen[0]), f.length - int(seen[0]) if f.mirrored else int(seen[-1]) + 1
-
-
 def propagate_factored(
     graph: PlaneGraph,
     node: str,
@@ -401,11 +350,15 @@ def propagate_factored(
 
     `kernels` and `xp` form the pixels of the image, when they are asked for.
     """
-    options: dict[str, Any] = {"dtype": dtype, "workers": workers, "tail": tail}
-    found = factor(graph, node, unit, input_node, kernels=kernels, xp=xp, **options)
+    options: dict[str, Any] = {"dtype": dtype, "workers": workers}
+    found = factor(graph, node, unit, input_node, kernels=kernels, xp=xp, tail=tail, **options)
     if found is None:
-        options["progress"] = progress
-        return _propagate_projections(graph, node, unit, input_node, kernels, xp, **options)
+        options |= {"progress": progress, "tail": of_each(graph, tail)}
+        lines = [
+            propagate(line, node, (u,), input_node, kernels=load("cpu"), **options)
+            for line, u in zip(projections(graph), unit, strict=True)
+        ]
+        return multiplied(lines, dtype, kernels, xp)
     if progress is not None:
         progress(1.0)
     return Propagated(found.image, found.image.origin, found.mass, 0.0, found.dropped)
@@ -780,73 +733,3 @@ def _short_steps(
     if len(kinds) < 2 or not len(steps) or (steps < 0).any() or (steps @ sizes).max() > SHORT_STEP:
         return None
     return steps
-
-
-# --- chains, axis by axis -------------------------------------------------------------------
-
-
-def _propagate_projections(
-    graph: PlaneGraph,
-    node: str,
-    unit: tuple[int, ...],
-    input_node: str,
-    kernels: Any,
-    xp: Any,
-    **options: Any,
-) -> Propagated:
-    """The outer product of what the direct engine computes on each axis."""
-    host = load("cpu")
-    profiles = [
-        propagate(projected(graph, axis), node, (unit[axis],), input_node, kernels=host, **options)
-        for axis in range(graph.ndim)
-    ]
-    lines = [np.asarray(p.pixels(), np.float64) for p in profiles]
-    factors = tuple(terms.Factor(line[None], line.size, False) for line in lines)
-    origin = tuple(p.origin[0] for p in profiles)
-    dtype = np.dtype(options.get("dtype", np.float64))
-    image = FactoredImage(np.ones(1), factors, origin, dtype, kernels, xp)
-    image = trimmed(image)
-    mass = reduce(mul, (p.mass for p in profiles))
-    # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
-    held = math.prod(1 - p.lost for p in profiles)
-    kept = math.prod(1 - p.lost - p.dropped for p in profiles)
-    return Propagated(image, image.origin, mass, 1 - held, held - kept)
-
-
-def projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
-    """The network's separable layers along one axis; gains and shares go with the first axis."""
-    return graph.once(("projected", axis), lambda: _projected(graph, axis))
-
-
-def _projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
-    separable = [op for op in graph.operations if all(m.separable for m in op.maps)]
-    # Equal layers of a network share their maps, which a line along one axis keeps so.
-    distinct = {id(m): m for op in separable for m in op.maps}
-    moves = {key: _projected_map(m, axis) for key, m in distinct.items()}
-    operations = [_projected_operation(op, axis, moves) for op in separable]
-    planes = [p if axis == 0 else replace(p, share=1.0) for p in graph.planes]
-    size = None if graph.input_size is None else (graph.input_size[axis],)
-    return replace(
-        graph, ndim=1, input_size=size, planes=planes, operations=operations, derived={}, recent={}
-    )
-
-
-def _projected_operation(op: Operation, axis: int, moves: Mapping[int, SpatialMap]) -> Operation:
-    maps = tuple(moves[id(m)] for m in op.maps)
-    if axis == 0:
-        return Operation(op.node, maps, op.sources, op.targets, op.gain)
-    sources = tuple((q, 1.0) for q, _ in op.sources)
-    targets = tuple((p, 1.0) for p, _ in op.targets)
-    return Operation(op.node, maps, sources, targets)
-
-
-def _projected_map(move: SpatialMap, axis: int) -> SpatialMap:
-    taps = move.axis_taps(axis)
-    return SpatialMap(
-        (move.axes[axis],),
-        move.kind,
-        move.gain if axis == 0 else 1.0,
-        None if taps is None else (taps,),
-        None if move.size_in is None else (move.size_in[axis],),
-        None if move.size_out is None else (move.size_out[axis],),
-    )

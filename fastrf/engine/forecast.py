@@ -16,6 +16,7 @@ import numpy as np
 from fastrf.engine import cost, factored, spectral
 from fastrf.engine.cost import Costs, dtype_factor
 from fastrf.engine.memory import room_for
+from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import tail_nats
 from fastrf.engine.rehearsal import Survey, survey
 from fastrf.engine.scaled import Headroom
@@ -140,12 +141,11 @@ def of_factored(
     is."""
     function = transfer_function(graph, node, input_node)
     if function.obstacle is not None or not function.operations:
-        projected = [factored.projected(graph, axis) for axis in range(graph.ndim)]
         surveys = [
-            survey(line, node, (u,), input_node, dtype, tail)
-            for line, u in zip(projected, unit, strict=True)
+            survey(line, node, (u,), input_node, dtype, of_each(graph, tail))
+            for line, u in zip(projections(graph), unit, strict=True)
         ]
-        return _of_lines(surveys, dtype)
+        return of_lines(surveys, dtype)
     rank = factored.rank(graph, node, input_node)
     nats = min(-Headroom.of(dtype).low * math.log(2), tail_nats(tail, graph.ndim))
     place = [u * j for u, j in zip(unit, function.jump(node), strict=True)]
@@ -179,7 +179,7 @@ def of_factored(
     )
 
 
-def _of_lines(surveys: Sequence[Survey], dtype: np.dtype[Any]) -> Forecast:
+def of_lines(surveys: Sequence[Survey | Forecast], dtype: np.dtype[Any]) -> Forecast:
     """Of an outer product of what is computed along each axis."""
     support = tuple(span for found in surveys for span in found.support)
     shape = tuple(max(count, 0) for _, count in support)

@@ -28,7 +28,8 @@ from fastrf.engine.coherence import (
     united_lags,
 )
 from fastrf.engine.cost import dtype_factor
-from fastrf.engine.forecast import Forecast
+from fastrf.engine.forecast import Forecast, of_lines
+from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
 from fastrf.engine.rehearsal import Rehearsal, Survey, pass_cost
 from fastrf.engine.scaled import Headroom
@@ -74,6 +75,23 @@ def of_correlated(
         return _Survey(graph, node, unit, input_node, dtype, tail).forecast()
 
     return graph.lately(key, make)
+
+
+def of_projected(
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    dtype: np.dtype[Any],
+    tail: float | None,
+    tol: float = 0.0,
+) -> Forecast:
+    """What `projections.propagate_projected` will do, whatever `tol` is."""
+    found = [
+        of_correlated(line, node, (u,), input_node, dtype, of_each(graph, tail))
+        for line, u in zip(projections(graph), unit, strict=True)
+    ]
+    return of_lines(found, dtype)
 
 
 @dataclass(frozen=True, slots=True)

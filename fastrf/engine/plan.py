@@ -13,6 +13,7 @@ import numpy as np
 
 from fastrf.device import HOST, Device
 from fastrf.engine import ENGINES, METHODS, channelwise, cost, covariance, factored, spectral
+from fastrf.engine.coherence import coherence_of
 from fastrf.engine.cost import Costs
 from fastrf.engine.extents import check_extent
 from fastrf.engine.forecast import Forecast
@@ -555,6 +556,11 @@ Where = tuple[PlaneGraph, str, tuple[int, ...], str]
 """Graph, node, unit and input."""
 
 
+FEW_LAGS = 32
+"""Lags of all axes together up to which following them at once may take less than one axis after
+the other, whose calls count twice."""
+
+
 def _chosen(
     where: Where,
     dtype: np.dtype[Any],
@@ -597,9 +603,7 @@ def _quickest(
         reason = "layers hold their weights: one image per channel"
         return only, reason, ENGINES[only].foretold(*where, dtype, tail, tol, costs=costs)
     if covariance.needed(graph, node, source):
-        only = _of_method("direct", accuracy, where, tol)
-        reason = "fixed layers correlate gradients: covariances count too"
-        return only, reason, ENGINES[only].foretold(*where, dtype, tail, tol, costs=costs)
+        return _with_covariances(where, dtype, accuracy, tail, tol, costs)
     found: dict[str, Forecast] = {}
 
     def ask(name: str, shortest: float) -> None:
@@ -626,6 +630,30 @@ def _quickest(
     factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
     if factor * found[other].seconds(1) < took:
         return other, f"right pixel by pixel would take {took:.2g} s ({best})", found[other]
+    return best, reason, found[best]
+
+
+def _with_covariances(
+    where: Where,
+    dtype: np.dtype[Any],
+    accuracy: str,
+    tail: float | None,
+    tol: float,
+    costs: Costs,
+) -> tuple[str, str, Forecast]:
+    """As `_quickest`, of a field that depends on covariances."""
+    graph, node, _, source = where
+    reason = "fixed layers correlate gradients: covariances count too"
+    found: dict[str, Forecast] = {}
+    if ENGINES["projected"].refuses(*where, tol) is None:
+        found["projected"] = ENGINES["projected"].foretold(*where, dtype, tail, tol, costs=costs)
+    # All lags of all axes at once are many: also for a forecast.
+    if not found or coherence_of(graph, node, source).widest <= FEW_LAGS:
+        all_axes = _of_method("direct", accuracy, where, tol)
+        found[all_axes] = ENGINES[all_axes].foretold(*where, dtype, tail, tol, costs=costs)
+    best = min(found, key=lambda name: found[name].seconds(1))
+    if best == "projected":
+        reason += ", of each axis by itself in a chain of separable layers"
     return best, reason, found[best]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.device import Device
-from fastrf.engine import channelwise, cost, covariance, factored, terms
+from fastrf.engine import channelwise, cost, covariance, terms
 from fastrf.engine.direct import Propagated
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.scaled import ONE, Scaled
@@ -120,7 +120,7 @@ class Prefixes:
             )
             start = tuple(line.start for line in lines)
             image = terms.FactoredImage(np.ones(1), factors, start, dtype, kernels, place.xp)
-            image = factored.trimmed(image)
+            image = terms.trimmed(image)
             mass = reduce(mul, (line.mass for line in lines), self.masses[number])
             held = math.prod(1 - line.lost for line in lines)
             yield node, Propagated(image, image.origin, mass, 1 - held, 0.0)

@@ -487,6 +487,36 @@ def held(profile: Floats, tail: float) -> tuple[int, int]:
 # --- pixels of outer products ---------------------------------------------------------------
 
 
+def trimmed(image: FactoredImage) -> FactoredImage:
+    """The image without rows and columns in which all pixels are below the smallest normal number,
+    and so 0."""
+    tiny = float(np.finfo(image.dtype).smallest_normal)
+    alike = all(f is image.factors[0] for f in image.factors)
+    box: list[tuple[int, int]] = []
+    for axis in range(image.ndim):
+        if axis and alike:
+            box.append(box[0])
+            continue
+        box.append(_seen(image, axis, tiny))
+    whole = all(ends == (0, n) for ends, n in zip(box, image.shape, strict=True))
+    return image if whole else image.cropped(box)
+
+
+def _seen(image: FactoredImage, axis: int, tiny: float) -> tuple[int, int]:
+    """Start and stop of the indices along an axis beside which a pixel may be `tiny` or more."""
+    if image.rank > 1:
+        seen = np.flatnonzero(image.bounds(axis) >= tiny)
+        return int(seen[0]), int(seen[-1]) + 1
+    # A single term's largest pixel is a product of maxima.
+    most = float(image.weights[0])
+    for number, f in enumerate(image.factors):
+        if number != axis:
+            most *= float(f.rows.max())
+    f = image.factors[axis]
+    seen = np.flatnonzero(f.rows[0] * most >= tiny)
+    return int(seen[0]), f.length - int(seen[0]) if f.mirrored else int(seen[-1]) + 1
+
+
 def _split(lines: Sequence[Floats]) -> tuple[Floats, Floats]:
     """The positive elements of the product of all lines but the last, and the last in ascending
     order."""
