@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.broadcasting import enlarged, expanded
+from fastrf.importers.broadcasting import copied, enlarged, expanded
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import Const, Map
 from fastrf.importers.onnx.op import Op, handles
@@ -78,5 +78,7 @@ def _expand(op: Op) -> Result:
 def _tile(op: Op) -> Result:
     repeats = op.operand(1, "repeats")
     if set(np.ravel(repeats)) != {1}:
+        if op.x.is_standard and len(repeats) > 1 and set(repeats[:1] + repeats[2:]) == {1}:
+            return copied(op, op.x, repeats[1])
         refuse(f"repeats the map {repeats} times")
     return op.chain(op.x)
