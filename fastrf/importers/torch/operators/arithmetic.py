@@ -129,7 +129,8 @@ def _repeat(op: Op) -> Result:
         axes = ((),) * (len(repeats) - len(x.axes)) + x.axes
         if all(n == 1 or not axis for n, axis in zip(repeats, axes, strict=True)):
             return expanded(op, replace(x, axes=axes), op.size)
-        if x.is_standard and len(axes) == len(x.axes) and repeats == [1, repeats[1], *[1] * op.ndim]:
+        others = [n for p, n in enumerate(repeats) if p != 1]
+        if x.is_standard and len(axes) == len(x.axes) and set(others) == {1}:
             return copied(op, x, repeats[1])
     refuse(f"repeats a tensor of shape {x.dims} {repeats} times")
 
