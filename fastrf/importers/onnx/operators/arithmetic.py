@@ -35,7 +35,7 @@ def _arithmetic(op: Op) -> Result:
         learned = op.learned(1 if isinstance(op.inputs[0], Map) else 0)
         if learned is not None:
             factors = factors_of(maps[0], learned, divides=divides)
-            return op.chain(maps[0], op.weighting.scaled(Norm("batch"), factors))
+            return op.chain(maps[0], op.weighting.scaled(Norm("none"), factors))
     return op.chain(maps[0], Activation(op.type.lower(), gain=1.0))
 
 

@@ -38,7 +38,7 @@ def arithmetic(op: Op) -> Result:
         factor = factors[0]
         learned = _learned(op, maps[0])
         if learned is not None:
-            norm = op.weighting.scaled(Norm("batch"), learned)
+            norm = op.weighting.scaled(Norm("none"), learned)
             return op.chain(maps[0], norm)
         if factor == 1:
             return op.chain(maps[0], Activation(op.type, gain=1.0))
