@@ -324,6 +324,7 @@ MOVES = {
     "repeated channels": lambda x: x.repeat(1, 5, 1, 1),
     "channels one by one": lambda x: x.repeat_interleave(3, dim=1),
     "one channel expanded": lambda x: shuffle(torch.cat([x[:, 2:3].expand(-1, 6, -1, -1), x], 1)),
+    "constant of its type": lambda x: shuffle(x) + torch.zeros(8, 6).type_as(x),
     "folded": lambda x: F.fold(F.unfold(x, 2, stride=2), (8, 6), 2, stride=2),
     "unfolded": lambda x: F.unfold(x, 3, padding=1, stride=2).view(1, 36, 4, 3),
     "dilated windows": lambda x: F.unfold(x, (2, 3), dilation=(3, 1)).view(1, 24, 5, 4),
