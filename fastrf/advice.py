@@ -269,10 +269,9 @@ class _Subject:
         )
         whole = receptive_field(network, self.node, input=input).unbounded_by
         self.notes = (f"paths through {', '.join(whole)} are left out: global",) if whole else ()
-        box = self.field.box()
-        if box is None:
+        if self.field.box() is None:
             raise InputError(f"{self.node!r} sees nothing of the input; ask for another output")
-        self.trf = tuple(high - low + 1 for low, high in box)
+        self.trf = tuple(s or 0 for s in self.field.size)
         # Where fixed layers that overlap correlate gradients, variances alone are not enough.
         closed = moments(self.graph, self.node, "center", input).std
         self.closed = bool(np.allclose(closed, self._erf_std(network, self.node), rtol=SAME))
@@ -429,9 +428,7 @@ class _Subject:
         field = receptive_field(net, self.node, input=self.input, ignore_global=True)
         graph = lower(net, None, ignore_global=True)
         std = _mean(self.stds(net, graph, self.node))
-        box = field.box()
-        assert box is not None
-        trf = _mean([high - low + 1 for low, high in box])
+        trf = _mean([s or 0 for s in field.size])
         return Change(
             what,
             tuple(layers),

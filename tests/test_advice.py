@@ -141,6 +141,15 @@ def test_changes_are_those_of_the_changed_networks() -> None:
     )
 
 
+def test_the_trf_of_several_phases_is_the_tables() -> None:
+    net = rf.zoo.unet(4, 2)
+    found = advice(net)
+    assert found.trf == rf.receptive_field(net).size == (204, 204)
+    assert found.stages[-1].trf == pytest.approx(204)
+    for change in found.changes:
+        assert change.trf_factor == pytest.approx(change.trf / 204)
+
+
 @pytest.mark.parametrize("change", ["_dilated", "_larger"])
 @pytest.mark.parametrize(
     "layer", [conv(), Conv((5, 1), padding=(2, 0)), conv(dilation=1, stride=2)]

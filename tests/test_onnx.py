@@ -610,6 +610,25 @@ COMPUTED = {
             "zero": np.array([0]), "end": np.array([8]), "two": np.array([2]),
         },
     ),
+    "expand one channel": make(
+        [
+            node("Slice", "x,zero,one,one", "a"), node("Expand", "a,shape", "b"),
+            node("Concat", "b,x", axis=1),
+        ],
+        constants={"zero": np.array([0]), "one": np.array([1]), "shape": np.array([1, 6, 1, 1])},
+    ),
+    "sum of a stack": make(
+        [
+            node("Slice", "x,zero,two,one", "a"), node("Slice", "x,two,end,one", "b"),
+            node("Unsqueeze", "a,zero", "c"), node("Unsqueeze", "b,zero", "d"),
+            node("Concat", "c,d,c", "e", axis=0), node("ReduceSum", "e,zero", keepdims=0),
+        ],
+        constants={
+            "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]),
+            "end": np.array([4]),
+        },
+    ),
+    "tile channels": one("Tile", np.array([1, 5, 1, 1])),
     "tile once": one("Tile", np.array([1, 1, 1, 1])),
     "relu": one("Relu"),
 }  # fmt: skip

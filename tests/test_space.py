@@ -627,6 +627,7 @@ def test_the_spaces_of_the_benchmarks() -> None:
         ({"parameters": {"kernel": {"from": 1}}}, "needs from and to"),
         ({"parameters": {"kernel": {"from": 1, "to": 3, "by": 1}}}, "no key 'by'"),
         ({"parameters": {"kernel": {"from": 1, "to": 3, "step": -1}}}, "turn its sign"),
+        ({"parameters": {"kernel": {"from": 1, "to": 3, "step": 0}}}, "give another number"),
         ({"parameters": {"kernel": {"from": 1, "to": 3, "step": 0.5}}}, "no whole number"),
         ({"parameters": {"kernel": {"from": 1, "to": 3, "step": 1, "count": 2}}}, "one of them"),
         ({"parameters": {"gain": {"from": 0.5, "to": 3.0}}}, "no step and no count"),

@@ -404,6 +404,49 @@ def test_layer_norms_divide_by_what_reaches_them() -> None:
     assert math.exp(rf.erf(averaged).log_gain) == pytest.approx(5.0, rel=1e-12)
 
 
+@pytest.mark.parametrize("channels", ["mean", "full"])
+@pytest.mark.parametrize("scale", ["norm", "factor"])
+def test_known_factors_multiply_what_reaches_them(scale: str, channels: Any) -> None:
+    """A batch norm's statistics and a layer scale: as convolutions into which they are folded, also
+    where an activation's gain or a norm depends on the variance behind them."""
+
+    class Scaled(nn.Module):
+        def __init__(self, folded: bool) -> None:
+            super().__init__()
+            first = nn.Conv2d(4, 4, 1, bias=False)
+            first.weight.data = 3 * torch.eye(4)[..., None, None]
+            factor = 2 / math.sqrt(2.5)
+            self.norm = nn.BatchNorm2d(4, eps=0.5)
+            self.norm.weight.data.fill_(2)
+            self.norm.running_var.fill_(2)
+            self.factor = nn.Parameter(torch.full((4, 1, 1), factor))
+            self.folded, self.first = folded, first
+            if folded:
+                first.weight.data *= factor
+            self.last = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+            self.last.weight.data = torch.ones(4, 4, 3, 3)
+            self.layer = nn.GroupNorm(2, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            if not self.folded:
+                x = self.norm(x) if scale == "norm" else x * self.factor
+            return self.last(F.gelu(self.layer(x) + x))
+
+    fields = [
+        rf.erf(
+            rf.from_torch(
+                Scaled(folded).eval(), (1, 4, 9, 9), weights="trained", channels=channels
+            ),
+            input_size=9,
+            ignore_global=True,
+        )
+        for folded in (True, False)
+    ]
+    assert fields[1].log_gain == pytest.approx(fields[0].log_gain, rel=1e-6)
+    np.testing.assert_allclose(fields[1].image, fields[0].image, rtol=1e-6)
+
+
 # --- ONNX -----------------------------------------------------------------------------------
 
 

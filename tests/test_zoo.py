@@ -571,6 +571,7 @@ def test_get_refuses(spec: Any, message: str) -> None:
         zoo.get(spec)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith("?") == ("did you mean" in str(error.value))
 
 
 @pytest.mark.parametrize("value", [0, -1, 1_000_001, 2.5, "'3'", True, None, [1], 10**30])

@@ -74,7 +74,7 @@ class Engine:
         if why_not is None and self.finest is not None:
             finest = self.finest(graph, node, unit, input_node)
             if tol < finest:
-                return f"it keeps tol={finest:.1g} at best, and {tol:g} was asked for"
+                return f"it keeps tol={finest:.3g} at best, and {tol:g} was asked for"
         return why_not
 
 

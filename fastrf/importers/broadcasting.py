@@ -9,7 +9,7 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL, Map, Shape, size
 from fastrf.importers.operator import Operator
 from fastrf.importers.spelling import spell
-from fastrf.layers import Upsample
+from fastrf.layers import Concat, Upsample
 
 
 def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
@@ -31,7 +31,7 @@ def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
 
 
 def expanded(op: Operator, x: Map, target: Shape) -> Map:
-    """The map with its axes of size 1 repeated to the shape `target`."""
+    """The map with its axes of size 1 repeated to the shape `target`: pixels or the channel."""
     if x.axes is None:
         return replace(op.chain(x), shape=op.shape)
     rank = max(len(target), len(x.axes))
@@ -40,7 +40,22 @@ def expanded(op: Operator, x: Map, target: Shape) -> Map:
     if all(n in (1, size(axis)) for n, axis in zip(target, axes, strict=True)):
         return replace(op.chain(x), axes=axes)
     x = op.standard(x)
+    others = zip((target[0], *target[2:]), (x.batch, *x.pixels), strict=True)
+    if x.extent[CHANNEL] == 1 and all(n in (1, own) for n, own in others):
+        return copied(op, x, target[1])
     outer = zip(target, (x.batch, x.extent[CHANNEL]), strict=False)
     if x.pixels != (1,) * op.ndim or any(n not in (1, own) for n, own in outer):
         refuse(f"expands a tensor of shape {x.dims} to {target}")
     return op.grid(x, Upsample(size=spell(target[2:])))
+
+
+def copied(op: Operator, x: Map, times: int | None) -> Map:
+    """A map (N, C, spatial…) with all of its channels repeated, by concatenations that double."""
+    channels = x.extent[CHANNEL]
+    if times is None or channels is None:
+        refuse("repeats channels of an unknown number")
+    node = x.node
+    for digit in f"{times:b}"[1:]:
+        node = op.emit(Concat(), node, node, *([x.node] if digit == "1" else []), part="copies")
+    after = replace(op.chain(replace(x, node=node)), extent=(channels * times, *x.pixels))
+    return replace(after, axes=after.standard)

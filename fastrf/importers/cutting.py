@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Digit, Map, broadcast, join, size, total
+from fastrf.importers.layout import BATCH, CHANNEL, Axis, Digit, Map, broadcast, join, size, total
 from fastrf.importers.operator import Operator
 from fastrf.importers.padding import padded
 from fastrf.importers.spelling import spell
@@ -171,12 +171,16 @@ def _ends_cut(op: Operator, piece: Map, x: Map, label: int) -> tuple[int, int] |
 
 
 def joined(op: Operator, maps: Sequence[Map], axis: int) -> Map:
-    """Maps joined along an axis of whole channels."""
+    """Maps joined along an axis of whole channels, or a new one."""
     first = maps[0]
     assert first.axes is not None
     around = next((p for x in maps if (p := _wrapped(op, x, maps, axis)) is not None), None)
     if around is not None:
         return around
+    if all(x.axes and len(x.axes) == len(first.axes) and not x.axes[axis] for x in maps) and (
+        len(first.axes) > op.ndim + 2 and stacks(maps, axis)
+    ):
+        return stacked(op, maps, axis)
     for x in maps:
         if x.axes is None or len(x.axes) != len(first.axes) or x.axes[axis] != x.whole(CHANNEL):
             refuse(
@@ -186,4 +190,35 @@ def joined(op: Operator, maps: Sequence[Map], axis: int) -> Map:
         broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
     channels = total([x.extent[CHANNEL] for x in maps])
     after = first.resized(CHANNEL, channels, axis)
+    return replace(after, node=op.emit(Concat(), *(x.node for x in maps)))
+
+
+def stacks(maps: Sequence[Map], axis: int) -> bool:
+    """Whether the axis holds the slowest digit of the channels, or none of them."""
+    for x in maps:
+        digits, channels = (x.axes or ())[axis], x.extent[CHANNEL] or 1
+        fast = join([d for p, a in enumerate(x.axes or ()) if p != axis for d in a
+                     if d.label == CHANNEL])  # fmt: skip
+        count = size(digits) or 1
+        rest = channels // count
+        slow: Axis = () if count == 1 else (Digit(CHANNEL, count, rest),)
+        if digits != slow or fast != (() if rest == 1 else (Digit(CHANNEL, rest),)):
+            return False
+    return True
+
+
+def stacked(op: Operator, maps: Sequence[Map], axis: int) -> Map:
+    """Maps joined along the slowest digit of their channels (all of it, or a new axis)."""
+    first = maps[0]
+    assert first.axes is not None
+    for x in maps:
+        broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
+        if x.pixels != first.pixels:
+            refuse(f"joins maps of {first.pixels} and {x.pixels} pixels")
+    counts = [size((x.axes or ())[axis]) or 1 for x in maps]
+    rest = (first.extent[CHANNEL] or 1) // counts[0]
+    channels = total([x.extent[CHANNEL] for x in maps])
+    after = replace(first, extent=(channels, *first.pixels))
+    own = join([Digit(CHANNEL, sum(counts), rest)])
+    after = replace(after, axes=after.put(axis, own))
     return replace(after, node=op.emit(Concat(), *(x.node for x in maps)))

@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Axis, Const, Map, Shape, known, size
 from fastrf.importers.operator import Operator
-from fastrf.layers import Activation, Attention, Conv, FullyConnected, GlobalPool, Layer
+from fastrf.layers import (
+    Activation,
+    Add,
+    Attention,
+    ChannelSlice,
+    Conv,
+    FullyConnected,
+    GlobalPool,
+    Layer,
+)
 
 
 def contracted(
@@ -100,11 +109,36 @@ def reduced(op: Operator, x: Map, gone: Collection[int], mean: bool, keep: bool)
         extent = (extent[CHANNEL], *(1,) * op.ndim)
     if any(d.label == CHANNEL for d in digits):
         if not x.holds(digits, CHANNEL):
-            refuse("reduces a part of the channels")
+            added = None if layers else added_parts(op, x, gone, keep)
+            if added is None:
+                refuse("reduces a part of the channels")
+            return added
         layers.append(Conv(1, channels=1))
         extent = (1, *extent[1:])
-    left = [() if p in gone else axis for p, axis in enumerate(x.axes) if keep or p not in gone]
-    return replace(op.chain(x, *layers), extent=extent, axes=tuple(left))
+    return replace(op.chain(x, *layers), extent=extent, axes=left(x, gone, keep))
+
+
+def left(x: Map, gone: Collection[int], keep: bool) -> tuple[Axis, ...]:
+    """The axes of a tensor behind a reduction."""
+    return tuple(
+        () if p in gone else axis for p, axis in enumerate(x.axes or ()) if keep or p not in gone
+    )
+
+
+def added_parts(op: Operator, x: Map, gone: Collection[int], keep: bool) -> Map | None:
+    """The slices of channels that their slowest digit counts, added up, where an axis is that
+    digit (a sum over stacked maps); else None."""
+    channels = x.extent[CHANNEL] or 1
+    digits = [d for p in gone for d in (x.axes or ())[p]]
+    if len(digits) != 1 or (digits[0].size or 1) * digits[0].step != channels:
+        return None
+    step = digits[0].step
+    parts = [
+        op.emit(ChannelSlice(start, start + step), x.node, part="part")
+        for start in range(0, channels, step)
+    ]
+    after = replace(x, node=op.emit(Add(), *parts), extent=(step, *x.pixels))
+    return replace(after, axes=left(x, gone, keep))
 
 
 def normalised(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from fastrf.activations import FUNCTIONS, Function, Moments, moments
 from fastrf.errors import InputError
@@ -22,7 +22,9 @@ from fastrf.layers.checks import (
 from fastrf.layers.weights import MUTED, as_weights, derived
 from fastrf.maps import Everything, Size, SpatialMap
 
-Statistics = Literal["batch", "channel", "lrn", "batch_train", "layer", "group", "instance"]
+Statistics = Literal[
+    "batch", "running", "none", "channel", "lrn", "batch_train", "layer", "group", "instance"
+]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class Norm(Layer):
     Args:
         statistics: "batch" (fixed, as at inference), "channel" (over channels only, as in
             ConvNeXt's layer norm) and "lrn" move nothing. "batch_train", "layer", "group" and
-            "instance" are taken over the whole map: each output reads every pixel.
+            "instance" are taken over the whole map: each output reads every pixel. "running" is
+            "batch" whose statistics are known numbers, "none" a known factor alone: both multiply
+            what reaches them by `gain`, whatever its variance.
         gain: pointwise gain.
         mean_field: whether it divides by the variance that reaches it, as far as the mean field
             knows that (see `fastrf.meanfield`), and multiplies by `gain`. By default what it reads
@@ -140,9 +144,7 @@ class Norm(Layer):
         weights: the factor of each channel, instead of `gain`, which is then their mean square.
     """
 
-    statistics: Statistics = checked(
-        choice("batch", "channel", "lrn", "batch_train", "layer", "group", "instance"), "batch"
-    )
+    statistics: Statistics = checked(choice(*get_args(Statistics)), "batch")
     gain: float = checked(positive, 1.0, kw_only=True)
     mean_field: bool = checked(flag, False, kw_only=True)
     weights: Any = field(default=None, kw_only=True)
@@ -157,6 +159,8 @@ class Norm(Layer):
         return replace(self, weights=own, gain=derived("Norm", self.gain, gain))
 
     def initialised(self, scheme: str) -> Self:
+        if self.statistics == "none":
+            return self
         return replace(self, mean_field=True, gain=1.0, weights=None)
 
     @property
@@ -166,7 +170,7 @@ class Norm(Layer):
     @property
     def whole_map(self) -> bool:
         """Whether the statistics are taken over the whole map."""
-        return self.statistics not in ("batch", "channel", "lrn")
+        return self.statistics in ("batch_train", "layer", "group", "instance")
 
     @property
     def pointwise_gain(self) -> float:

@@ -192,7 +192,7 @@ class MeanField:
             layer = self._activation(layer, read[0].square)
         elif isinstance(layer, Norm) and layer.mean_field:
             gain = layer.gain
-            if layer.statistics != "lrn":
+            if layer.statistics not in ("lrn", "none"):
                 gain /= read[0].square * divisor(layer, read[0])
             layer = replace(layer, gain=gain)
             self._assume_mean_field()

@@ -9,8 +9,9 @@ a batch norm takes away (Yang et al. 2019).
   g/E[σ′²].
 * A norm over positions takes M(∞) away, one over channels does not. Where it divides by what
   reaches it (`Norm.mean_field`) its gain is what it does to that; otherwise what it reads counts as
-  of variance 1, and its gain is the variance that it leaves. (Local response normalisation hardly
-  does anything, and counts as that.)
+  of variance 1, and its gain is the variance that it leaves. Known statistics and factors multiply
+  by their gain whatever reaches them. (Local response normalisation hardly does anything, and
+  counts as that.)
 * A sum adds, a product multiplies, a concatenation averages over channels; dropout divides M(0) by
   1 − p.
 """
@@ -33,7 +34,7 @@ from fastrf.meanfield.borders import Borders, merged
 Floats = NDArray[np.float64]
 Lags = tuple[frozenset[int], ...]
 
-_POSITIONS = ("batch", "batch_train", "instance")
+_POSITIONS = ("batch", "running", "batch_train", "instance")
 """Norms that take each channel's mean over pixels away."""
 
 _MOST = 460.0
@@ -174,7 +175,7 @@ def normalised(layer: Norm, signal: Signal) -> Signal:
 
     A layer that divides by what reaches it has the gain that `settling` has found for it.
     """
-    if layer.statistics == "lrn":
+    if layer.statistics in ("lrn", "none"):
         return signal.times(layer.gain)
     positions, share = layer.statistics in _POSITIONS, divisor(layer, signal)
     borders = signal.borders
@@ -182,9 +183,10 @@ def normalised(layer: Norm, signal: Signal) -> Signal:
         left, borders = share, borders and borders.alone()
     else:
         left = max(1 - signal.far, 1e-200) if positions else 1.0
-    level = signal.level if layer.mean_field else -math.log(share)
+    known = layer.statistics == "running" and not layer.mean_field
+    level = signal.level if layer.mean_field or known else -math.log(share)
     level += math.log(left) + math.log(layer.gain)
-    if positions and borders is not None:  # Every channel is of variance 1 behind it.
+    if positions and borders is not None and not known:  # Every channel is of variance 1 behind it.
         level += math.log(share) - math.log(max(borders.varying, 1e-200))
     if not positions:
         return replace(signal, level=level, borders=borders)

@@ -201,7 +201,9 @@ def _counted(count: Any, first: float, last: float, log: bool, whole: bool, plac
 
 
 def _stepped(step: float, first: float, last: float, whole: bool, place: str) -> Values:
-    if step == 0 or (last - first) * step < 0:
+    if step == 0:
+        _fail(place, "a step of 0 leads nowhere; give another number")
+    if (last - first) * step < 0:
         _fail(place, f"a step of {step} does not lead from {first} to {last}; turn its sign")
     # A hair is forgiven, so that 0 to 1 by 0.1 has 11 values.
     count = math.floor((last - first) / step * (1 + 1e-12) + 1e-9) + 1

@@ -118,8 +118,8 @@ def _close(name: str, known: Iterable[str]) -> str:
     if not listed:
         return "it takes none"
     close = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
-    intro = "did you mean" if close else "there are"
-    return f"{intro} {', '.join(map(repr, close or listed))}?"
+    names = ", ".join(map(repr, close or listed))
+    return f"did you mean {names}?" if close else f"there are {names}"
 
 
 def _parameters(signature: inspect.Signature) -> str:

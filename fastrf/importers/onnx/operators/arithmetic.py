@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.broadcasting import enlarged, expanded
+from fastrf.importers.broadcasting import copied, enlarged, expanded
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import Const, Map
 from fastrf.importers.onnx.op import Op, handles
@@ -35,7 +35,7 @@ def _arithmetic(op: Op) -> Result:
         learned = op.learned(1 if isinstance(op.inputs[0], Map) else 0)
         if learned is not None:
             factors = factors_of(maps[0], learned, divides=divides)
-            return op.chain(maps[0], op.weighting.scaled(Norm("batch"), factors))
+            return op.chain(maps[0], op.weighting.scaled(Norm("none"), factors))
     return op.chain(maps[0], Activation(op.type.lower(), gain=1.0))
 
 
@@ -78,5 +78,7 @@ def _expand(op: Op) -> Result:
 def _tile(op: Op) -> Result:
     repeats = op.operand(1, "repeats")
     if set(np.ravel(repeats)) != {1}:
+        if op.x.is_standard and len(repeats) > 1 and set(repeats[:1] + repeats[2:]) == {1}:
+            return copied(op, op.x, repeats[1])
         refuse(f"repeats the map {repeats} times")
     return op.chain(op.x)

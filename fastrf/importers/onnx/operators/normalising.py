@@ -25,7 +25,7 @@ def _batch_norm(op: Op) -> Result:
     if training or scale is None or variance is None:
         return op.chain(op.x, op.weighting.norm("batch_train" if training else "batch", scale))
     factors = scale / np.sqrt(variance.astype(np.float64) + op.attr("epsilon", 1e-5))
-    return op.chain(op.x, op.weighting.norm("batch", factors, fixed=True))
+    return op.chain(op.x, op.weighting.norm("running", factors, fixed=True))
 
 
 @handles("LRN")

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastrf.errors import UnsupportedOperator
-from fastrf.importers.broadcasting import enlarged, expanded
+from fastrf.importers.broadcasting import copied, enlarged, expanded
 from fastrf.importers.cutting import refastened
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
@@ -16,7 +16,7 @@ from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles
 from fastrf.importers.weighting import factors_of
-from fastrf.layers import Activation, Add, Conv, Norm, Scale, Upsample
+from fastrf.layers import Activation, Add, ChannelShuffle, Conv, Norm, Scale, Upsample
 
 _PRODUCTS = (
     "mul", "multiply", "div", "divide", "true_divide", "floor_divide", "pow", "float_power",
@@ -38,7 +38,7 @@ def arithmetic(op: Op) -> Result:
         factor = factors[0]
         learned = _learned(op, maps[0])
         if learned is not None:
-            norm = op.weighting.scaled(Norm("batch"), learned)
+            norm = op.weighting.scaled(Norm("none"), learned)
             return op.chain(maps[0], norm)
         if factor == 1:
             return op.chain(maps[0], Activation(op.type, gain=1.0))
@@ -129,6 +129,9 @@ def _repeat(op: Op) -> Result:
         axes = ((),) * (len(repeats) - len(x.axes)) + x.axes
         if all(n == 1 or not axis for n, axis in zip(repeats, axes, strict=True)):
             return expanded(op, replace(x, axes=axes), op.size)
+        others = [n for p, n in enumerate(repeats) if p != 1]
+        if x.is_standard and len(axes) == len(x.axes) and set(others) == {1}:
+            return copied(op, x, repeats[1])
     refuse(f"repeats a tensor of shape {x.dims} {repeats} times")
 
 
@@ -140,8 +143,11 @@ def _repeat_interleave(op: Op) -> Result:
     (axis,) = op.axes_of(x, op["dim"])
     digits = x.axes[axis]
     label = digits[0].label if digits else BATCH
+    if x.is_standard and axis == 1:
+        own = copied(op, x, repeats)
+        return replace(own, node=op.chain(own, ChannelShuffle(repeats)).node)
     if label < 1 or digits != x.whole(label):
-        refuse("repeats the elements of an axis that is no spatial axis of the map")
+        refuse("repeats the elements of an axis that is no axis of the map")
     return _spread(op, x, axis, label, repeats)
 
 

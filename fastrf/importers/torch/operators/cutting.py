@@ -7,24 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.cutting import cut, joined, picked
+from fastrf.importers.cutting import cut, joined, picked, stacked, stacks
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import (
     CHANNEL,
-    Axis,
     Const,
-    Digit,
     Map,
     Value,
-    broadcast,
-    join,
-    size,
-    total,
 )
 from fastrf.importers.operator import Result
 from fastrf.importers.padding import padded, spatial_label
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import Add, Concat
+from fastrf.layers import Add
 
 
 def _kept(op: Op, x: Map, axis: int, kept: range, name: str = "") -> Map:
@@ -177,44 +171,13 @@ def _joined(op: Op, parts: Sequence[Value], dim: int) -> Map:
     digits = [(x.axes or ())[axis] for x in maps]
     if len(maps) < len(parts):
         return _with_constants(op, parts, axis)
-    if all(d.label == CHANNEL for own in digits for d in own) and _stacks(maps, axis):
-        return _stacked(op, maps, axis)
+    if all(d.label == CHANNEL for own in digits for d in own) and stacks(maps, axis):
+        return stacked(op, maps, axis)
     if any(d.label == CHANNEL for own in digits for d in own):
         return joined(op, maps, axis)
     if len({d.label for own in digits for d in own}) > 1:
         return op.attend(maps)  # a token of the mean beside the positions
     return _side_by_side(op, parts, axis)
-
-
-def _stacks(maps: Sequence[Map], axis: int) -> bool:
-    """Whether the axis holds the slowest digit of the channels, or none of them."""
-    for x in maps:
-        digits, channels = (x.axes or ())[axis], x.extent[CHANNEL] or 1
-        fast = join([d for p, a in enumerate(x.axes or ()) if p != axis for d in a
-                     if d.label == CHANNEL])  # fmt: skip
-        count = size(digits) or 1
-        rest = channels // count
-        slow: Axis = () if count == 1 else (Digit(CHANNEL, count, rest),)
-        if digits != slow or fast != (() if rest == 1 else (Digit(CHANNEL, rest),)):
-            return False
-    return True
-
-
-def _stacked(op: Op, maps: Sequence[Map], axis: int) -> Map:
-    """Maps joined along the slowest digit of their channels (all of it, or a new axis)."""
-    first = maps[0]
-    assert first.axes is not None
-    for x in maps:
-        broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
-        if x.pixels != first.pixels:
-            refuse(f"joins maps of {first.pixels} and {x.pixels} pixels")
-    counts = [size((x.axes or ())[axis]) or 1 for x in maps]
-    rest = (first.extent[CHANNEL] or 1) // counts[0]
-    channels = total([x.extent[CHANNEL] for x in maps])
-    after = replace(first, extent=(channels, *first.pixels))
-    own = join([Digit(CHANNEL, sum(counts), rest)])
-    after = replace(after, axes=after.put(axis, own))
-    return replace(after, node=op.emit(Concat(), *(x.node for x in maps)))
 
 
 def _side_by_side(op: Op, parts: Sequence[Value], axis: int) -> Map:

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 
 from fastrf.importers.cutting import only_slower, refastened
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Axis, Const, Map, size
-from fastrf.importers.mixing import contracted, kernel_of, matrix_of, reduced, turned
+from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
+from fastrf.importers.mixing import (
+    added_parts,
+    contracted,
+    kernel_of,
+    left,
+    matrix_of,
+    reduced,
+    turned,
+)
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import AdaptivePool, Add, ChannelSlice, Conv, GlobalPool
+from fastrf.layers import AdaptivePool, Add, Conv, GlobalPool
 
 # --- products with constant weights ---------------------------------------------------------
 
@@ -181,12 +189,6 @@ def _reduced(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
     return reduced(op, x, gone, mean, keep)
 
 
-def _left(x: Map, gone: Collection[int], keep: bool) -> tuple[Axis, ...]:
-    return tuple(
-        () if p in gone else axis for p, axis in enumerate(x.axes or ()) if keep or p not in gone
-    )
-
-
 def _pooled(op: Op, x: Map) -> Map:
     """The map as one pixel."""
     pool = GlobalPool("avg" if op.type in _MEANS else "max")
@@ -197,6 +199,9 @@ def _pooled(op: Op, x: Map) -> Map:
 
 def _reduced_in_part(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
     """The slowest digit of the channels (slices that are added), or the fastest (groups)."""
+    added = added_parts(op, x, gone, keep)
+    if added is not None:
+        return added
     channels = x.extent[CHANNEL] or 1
     axes = [p for p in gone if (x.axes or ())[p]]
     digits = (x.axes or ())[axes[0]]
@@ -204,18 +209,10 @@ def _reduced_in_part(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
         refuse("reduces a part of the channels")
     (digit,) = digits
     count = digit.size or 1
-    if count * digit.step == channels:
-        ends = range(0, channels, digit.step)
-        parts = [
-            op.emit(ChannelSlice(start, start + digit.step), x.node, part="part") for start in ends
-        ]
-        node = op.emit(Add(), *parts)
-        after = replace(x, node=node, extent=(digit.step, *x.pixels))
-        return replace(after, axes=_left(x, gone, keep))
     if digit.step == 1 and only_slower(x, axes[0], count):
         groups = channels // count
         after = _grouped(op, x, axes[0], Conv(1, channels=groups, groups=groups), 1)
-        return replace(after, axes=_left(after, gone, keep))
+        return replace(after, axes=left(after, gone, keep))
     refuse("reduces a part of the channels")
 
 
@@ -228,7 +225,7 @@ def _reduced_rows(
     pixels = tuple(1 if label in spatial else n for label, n in enumerate(x.pixels, 1))
     layer = AdaptivePool(spell(pixels), "avg" if op.type in _MEANS else "max")
     after = replace(op.chain(x, layer), extent=(x.extent[CHANNEL], *pixels))
-    return replace(after, axes=_left(x, gone, keep))
+    return replace(after, axes=left(x, gone, keep))
 
 
 @handles("cumsum cumprod flip flipud fliplr sort topk multinomial nonzero masked_select unique")

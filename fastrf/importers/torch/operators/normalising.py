@@ -26,7 +26,8 @@ def _fixed(op: Op) -> Norm:
     if variance is None:
         return op.weighting.norm("batch", scale)
     factors = 1 / np.sqrt(variance.astype(np.float64) + op["eps"])
-    return op.weighting.norm("batch", factors if scale is None else scale * factors, fixed=True)
+    factors = factors if scale is None else scale * factors
+    return op.weighting.norm("running", factors, fixed=True)
 
 
 @handles("instance_norm")

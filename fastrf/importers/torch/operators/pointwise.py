@@ -46,7 +46,9 @@ def _function(op: Op) -> tuple[str | None, float | None]:
     "identity lift lift_fresh_copy positive requires_grad to type_as view_as_real bfloat16"
 )
 def unchanged(op: Op) -> Result:
-    return op.x
+    """The first input; of `type_as` that may be a constant, and the map give its type alone."""
+    first = op.inputs[0]
+    return first if isinstance(first, Const) else op.x
 
 
 @handles("dropout feature_dropout native_dropout dropout1d dropout2d dropout3d")
