@@ -62,8 +62,8 @@ WRITE_NANOSECONDS = 2.4
 FIELD_BYTES = 1 << 15
 """What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
-WAVES_SECONDS, WAVE_SECONDS = 2.5e-3, 300e-6
-"""The spectral engine's fixed share, and that of a distinct operation."""
+WAVES_SECONDS, WAVE_SECONDS = 450e-6, 140e-6
+"""The spectral engine's fixed share, that of an axis too, and that of a distinct operation."""
 
 PROFILES_SECONDS = 180e-6
 """The factored engine's fixed share: the polynomial, profiles, the image's window."""
@@ -94,6 +94,12 @@ FFT_NANOSECONDS = 2.0
 
 FREQUENCY_NANOSECONDS = 3.0
 """One frequency and one distinct operation of a transfer function."""
+
+SINE_NANOSECONDS, PHASE_NANOSECONDS = 17.0, 45.0
+"""One frequency of an axis and a pair of taps that are alike, or one tap of others,"""
+
+LONG_NANOSECONDS = 150.0
+"""and all of a long kernel's equal taps."""
 
 SWEEP_NANOSECONDS = 1.0
 """One pixel of one sweep of a run kernel, however many layers it takes,"""

@@ -226,13 +226,13 @@ def of_spectral(
     distinct = len(function.distinct)
     stages = math.log2(found.grid + 1)
     nanoseconds = found.grid * stages * cost.FFT_NANOSECONDS
-    nanoseconds += found.points * distinct * cost.FREQUENCY_NANOSECONDS
+    nanoseconds += found.lines + found.points * function.joint * cost.FREQUENCY_NANOSECONDS
     nanoseconds += 3 * pixels * cost.WRITE_NANOSECONDS
     return Forecast(
         len(function.operations),
         support,
         found.points * distinct + found.grid,
-        cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
+        (1 + graph.ndim) * cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
         1e-9 * nanoseconds,
         found.memory + cost.FIELD_BYTES,
         pixels,
