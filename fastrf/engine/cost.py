@@ -41,11 +41,20 @@ CALL_SECONDS = 70e-6
 INSTRUCTION_SECONDS = 1.8e-6
 """an operation,"""
 
-PASS_NANOSECONDS = 1.3
-"""one pixel of such a layer without stride or dilation,"""
+PIXEL_NANOSECONDS = 0.2
+"""one pixel of such a layer,"""
 
-ALONE_TAP_NANOSECONDS = 0.15
-"""and each of its taps (of its axes' taps together, where they are equal)."""
+ALONE_TAP_NANOSECONDS = 0.105
+"""each of its taps (of its axes' taps together, where they are a product),"""
+
+ROW_CALL_NANOSECONDS, ROW_TAP_NANOSECONDS = 230.0, 3.4
+"""a row of such a layer, and each of its taps once more,"""
+
+DENSE_ROW_NANOSECONDS, DENSE_TAP_NANOSECONDS = 350.0, 0.47
+"""the same where taps are no product,"""
+
+SUM_NANOSECONDS = 1.2
+"""and one pixel of a sum of images."""
 
 BOX_NANOSECONDS = 3.5
 """One pixel of one axis pass with equal taps, in float64."""
