@@ -60,10 +60,12 @@ class Engine:
     ways: Callable[[Any, int], Mapping[str, Mapping[str, Any]]] = lambda *_: {"": {}}
     unseen: Callable[..., Forecast] | None = None
 
-    def foretold(self, *field: Any, costs: Costs) -> Forecast:
-        """The forecast of a field, with the arguments of `forecast`, on a device of these costs."""
+    def foretold(self, graph: PlaneGraph, *field: Any, costs: Costs) -> Forecast:
+        """The forecast of a field, with the arguments of `forecast`, on a device of these costs.
+        The latest are kept: whoever asks for a field plans it anew each time."""
         forecast = self.forecast if costs is CPU else self.unseen or self.forecast
-        return forecast(*field).on(costs)
+        found = graph.lately(("forecast", forecast, *field), lambda: forecast(graph, *field))
+        return found.on(costs)
 
     def refuses(
         self, graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, tol: float

@@ -71,7 +71,7 @@ WRITE_NANOSECONDS = 2.4
 FIELD_BYTES = 1 << 15
 """What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
-WAVES_SECONDS, WAVE_SECONDS = 450e-6, 140e-6
+WAVES_SECONDS, WAVE_SECONDS = 200e-6, 120e-6
 """The spectral engine's fixed share, that of an axis too, and that of a distinct operation."""
 
 PROFILES_SECONDS = 180e-6
@@ -83,8 +83,15 @@ FLOAT32_FACTOR = 0.57
 WALK_SECONDS = 0.3e-6
 """One operation of a transfer function, whose graph has been taken apart for the plan."""
 
-TERM_SECONDS = 25e-6
-"""Making the profiles of one more term of several kernels; of a single kernel, half of it."""
+TERM_SECONDS, FACTOR_SECONDS, PRODUCT_SECONDS = 15e-6, 12e-6, 13e-6
+"""Making the profile of one more term of several kernels; a power of an equal kernel for it, or a
+whole profile of a single kernel; and a convolution of two profiles,"""
+
+PHASE_SECONDS = 4e-6
+"""and, where one of them has gaps, each of its phases."""
+
+PIECE_SECONDS = 40e-6
+"""A block of an image that is formed of terms."""
 
 ROW_NANOSECONDS = 3.5
 """One pixel of one term's profile."""

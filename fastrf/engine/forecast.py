@@ -19,7 +19,7 @@ from fastrf.engine.memory import room_for
 from fastrf.engine.reach import tail_nats
 from fastrf.engine.rehearsal import Survey, survey
 from fastrf.engine.scaled import Headroom
-from fastrf.engine.terms import formed_bytes
+from fastrf.engine.terms import formed_bytes, pieces
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.transfer import transfer_function
 from fastrf.engine.windows import Span
@@ -157,17 +157,18 @@ def of_factored(
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
     held, mirrored = factored.tables(graph, node, input_node)
     making = factored.making(graph, node, input_node)
-    formed = formed_bytes(tuple(count for _, count in spans), rank, dtype, mirrored)
+    shape = tuple(count for _, count in spans)
+    formed = formed_bytes(shape, rank, dtype, mirrored)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
+    if terms:
+        form += 1e9 * cost.PIECE_SECONDS * pieces(shape, mirrored)
     # A few of each axis' length: bounds, sums, and the profiles of a single term.
     lines = (8 + (dtype.itemsize if graph.ndim > 1 else 0)) * sum(count for _, count in spans)
     return Forecast(
         len(function.operations),
         support,
         pixels + rows,
-        cost.PROFILES_SECONDS
-        + len(function.distinct) * cost.WALK_SECONDS
-        + (rank - 1) * cost.TERM_SECONDS,
+        cost.PROFILES_SECONDS + len(function.distinct) * cost.WALK_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS)
         + factored.making_seconds(graph, node, input_node),
         cost.FIELD_BYTES + max(held + making, held + lines + formed),

@@ -92,6 +92,12 @@ def formed_bytes(
     return image + at_work + (blocks * rank * 5 * 8 if rank > FEW_TERMS else 0)
 
 
+def pieces(shape: tuple[int, ...], mirrored: bool) -> int:
+    """Blocks that an image of several terms is formed of, as if no axes were alike."""
+    stored = [(n + 1) // 2 if mirrored else n for n in shape]
+    return math.prod(stored[:-2]) * math.prod(-(-n // BLOCK) for n in stored[-2:])
+
+
 @dataclass(frozen=True, slots=True)
 class Factor:
     """The profiles of all terms along one axis, each of sum 2^shift.
