@@ -18,10 +18,11 @@ from fastrf.kernels import load
 from test_over_limit import traced
 
 import fastrf as rf
-from fastrf.engine import ENGINES
+from fastrf.engine import ENGINES, direct, scratch
 from fastrf.engine.plan import MEMORY_FLOOR, Plan
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
+from fastrf.maps import Window
 from fastrf.tiling import tiles
 
 CLOSE = 1.1
@@ -169,6 +170,34 @@ def test_every_engine_has_cases_above_the_floor() -> None:
         for engine, (_, peak, _, _) in measured(name).items():
             counts[engine] += peak > MEMORY_FLOOR
     assert min(counts.values()) >= 2, counts
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("kernel", "pixels"), [(20_001, 300_000), (200_001, 100_000), (501, 200_000)]
+)
+def test_what_sums_of_equal_taps_along_a_line_work_in(kernel: int, pixels: int, dtype: str) -> None:
+    one, run = np.dtype(dtype), load("cpu").transposed_box
+    y, out = np.ones((1, pixels, 1), dtype), np.empty((1, pixels + kernel - 1, 1), dtype)
+    run(y, kernel, 1, 1, 0, out)  # compiles
+    held = traced(lambda: run(y, kernel, 1, 1, 0, out))
+    found = scratch.of_pass(Window(kernel), None, out.shape, 1, one.itemsize)
+    assert found == pytest.approx(held, rel=CLOSE - 1, abs=4096)
+
+
+def test_a_deep_series_of_taps_that_are_no_product_keeps_its_scale() -> None:
+    # The unit's pixel is spread over four, and gathered again: 0.3 of it is left each time, so that
+    # what no one scales anew has sunk below any float32 after some hundred pairs.
+    taps = [[3, 2], [2, 1]]
+    pair = [rf.Conv(2, stride=2, taps=taps), rf.ConvTranspose(2, stride=2, taps=taps)]
+    graph = lower(S(*pair * 200), None)
+    node = graph.output_node(None)
+    where = (graph, node, (0, 0), graph.input_node(None))
+    found = {
+        dtype: direct.propagate(*where, kernels=load("cpu"), dtype=dtype, at_once=False)
+        for dtype in ("float32", "float64")
+    }
+    np.testing.assert_allclose(found["float32"].pixels(), found["float64"].pixels(), rtol=1e-4)
 
 
 # --- what cannot fit is refused where it is asked for -------------------------------------------

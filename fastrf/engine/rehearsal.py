@@ -640,22 +640,23 @@ LONG = 6
 
 def _beside(move: SpatialMap, y: Sequence[int], x: Sequence[int], size: int) -> int:
     """Bytes that one call allocates for a layer: the line between two axes, with room at both ends;
-    a plane of such lines where windows of rows are doubled; and which rows meet."""
+    a plane of such lines where windows of rows are doubled; and which rows meet, at which taps."""
     if isinstance(move.taps, np.ndarray):
-        return 0
+        return move.taps.size * (8 + size)
     last, taps = move.axes[-1], move.axis_taps(len(y) - 1)
-    found = 0
+    found = meeting = 0
     if not isinstance(last, Table | Everything) and last.kernel > 1:
+        meeting = last.kernel * (3 * 8 + size)
         line = y[-1] + 2 * (last.span + last.stride + 1)
         found += line * (3 if _is_long(last, taps) else 1) + (x[-1] if last.stride > 1 else 0)
     if len(y) < 2:
-        return size * found
+        return size * found + meeting
     axis, taps = move.axes[-2], move.axis_taps(len(y) - 2)
     if _is_long(axis, taps):
         assert isinstance(axis, Window)
         found += 3 * (y[-2] + 2 * axis.span) * y[-1]
     taps_of = axis.taps.shape[1] if isinstance(axis, Table) else getattr(axis, "kernel", x[-2])
-    return size * found + max(y[-2], x[-2]) * taps_of * (3 * 8 + size)
+    return size * found + meeting + max(y[-2], x[-2]) * taps_of * (3 * 8 + size)
 
 
 def _is_long(axis: AxisMap, taps: Any) -> bool:
