@@ -159,9 +159,8 @@ def test_peak_memory_is_the_forecast(name: str) -> None:
         assert peak <= max(CLOSE * plan, MEMORY_FLOOR), (engine, plan, peak)
         bound = BOUNDS.get(engine, CLOSE) * max(peak, MEMORY_FLOOR)
         assert plan <= bound, (engine, plan, peak)
-        # Blocks of rows are each thread's own: no plan counts them, or when they meet.
-        most = 1.25 * CLOSE * max(plan_of_two, MEMORY_FLOOR)
-        assert peak_of_two <= most, (engine, plan_of_two)
+        # Whether threads are at their fullest at the same moment is for chance.
+        assert peak_of_two <= max(CLOSE * plan_of_two, MEMORY_FLOOR), (engine, plan_of_two)
 
 
 def test_every_engine_has_cases_above_the_floor() -> None:

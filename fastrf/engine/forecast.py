@@ -19,7 +19,7 @@ from fastrf.engine.memory import room_for
 from fastrf.engine.reach import tail_nats
 from fastrf.engine.rehearsal import Survey, survey
 from fastrf.engine.scaled import Headroom
-from fastrf.engine.terms import formed_bytes, pieces
+from fastrf.engine.terms import block_bytes, formed_bytes, pieces
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.transfer import transfer_function
 from fastrf.engine.windows import Span
@@ -41,8 +41,9 @@ class Forecast:
         at_once: whether the direct engine had better take all layers in one call.
         formed: the part of `memory` that is taken only when pixels are asked for, of engines that
             leave factors.
-        walked, each, finish: bytes before the result is made, what each thread but the first adds
-            to them, and bytes from then on, of engines whose threads take memory of their own.
+        walked, each: bytes before the result is made, and what each thread but the first adds to
+            them, of engines whose threads take memory of their own,
+        finish, finish_each: and the same from then on.
     """
 
     operations: int
@@ -57,6 +58,7 @@ class Forecast:
     walked: int = 0
     each: int = 0
     finish: int = 0
+    finish_each: int = 0
 
     @property
     def working(self) -> int:
@@ -67,7 +69,8 @@ class Forecast:
         """Peak memory in bytes on so many threads."""
         if not self.walked:
             return self.memory
-        return max(self.walked + (workers - 1) * self.each, self.finish)
+        more = workers - 1
+        return max(self.walked + more * self.each, self.finish + more * self.finish_each)
 
     def on(self, costs: Costs) -> Forecast:
         """The same work on a device of these costs."""
@@ -177,6 +180,7 @@ def of_factored(
         walked=cost.FIELD_BYTES + held + making,
         each=making if rank > 1 else 0,
         finish=cost.FIELD_BYTES + held + lines + formed,
+        finish_each=block_bytes(shape, mirrored) if terms and pixels >= 2 * TILE_CELLS else 0,
     )
 
 
@@ -235,6 +239,9 @@ def of_spectral(
         found.points * distinct + found.grid,
         (1 + graph.ndim) * cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
         1e-9 * nanoseconds,
-        found.memory + cost.FIELD_BYTES,
+        max(found.walked, found.finish) + cost.FIELD_BYTES,
         pixels,
+        walked=found.walked + cost.FIELD_BYTES,
+        each=found.each,
+        finish=found.finish + cost.FIELD_BYTES,
     )

@@ -26,7 +26,7 @@ from fastrf.engine import fourier
 from fastrf.engine.direct import Propagated
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import trimmed
-from fastrf.engine.threads import Threads
+from fastrf.engine.threads import TILE_CELLS, Threads
 from fastrf.engine.transfer import (
     Exponential,
     Exponentials,
@@ -197,14 +197,17 @@ class Outlook:
         points: frequencies at which F is evaluated.
         grid: numbers that the FFTs along the axes, one after the other, transform.
         lines: nanoseconds that functions of one axis' frequency take.
-        memory: bytes at the fullest moment.
+        walked, each, finish: bytes at the fullest moment while F is evaluated, what each thread but
+            the first adds to them, and bytes from then on.
     """
 
     windows: tuple[Window, ...]
     points: int
     grid: int
     lines: float
-    memory: int
+    walked: int
+    each: int
+    finish: int
 
 
 def outlook(
@@ -215,7 +218,7 @@ def outlook(
     if max(frame.periods) > LONGEST_LINE:
         pixels = math.prod(last - first + 1 for first, last in frame.windows)
         points = math.prod(frame.periods)
-        return Outlook(frame.windows, points, points, 0.0, 16 * points + 16 * pixels)
+        return Outlook(frame.windows, points, points, 0.0, 16 * points, 0, 16 * (points + pixels))
     grid, lengths, kept = [], [], []
     for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True)):
         half = a == function.graph.ndim - 1
@@ -245,8 +248,8 @@ def outlook(
         for a, (length, own) in enumerate(zip(lengths, kept, strict=True))
     )
     if wave.separable and len(grid) > 1:
-        memory = max(finish + 8 * sum(kept), lines)
-        return Outlook(frame.windows, sum(kept), sum(lengths), nanoseconds, memory)
+        finish += 8 * sum(kept)
+        return Outlook(frame.windows, sum(kept), sum(lengths), nanoseconds, lines, 0, finish)
     numbers, transformed, most, before = list(kept), 0, 0, 0
     for a, (axis, length) in enumerate(zip(grid, lengths, strict=True)):
         sparse = kept[a] < length
@@ -278,8 +281,9 @@ def outlook(
         finish,
     )
     working = 4 * itemsize * min(points, BLOCK)
-    memory = max(memory + 8 * sum(kept), held + working, lines)
-    return Outlook(frame.windows, points, transformed, nanoseconds, memory)
+    walked, each = max(held + working, lines), working if points >= 2 * TILE_CELLS else 0
+    finish = memory + 8 * sum(kept)
+    return Outlook(frame.windows, points, transformed, nanoseconds, walked, each, finish)
 
 
 def looked_at(length: int) -> NDArray[np.int64]:
