@@ -8,6 +8,7 @@ predict to within a factor of about 3, enough to choose and to warn.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,10 @@ DENSE_ROW_NANOSECONDS, DENSE_TAP_NANOSECONDS = 350.0, 0.47
 
 SUM_NANOSECONDS = 1.2
 """and one pixel of a sum of images."""
+
+CACHED_ROW, FROM_MEMORY = 1 << 15, 3.0
+"""Pixels of a row that stays in a core's own cache with what is made of it; and how many times as
+long a pixel and its taps take in longer ones."""
 
 BOX_NANOSECONDS = 3.5
 """One pixel of one axis pass with equal taps, in float64."""
@@ -137,6 +142,12 @@ LEAST_BANDWIDTH = 200e9
 LINK_BANDWIDTH = 20e9
 """Bytes per second from a GPU to the host: PCI Express 4, 16 lanes, by its data sheet 31.5e9, of
 which pageable memory sees less. Not measured."""
+
+
+def box_nanoseconds(kernel: int) -> float:
+    """One pixel of one axis pass with so many equal taps. Longer windows than a cache holds are
+    added up in as many passes through memory as they have bits."""
+    return BOX_NANOSECONDS if kernel <= CACHED_ROW else math.log2(kernel)
 
 
 def dtype_factor(dtype: Any) -> float:

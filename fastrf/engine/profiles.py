@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.engine import cost
+from fastrf.engine import cost, scratch
+from fastrf.maps import Window
 
 Floats = NDArray[np.float64]
 
@@ -223,12 +224,19 @@ def convolved(a: Floats, b: Floats, spacing: int = 1) -> Floats:
 
 def making_bytes(runs: Runs) -> int:
     """Bytes that `profile` works in beside its result: both halves of a recurrence; or the last of
-    the factors' products, what it is made of, and which numbers are too small."""
+    the factors' products, what it is made of, and which numbers are too small; or a long kernel's
+    last layer, the one before and what it works in."""
     used = [f for f, n in runs.items() if n and f.kernel > 1]
     pixels = span(runs) + 1
     if len(used) == 1 and used[0].miller:
         return 16 * ((pixels + 1) // 2) if used[0].spacing == 1 else 0
-    return 17 * pixels if used else 0
+    most = 17 * pixels if used else 0
+    for f in used:
+        if f.taps is None and not f.miller:
+            last = runs[f] * (f.kernel - 1) + 1
+            work = scratch.of_pass(Window(f.kernel), None, (1, last, 1), 1, 8)
+            most = max(most, 8 * (2 * last - f.kernel + 1) + work)
+    return most
 
 
 def making_seconds(runs: Runs) -> float:
@@ -263,7 +271,8 @@ def _power_seconds(factor: Factor, count: int) -> float:
     pixels = count * (factor.kernel - 1) + 1
     if factor.taps is None:
         # Layer by layer: half of the pixels, on average.
-        return count * (cost.PASS_SECONDS + 1e-9 * cost.BOX_NANOSECONDS * pixels / 2)
+        each = cost.box_nanoseconds(factor.kernel)
+        return count * (cost.PASS_SECONDS + 1e-9 * each * (pixels + factor.kernel) / 2)
     seconds, square, found = cost.FACTOR_SECONDS, factor.kernel, 0
     while count:
         if count & 1:

@@ -246,10 +246,11 @@ class Rehearsal:
         if not self.seen:  # where its values begin is known in the end, so that it is always cut
             beside = image.pixels + self.size * image.pixels
         finish = self.size * image.buffer[0] + quotients + beside
-        alone = cost.dtype_factor(self.dtype) * self.alone_pixels + self.alone_rows
+        write = image.pixels * cost.WRITE_NANOSECONDS
+        alone = cost.dtype_factor(self.dtype) * (self.alone_pixels + write) + self.alone_rows
         at_once = cost.CALL_SECONDS + self.count * cost.INSTRUCTION_SECONDS + 1e-9 * alone
         self.fixed += cost.WALK_CALL_SECONDS
-        self.nanoseconds += image.pixels * cost.WRITE_NANOSECONDS
+        self.nanoseconds += write
         shared = 1e-9 * cost.dtype_factor(self.dtype) * self.nanoseconds
         quicker = self.one_call and fits_one_call(self.largest, self.tail)
         quicker = quicker and at_once < self.fixed + shared
@@ -528,9 +529,12 @@ class Rehearsal:
 
     def _work_alone(self, move: SpatialMap, shape: Sequence[float], layers: float = 1.0) -> None:
         """Counts so many layers of this shape, where all goes in one call."""
-        pixel, row = self._traits(move).alone
-        rows = layers * math.prod(shape[:-1])
-        self.alone_pixels += rows * shape[-1] * pixel
+        (pixel, row), last = self._traits(move).alone, move.axes[-1]
+        rows, pixels = layers * math.prod(shape[:-1]), shape[-1]
+        if isinstance(last, Window) and last.kernel > cost.CACHED_ROW:
+            pixels += last.span  # sums of sums go through the line with room at both ends
+        far = cost.FROM_MEMORY if pixels > cost.CACHED_ROW else 1.0
+        self.alone_pixels += rows * pixels * pixel * far
         self.alone_rows += rows * row
 
 
@@ -683,7 +687,7 @@ def pass_cost(axis: AxisMap, taps: Any) -> float:
         return int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
     if taps is not None:
         return len(taps) * cost.TAP_NANOSECONDS
-    return cost.BOX_NANOSECONDS
+    return cost.box_nanoseconds(axis.kernel) if isinstance(axis, Window) else cost.BOX_NANOSECONDS
 
 
 def _alone_cost(move: SpatialMap) -> tuple[float, float]:

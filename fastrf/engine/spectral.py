@@ -280,7 +280,9 @@ def outlook(
         both + values + last + cut,
         finish,
     )
-    working = 4 * itemsize * min(points, BLOCK)
+    # Two values, what is made of them, and values that wait to be multiplied.
+    waiting = max(1, len(function.groups)).bit_length() - 1
+    working = (4 + waiting) * itemsize * min(points, BLOCK)
     walked, each = max(held + working, lines), working if points >= 2 * TILE_CELLS else 0
     finish = memory + 8 * sum(kept)
     return Outlook(frame.windows, points, transformed, nanoseconds, walked, each, finish)
