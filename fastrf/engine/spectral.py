@@ -280,10 +280,14 @@ def outlook(
         both + values + last + cut,
         finish,
     )
-    # Two values, what is made of them, and values that wait to be multiplied.
+    # Two values, what is made of them (one, and that once, where all are powers of two), and values
+    # that wait to be multiplied.
     waiting = max(1, len(function.groups)).bit_length() - 1
-    working = (4 + waiting) * itemsize * min(points, BLOCK)
-    walked, each = max(held + working, lines), working if points >= 2 * TILE_CELLS else 0
+    own = 3 if function.groups and all(not n & n - 1 for _, n in function.groups) else 4
+    block = min(points, max(1, BLOCK * kept[0] // points) * (points // kept[0]))
+    working = (own + waiting) * itemsize * block
+    made = held * (points - block) // points
+    walked, each = max(made + working, lines), working if points >= 2 * TILE_CELLS else 0
     finish = memory + 8 * sum(kept)
     return Outlook(frame.windows, points, transformed, nanoseconds, walked, each, finish)
 
