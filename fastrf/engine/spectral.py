@@ -280,16 +280,26 @@ def outlook(
         both + values + last + cut,
         finish,
     )
-    # Two values, what is made of them (one, and that once, where all are powers of two), and values
-    # that wait to be multiplied.
+    # What a power is of and made of, their product, and 1 less one of them, which becomes the
+    # product where arrays are large; and values that wait to be multiplied.
     waiting = max(1, len(function.groups)).bit_length() - 1
-    own = 3 if function.groups and all(not n & n - 1 for _, n in function.groups) else 4
     block = min(points, max(1, BLOCK * kept[0] // points) * (points // kept[0]))
-    working = (own + waiting) * itemsize * block
+    live = max((_live(n) for _, n in function.groups), default=2)
+    live += waiting + (1 if itemsize * block >= ELIDED else 2)
+    working = live * itemsize * block
     made = held * (points - block) // points
     walked, each = max(made + working, lines), working if points >= 2 * TILE_CELLS else 0
     finish = memory + 8 * sum(kept)
     return Outlook(frame.windows, points, transformed, nanoseconds, walked, each, finish)
+
+
+ELIDED = 1 << 18
+"""Bytes from which on NumPy computes in an array that nobody else holds."""
+
+
+def _live(n: int) -> int:
+    """Different powers that `squared_up` holds when it makes the n-th, that of 1 among them."""
+    return 3 - (n & n - 1 == 0) - (n - 1 & n - 2 == 0)
 
 
 def looked_at(length: int) -> NDArray[np.int64]:
