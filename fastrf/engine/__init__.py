@@ -71,7 +71,8 @@ class Engine:
         self, graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, tol: float
     ) -> str | None:
         """Why the engine does not serve a field to this tolerance; None where it does."""
-        why_not = self.obstacle(graph, node, input_node)
+        key = ("obstacle", self.obstacle, node, input_node)
+        why_not = graph.once(key, lambda: self.obstacle(graph, node, input_node))
         if why_not is None and self.finest is not None:
             finest = self.finest(graph, node, unit, input_node)
             if tol < finest:
@@ -159,7 +160,7 @@ ENGINES: Mapping[str, Engine] = {
         _by_variances(_not_powers),
         recompressed.of_powers,
         "relative",
-        trial=1e-3,
+        trial=2e-3,
     ),
     "recompressed": Engine(
         "factored",
@@ -168,7 +169,7 @@ ENGINES: Mapping[str, Engine] = {
         recompressed.of_recompressed,
         "absolute",
         recompressed.finest,
-        trial=1e-3,
+        trial=2e-3,
     ),
     "spectral": Engine(
         "spectral",
