@@ -168,7 +168,12 @@ def fields() -> dict[str, Field]:
                     where = "unbounded" if given is None else "clipped"
                     options = {"method": method, "dtype": kind, "input_size": given}
                     found[f"other: {name}, {method}, {kind}, {where}"] = (network, options)
-    for name, size in (("unet(5, 3)", 572), ("resnet18", 1024), ("darknet53", 416), ("cifar_resnet(9)", 96)):
+    for name, size in (
+        ("unet(5, 3)", 572),
+        ("resnet18", 1024),
+        ("darknet53", 416),
+        ("cifar_resnet(9)", 96),
+    ):
         found[f"other: {name} {size}"] = (zoo.get(name), {"input_size": size})
     for name, size in (("resnet50", 224), ("unet(4, 2)", 256), ("densenet121", 224),
                        ("inception_v3", 299), ("mobilenet_v2", 224), ("vgg16", 224)):  # fmt: skip

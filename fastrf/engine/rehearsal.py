@@ -704,9 +704,9 @@ def _alone_cost(move: SpatialMap) -> tuple[float, float]:
             pixel += int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
         elif not isinstance(axis, Everything) and axis.kernel > 1:
             long = _is_long(axis, move.axis_taps(i))  # sums of twice the length from sums
-            taps = 2 * math.log2(axis.kernel) if long else axis.kernel
-            pixel += taps * cost.ALONE_TAP_NANOSECONDS
-            row += taps * cost.ROW_TAP_NANOSECONDS
+            count = 2 * math.log2(axis.kernel) if long else axis.kernel
+            pixel += count * cost.ALONE_TAP_NANOSECONDS
+            row += count * cost.ROW_TAP_NANOSECONDS
     return pixel, row
 
 
