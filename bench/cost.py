@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import fastrf as rf
 from bench.cases import CASES, network_of, plan_of
 from bench.record import duration, seconds, table, write
 from fastrf import zoo
-from fastrf.engine import ENGINES, cost, program
+from fastrf.engine import ENGINES, cost, direct, program
 from fastrf.lowering import lower
 
 PATIENCE = 20.0
@@ -29,13 +31,23 @@ PATIENCE = 20.0
 SPREAD = 3.0
 """The factor to which the plans are meant to be right."""
 
+ALONE = [(3, 3, 4), (3, 3, 8), (3, 3, 14), (3, 3, 24), (3, 5, 4), (3, 5, 11), (3, 7, 3), (3, 7, 6),
+         (3, 9, 2), (3, 9, 6), (2, 3, 20), (2, 3, 60), (2, 3, 150), (2, 5, 20), (2, 5, 60),
+         (2, 7, 30), (2, 9, 30), (2, 21, 5), (2, 21, 10), (2, 41, 6), (1, 3, 200), (1, 3, 1000),
+         (1, 9, 500), (1, 31, 300), (1, 101, 100)]  # fmt: skip
+"""Axes, kernels and layers."""
+
 NAMES = (
     "OPERATION_SECONDS",
     "CALL_SECONDS",
     "INSTRUCTION_SECONDS",
     "PROFILES_SECONDS",
-    "PASS_NANOSECONDS",
+    "PIXEL_NANOSECONDS",
     "ALONE_TAP_NANOSECONDS",
+    "ROW_CALL_NANOSECONDS",
+    "ROW_TAP_NANOSECONDS",
+    "DENSE_ROW_NANOSECONDS",
+    "DENSE_TAP_NANOSECONDS",
     "WALK_SECONDS",
     "BOX_NANOSECONDS",
     "SWEEP_NANOSECONDS",
@@ -57,12 +69,12 @@ def measure() -> dict[str, float]:
     for name, one_call in (("OPERATION_SECONDS", False), ("INSTRUCTION_SECONDS", True)):
         small = _run(zoo.plain(2000, 3, 1), one_call=one_call, method="direct", input_size=16)
         found[name] = small["seconds"] / small["operations"]
-    narrow, wide = (
-        _pass(rf.Sequential(*[rf.Conv(k, padding=k // 2, taps=_ring(k))] * 20), found)
-        for k in (3, 7)
+    rows = ("ROW_CALL_NANOSECONDS", "ROW_TAP_NANOSECONDS")
+    found |= zip(
+        ("PIXEL_NANOSECONDS", "ALONE_TAP_NANOSECONDS", *rows), _alone(_product), strict=True
     )
-    found["ALONE_TAP_NANOSECONDS"] = (wide - narrow) / (49 - 9)
-    found["PASS_NANOSECONDS"] = narrow - 9 * found["ALONE_TAP_NANOSECONDS"]
+    dense = ("DENSE_ROW_NANOSECONDS", "DENSE_TAP_NANOSECONDS")
+    found |= zip(dense, _alone(_ring)[2:], strict=True)
     deep = _run(zoo.plain(10000, 3, 1), method="factored")
     found["WALK_SECONDS"] = deep["seconds"] / deep["operations"]
 
@@ -110,16 +122,36 @@ def _fixed(engine: str) -> float:
     return seconds(lambda: run(*where, kernels=kernels).pixels(), clock=time.process_time)
 
 
-def _ring(k: int) -> list[list[int]]:
-    """Taps that are no product of two vectors."""
-    return [[(x - k // 2) ** 2 + (y - k // 2) ** 2 + 1 for x in range(k)] for y in range(k)]
+def _ring(k: int, ndim: int) -> Any:
+    """Taps that are no product of one vector per axis,"""
+    return ((np.indices((k,) * ndim) - k // 2) ** 2).sum(0) + 1
 
 
-def _pass(network: rf.Network, found: dict[str, float]) -> float:
-    """Nanoseconds per pixel of small images in one call."""
-    run = _run(network, one_call=True, method="direct", input_size=256)
-    own = run["seconds"] - run["operations"] * found["INSTRUCTION_SECONDS"]
-    return 1e9 * own / run["cells"]
+def _product(k: int, ndim: int) -> Any:
+    """and taps that are one."""
+    return np.prod(np.indices((k,) * ndim) + 1.0, axis=0)
+
+
+def _alone(taps_of: Callable[[int, int], Any]) -> list[float]:
+    """Nanoseconds of a pixel and of its taps, of a row and of its taps, where all layers go in one
+    call: networks of few and of many taps, of short and of long rows."""
+    from scipy.optimize import nnls
+
+    counts, times = [], []
+    for ndim, k, layers in ALONE:
+        taps = taps_of(k, ndim)
+        layer = rf.Conv(k, padding=k // 2, taps=taps.tolist())
+        graph = lower(rf.Sequential(*[layer] * layers, ndim=ndim), None)
+        where = (graph, graph.output_node(None), (0,) * ndim, graph.input_node(None))
+        own = partial(direct.propagate, *where, kernels=load("cpu"), at_once=True)
+        times.append(1e9 * seconds(own, clock=time.process_time))
+        sides = [1 + (k - 1) * (i + 1) for i in range(layers)]
+        pixels, rows = (sum(side**n for side in sides) for n in (ndim, ndim - 1))
+        most = taps.size if taps_of is _ring else ndim * k
+        counts.append([1, layers, pixels, most * pixels, rows, most * rows])
+    weights = 1 / np.array(times)  # ratios count
+    solution, _ = nnls(np.array(counts) * weights[:, None], np.ones(len(times)))
+    return [float(n) for n in solution[2:]]
 
 
 def _run(

@@ -54,10 +54,14 @@ def backbone(convs: int, ndim: int) -> rf.Network:
 
 def ring(count: int, ndim: int, k: int = 5) -> rf.Network:
     """Taps that are no product."""
+    return rf.Sequential(*[ring_of(ndim, k)] * count, ndim=ndim)
+
+
+def ring_of(ndim: int, k: int = 5, stride: int = 1, dilation: int = 1) -> rf.Conv:
     import numpy as np
 
     at = np.indices((k,) * ndim) - k // 2
-    return rf.Sequential(*[conv(k, taps=((at**2).sum(0) + 1).tolist())] * count, ndim=ndim)
+    return conv(k, stride, dilation, taps=((at**2).sum(0) + 1).tolist())
 
 
 def pools(count: int, ndim: int) -> rf.Network:
@@ -85,6 +89,37 @@ def channels(count: int, ndim: int, width: int = 8) -> rf.Network:
     layers = [kind(3 if i == 0 else width, width, 3, padding=1) for i in range(count)]
     module = torch.nn.Sequential(*layers)
     return rf.from_torch(module, (1, 3, *(16,) * ndim), weights="trained", channels="full")
+
+
+S = rf.Sequential
+
+
+def others() -> dict[str, tuple[rf.Network, Any]]:
+    """Networks of every kind that is not there in all sizes: by name, with the sizes of images."""
+    down = [conv(3, 2), conv()]
+    return {
+        "3-D ring, few taps": (S(*[ring_of(3, 3)] * 20, ndim=3), 40),
+        "3-D ring, many taps": (S(*[ring_of(3, 7)] * 6, ndim=3), 30),
+        "3-D ring, strides": (S(*[*[ring_of(3, 3)] * 3, ring_of(3, 3, 2)] * 2, ndim=3), 64),
+        "3-D ring, holes": (S(*[ring_of(3, 3, 1, 1 + i % 3) for i in range(9)], ndim=3), 48),
+        "3-D strides": (S(*[*[conv()] * 4, conv(3, 2)] * 2, *[conv(5)] * 3, ndim=3), 80),
+        "ring, holes": (S(*[ring_of(2, 5, 1, 1 + i % 3) for i in range(20)]), (301, 77)),
+        "ring, mixed": (S(*[ring_of(2, k) for k in (3, 5, 7)] * 15), (131, 257)),
+        "ring, wide": (S(*[ring_of(2, 41)] * 4), 300),
+        "wide, mixed": (S(*[conv(k) for k in (31, 51, 13)] * 4), (501, 333)),
+        "wide blocks": (S(*[rf.Residual(conv(k)) for k in (31, 51, 13, 101)]), 400),
+        "distinct kernels": (S(*[rf.Residual(conv(k)) for k in (3, 5, 7, 9, 11)] * 3), 200),
+        "distinct holes": (S(*[rf.Residual(conv(3, 1, d)) for d in (1, 2, 3, 4)] * 5), 160),
+        "distinct kernels, 3-D": (S(*[rf.Residual(conv(k)) for k in (3, 5, 7)] * 2, ndim=3), 40),
+        "line, strides": (S(*[rf.Conv(4, stride=4)] * 9, ndim=1), None),
+        "line, wide strides": (S(*[rf.Conv(64, stride=64)] * 3, ndim=1), None),
+        "line, holes": (S(*[conv(3, 1, 2**i) for i in range(17)], ndim=1), 99_999),
+        "line, residual holes": (
+            S(*[rf.Residual(conv(3, 1, 2 ** (i % 10))) for i in range(60)], ndim=1), 16_000),
+        "line, widest": (S(*[conv(100_001)] * 2, ndim=1), 300_000),
+        "line, unequal": (S(*[conv(31, taps=list(range(1, 32)))] * 300, ndim=1), 50_000),
+        "down and up": (S(*down * 3, *[rf.ConvTranspose(4, 2, 1), conv()] * 3), (401, 275)),
+    }  # fmt: skip
 
 
 def fields() -> dict[str, Field]:
@@ -126,6 +161,20 @@ def fields() -> dict[str, Field]:
     add("float32", lambda n, d: zoo.plain(n, 3, d),
         {m: {"method": m, "dtype": "float32"} for m in ("direct", "factored")})  # fmt: skip
     add("channels", channels, auto, 0.05)
+    for name, (network, size) in others().items():
+        for method in ("auto", *engines):
+            for kind in ("float64", "float32") if method == "auto" else ("float64",):
+                for given in (None, size) if size else (None,):
+                    where = "unbounded" if given is None else "clipped"
+                    options = {"method": method, "dtype": kind, "input_size": given}
+                    found[f"other: {name}, {method}, {kind}, {where}"] = (network, options)
+    for name, size in (
+        ("unet(5, 3)", 572),
+        ("resnet18", 1024),
+        ("darknet53", 416),
+        ("cifar_resnet(9)", 96),
+    ):
+        found[f"other: {name} {size}"] = (zoo.get(name), {"input_size": size})
     for name, size in (("resnet50", 224), ("unet(4, 2)", 256), ("densenet121", 224),
                        ("inception_v3", 299), ("mobilenet_v2", 224), ("vgg16", 224)):  # fmt: skip
         for given in (None, size, 3 * size):

@@ -18,16 +18,17 @@ from fastrf.kernels import load
 from test_over_limit import traced
 
 import fastrf as rf
-from fastrf.engine import ENGINES
+from fastrf.engine import ENGINES, direct, scratch
 from fastrf.engine.plan import MEMORY_FLOOR, Plan
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
+from fastrf.maps import Window
 from fastrf.tiling import tiles
 
 CLOSE = 1.1
 """No field takes more than so many times what was foretold, nor less than that part of it,"""
 
-BOUNDS = {"tilted": 2.5, "powers": 1.35, "recompressed": 1.5}
+BOUNDS = {"tilted": 2.2, "powers": 1.3, "recompressed": 1.4}
 """but for engines whose arrays depend on values: there the forecast is an upper bound, in the cases
 here within these factors."""
 
@@ -97,7 +98,11 @@ CASES: dict[str, Case] = {
                 *[conv(), rf.AvgPool(3, stride=1, padding=1)] * 7), 60, "float64"),
     "channels": (S(rf.Input(3), *weighted(3, *[96] * 4)), 100, "float64"),
     "few channels": (S(rf.Input(3), *weighted(3, *[8] * 20, k=5)), None, "float64"),
+    "more weights than pixels": (S(rf.Input(3), *weighted(3, *[128] * 3, k=7)), None, "float32"),
     "wide": (S(*[conv(41)] * 20), None, "float64"),
+    "widest lines": (S(conv(100_001), conv(60_001), conv(80_001), ndim=1), None, "float64"),
+    "long lines": (S(*[conv(3, dilation=2**i) for i in range(17)], ndim=1), None, "float64"),
+    "strided lines": (S(*[rf.Conv(64, stride=64)] * 3, ndim=1), None, "float64"),
     "wide lines": (S(*[conv(501)] * 60, ndim=1), None, "float64"),
     "lines up": (S(*DOWN * 12, *UP[2:] * 12, ndim=1), 100_000, "float32"),
     "clipped stack": (S(*[rf.Residual(conv())] * 60), 700, "float64"),
@@ -157,9 +162,8 @@ def test_peak_memory_is_the_forecast(name: str) -> None:
         assert peak <= max(CLOSE * plan, MEMORY_FLOOR), (engine, plan, peak)
         bound = BOUNDS.get(engine, CLOSE) * max(peak, MEMORY_FLOOR)
         assert plan <= bound, (engine, plan, peak)
-        # Blocks of rows are each thread's own: no plan counts them, or when they meet.
-        most = 1.25 * CLOSE * max(plan_of_two, MEMORY_FLOOR)
-        assert peak_of_two <= most, (engine, plan_of_two)
+        # Whether threads are at their fullest at the same moment is for chance.
+        assert peak_of_two <= max(CLOSE * plan_of_two, MEMORY_FLOOR), (engine, plan_of_two)
 
 
 def test_every_engine_has_cases_above_the_floor() -> None:
@@ -168,6 +172,34 @@ def test_every_engine_has_cases_above_the_floor() -> None:
         for engine, (_, peak, _, _) in measured(name).items():
             counts[engine] += peak > MEMORY_FLOOR
     assert min(counts.values()) >= 2, counts
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("kernel", "pixels"), [(20_001, 300_000), (200_001, 100_000), (501, 200_000)]
+)
+def test_what_sums_of_equal_taps_along_a_line_work_in(kernel: int, pixels: int, dtype: str) -> None:
+    one, run = np.dtype(dtype), load("cpu").transposed_box
+    y, out = np.ones((1, pixels, 1), dtype), np.empty((1, pixels + kernel - 1, 1), dtype)
+    run(y, kernel, 1, 1, 0, out)  # compiles
+    held = traced(lambda: run(y, kernel, 1, 1, 0, out))
+    found = scratch.of_pass(Window(kernel), None, out.shape, 1, one.itemsize)
+    assert found == pytest.approx(held, rel=CLOSE - 1, abs=4096)
+
+
+def test_a_deep_series_of_taps_that_are_no_product_keeps_its_scale() -> None:
+    # The unit's pixel is spread over four, and gathered again: 0.3 of it is left each time, so that
+    # what no one scales anew has sunk below any float32 after some hundred pairs.
+    taps = [[3, 2], [2, 1]]
+    pair = [rf.Conv(2, stride=2, taps=taps), rf.ConvTranspose(2, stride=2, taps=taps)]
+    graph = lower(S(*pair * 200), None)
+    node = graph.output_node(None)
+    where = (graph, node, (0, 0), graph.input_node(None))
+    found = {
+        dtype: direct.propagate(*where, kernels=load("cpu"), dtype=dtype, at_once=False)
+        for dtype in ("float32", "float64")
+    }
+    np.testing.assert_allclose(found["float32"].pixels(), found["float64"].pixels(), rtol=1e-4)
 
 
 # --- what cannot fit is refused where it is asked for -------------------------------------------

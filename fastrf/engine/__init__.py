@@ -61,16 +61,19 @@ class Engine:
     ways: Callable[[Any, int], Mapping[str, Mapping[str, Any]]] = lambda *_: {"": {}}
     unseen: Callable[..., Forecast] | None = None
 
-    def foretold(self, *field: Any, costs: Costs) -> Forecast:
-        """The forecast of a field, with the arguments of `forecast`, on a device of these costs."""
+    def foretold(self, graph: PlaneGraph, *field: Any, costs: Costs) -> Forecast:
+        """The forecast of a field, with the arguments of `forecast`, on a device of these costs.
+        The latest are kept: whoever asks for a field plans it anew each time."""
         forecast = self.forecast if costs is CPU else self.unseen or self.forecast
-        return forecast(*field).on(costs)
+        found = graph.lately(("forecast", forecast, *field), lambda: forecast(graph, *field))
+        return found.on(costs)
 
     def refuses(
         self, graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str, tol: float
     ) -> str | None:
         """Why the engine does not serve a field to this tolerance; None where it does."""
-        why_not = self.obstacle(graph, node, input_node)
+        key = ("obstacle", self.obstacle, node, input_node)
+        why_not = graph.once(key, lambda: self.obstacle(graph, node, input_node))
         if why_not is None and self.finest is not None:
             finest = self.finest(graph, node, unit, input_node)
             if tol < finest:
@@ -174,7 +177,7 @@ ENGINES: Mapping[str, Engine] = {
         _by_variances(_not_powers),
         recompressed.of_powers,
         "relative",
-        trial=1e-3,
+        trial=2e-3,
     ),
     "recompressed": Engine(
         "factored",
@@ -183,7 +186,7 @@ ENGINES: Mapping[str, Engine] = {
         recompressed.of_recompressed,
         "absolute",
         recompressed.finest,
-        trial=1e-3,
+        trial=2e-3,
     ),
     "spectral": Engine(
         "spectral",

@@ -480,9 +480,10 @@ def of_channelwise(
                 if isinstance(layer, Conv | ConvTranspose | FullyConnected) and own is not None:
                     spread = isinstance(layer, ConvTranspose)
                     met = inside // read if spread else written
-                    # The squares, and ordered by tap, in the array's type; what taps are added up
-                    # to, one tap's part, and what that reads, where it is no piece of memory.
-                    squares = 2 * own.array.size + (8 * own.array.size // size if size < 8 else 0)
+                    # The squares, in double precision and in the image's type, or there and ordered
+                    # by tap; what taps are added up to, one tap's part, and what that reads, where
+                    # it is no piece of memory.
+                    squares = own.array.size * (1 + 8 // size)
                     strided = spread * met * (graph.channels[name] or 1)
                     beside = max(squares, 2 * own.array.size + whole + read * met + strided)
                     products += own.array.size * met

@@ -8,6 +8,7 @@ predict to within a factor of about 3, enough to choose and to warn.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,24 @@ CALL_SECONDS = 70e-6
 INSTRUCTION_SECONDS = 1.8e-6
 """an operation,"""
 
-PASS_NANOSECONDS = 1.3
-"""one pixel of such a layer without stride or dilation,"""
+PIXEL_NANOSECONDS = 0.2
+"""one pixel of such a layer,"""
 
-ALONE_TAP_NANOSECONDS = 0.15
-"""and each of its taps (of its axes' taps together, where they are equal)."""
+ALONE_TAP_NANOSECONDS = 0.105
+"""each of its taps (of its axes' taps together, where they are a product),"""
+
+ROW_CALL_NANOSECONDS, ROW_TAP_NANOSECONDS = 230.0, 3.4
+"""a row of such a layer, and each of its taps once more,"""
+
+DENSE_ROW_NANOSECONDS, DENSE_TAP_NANOSECONDS = 350.0, 0.47
+"""the same where taps are no product,"""
+
+SUM_NANOSECONDS = 1.2
+"""and one pixel of a sum of images."""
+
+CACHED_ROW, FROM_MEMORY = 1 << 15, 3.0
+"""Pixels of a row that stays in a core's own cache with what is made of it; and how many times as
+long a pixel and its taps take in longer ones."""
 
 BOX_NANOSECONDS = 3.5
 """One pixel of one axis pass with equal taps, in float64."""
@@ -62,8 +76,8 @@ WRITE_NANOSECONDS = 2.4
 FIELD_BYTES = 1 << 15
 """What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
-WAVES_SECONDS, WAVE_SECONDS = 2.5e-3, 300e-6
-"""The spectral engine's fixed share, and that of a distinct operation."""
+WAVES_SECONDS, WAVE_SECONDS = 200e-6, 120e-6
+"""The spectral engine's fixed share, that of an axis too, and that of a distinct operation."""
 
 PROFILES_SECONDS = 180e-6
 """The factored engine's fixed share: the polynomial, profiles, the image's window."""
@@ -74,8 +88,15 @@ FLOAT32_FACTOR = 0.57
 WALK_SECONDS = 0.3e-6
 """One operation of a transfer function, whose graph has been taken apart for the plan."""
 
-TERM_SECONDS = 25e-6
-"""Making the profiles of one more term of several kernels; of a single kernel, half of it."""
+TERM_SECONDS, FACTOR_SECONDS, PRODUCT_SECONDS = 15e-6, 12e-6, 13e-6
+"""Making the profile of one more term of several kernels; a power of an equal kernel for it, or a
+whole profile of a single kernel; and a convolution of two profiles,"""
+
+PHASE_SECONDS = 4e-6
+"""and, where one of them has gaps, each of its phases."""
+
+PIECE_SECONDS = 40e-6
+"""A block of an image that is formed of terms."""
 
 ROW_NANOSECONDS = 3.5
 """One pixel of one term's profile."""
@@ -94,6 +115,12 @@ FFT_NANOSECONDS = 2.0
 
 FREQUENCY_NANOSECONDS = 3.0
 """One frequency and one distinct operation of a transfer function."""
+
+SINE_NANOSECONDS, PHASE_NANOSECONDS = 17.0, 45.0
+"""One frequency of an axis and a pair of taps that are alike, or one tap of others,"""
+
+LONG_NANOSECONDS = 150.0
+"""and all of a long kernel's equal taps."""
 
 SWEEP_NANOSECONDS = 1.0
 """One pixel of one sweep of a run kernel, however many layers it takes,"""
@@ -115,6 +142,12 @@ LEAST_BANDWIDTH = 200e9
 LINK_BANDWIDTH = 20e9
 """Bytes per second from a GPU to the host: PCI Express 4, 16 lanes, by its data sheet 31.5e9, of
 which pageable memory sees less. Not measured."""
+
+
+def box_nanoseconds(kernel: int) -> float:
+    """One pixel of one axis pass with so many equal taps. Longer windows than a cache holds are
+    added up in as many passes through memory as they have bits."""
+    return BOX_NANOSECONDS if kernel <= CACHED_ROW else math.log2(kernel)
 
 
 def dtype_factor(dtype: Any) -> float:

@@ -707,10 +707,16 @@ def _fill(
         profiles.lowered(whole[: len(out)], top, out)
 
 
+LOOKED_AT = 8
+"""Terms that tell what all of them take."""
+
+
 def _filling_seconds(kinds: Sequence[profiles.Factor], counts: NDArray[np.int64]) -> float:
-    """What `_fill` takes beside writing rows. Terms that are made anew count as the middle one."""
-    if not kinds or (len(kinds) == 1 and kinds[0].miller):
+    """What `_fill` takes beside writing rows."""
+    if not kinds:
         return 0.0
+    if len(kinds) == 1 and kinds[0].miller:
+        return len(counts) * cost.FACTOR_SECONDS
 
     def one(row: NDArray[np.int64]) -> float:
         return profiles.making_seconds(dict(zip(kinds, row.tolist(), strict=True)))
@@ -718,9 +724,11 @@ def _filling_seconds(kinds: Sequence[profiles.Factor], counts: NDArray[np.int64]
     sizes, _ = _traits(tuple(kinds))
     steps = _short_steps(kinds, counts)
     if steps is None:
-        return len(counts) * one(counts[len(counts) // 2])
+        some = counts[:: -(-len(counts) // LOOKED_AT)]
+        return len(counts) / len(some) * sum(map(one, some))
     products = ((counts[:-1] @ sizes + 1) * (steps @ sizes + 1)).sum()
-    return one(counts[0]) + 1e-9 * cost.PRODUCT_NANOSECONDS * float(products)
+    calls = len(steps) * (cost.PRODUCT_SECONDS + cost.PHASE_SECONDS)
+    return one(counts[0]) + calls + 1e-9 * cost.PRODUCT_NANOSECONDS * float(products)
 
 
 def _short_steps(

@@ -20,7 +20,7 @@ from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import tail_nats
 from fastrf.engine.rehearsal import Survey, survey
 from fastrf.engine.scaled import Headroom
-from fastrf.engine.terms import formed_bytes
+from fastrf.engine.terms import block_bytes, formed_bytes, pieces
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.transfer import transfer_function
 from fastrf.engine.windows import Span
@@ -42,8 +42,9 @@ class Forecast:
         at_once: whether the direct engine had better take all layers in one call.
         formed: the part of `memory` that is taken only when pixels are asked for, of engines that
             leave factors.
-        walked, each, finish: bytes before the result is made, what each thread but the first adds
-            to them, and bytes from then on, of engines whose threads take memory of their own.
+        walked, each: bytes before the result is made, and what each thread but the first adds to
+            them, of engines whose threads take memory of their own,
+        finish, finish_each: and the same from then on.
     """
 
     operations: int
@@ -58,6 +59,7 @@ class Forecast:
     walked: int = 0
     each: int = 0
     finish: int = 0
+    finish_each: int = 0
 
     @property
     def working(self) -> int:
@@ -68,7 +70,8 @@ class Forecast:
         """Peak memory in bytes on so many threads."""
         if not self.walked:
             return self.memory
-        return max(self.walked + (workers - 1) * self.each, self.finish)
+        more = workers - 1
+        return max(self.walked + more * self.each, self.finish + more * self.finish_each)
 
     def on(self, costs: Costs) -> Forecast:
         """The same work on a device of these costs."""
@@ -157,17 +160,18 @@ def of_factored(
     terms = min(rank, cost.TERMS_THAT_COUNT) if rank > 1 and graph.ndim > 1 else 0
     held, mirrored = factored.tables(graph, node, input_node)
     making = factored.making(graph, node, input_node)
-    formed = formed_bytes(tuple(count for _, count in spans), rank, dtype, mirrored)
+    shape = tuple(count for _, count in spans)
+    formed = formed_bytes(shape, rank, dtype, mirrored)
     form = pixels * (cost.WRITE_NANOSECONDS * factor + terms * cost.TERM_NANOSECONDS)
+    if terms:
+        form += 1e9 * cost.PIECE_SECONDS * pieces(shape, mirrored)
     # A few of each axis' length: bounds, sums, and the profiles of a single term.
     lines = (8 + (dtype.itemsize if graph.ndim > 1 else 0)) * sum(count for _, count in spans)
     return Forecast(
         len(function.operations),
         support,
         pixels + rows,
-        cost.PROFILES_SECONDS
-        + len(function.distinct) * cost.WALK_SECONDS
-        + (rank - 1) * cost.TERM_SECONDS,
+        cost.PROFILES_SECONDS + len(function.distinct) * cost.WALK_SECONDS,
         1e-9 * (form + rows * cost.ROW_NANOSECONDS)
         + factored.making_seconds(graph, node, input_node),
         cost.FIELD_BYTES + max(held + making, held + lines + formed),
@@ -176,6 +180,7 @@ def of_factored(
         walked=cost.FIELD_BYTES + held + making,
         each=making if rank > 1 else 0,
         finish=cost.FIELD_BYTES + held + lines + formed,
+        finish_each=block_bytes(shape, mirrored) if terms and pixels >= 2 * TILE_CELLS else 0,
     )
 
 
@@ -226,14 +231,17 @@ def of_spectral(
     distinct = len(function.distinct)
     stages = math.log2(found.grid + 1)
     nanoseconds = found.grid * stages * cost.FFT_NANOSECONDS
-    nanoseconds += found.points * distinct * cost.FREQUENCY_NANOSECONDS
+    nanoseconds += found.lines + found.points * function.joint * cost.FREQUENCY_NANOSECONDS
     nanoseconds += 3 * pixels * cost.WRITE_NANOSECONDS
     return Forecast(
         len(function.operations),
         support,
         found.points * distinct + found.grid,
-        cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
+        (1 + graph.ndim) * cost.WAVES_SECONDS + distinct * (cost.WALK_SECONDS + cost.WAVE_SECONDS),
         1e-9 * nanoseconds,
-        found.memory + cost.FIELD_BYTES,
+        max(found.walked, found.finish) + cost.FIELD_BYTES,
         pixels,
+        walked=found.walked + cost.FIELD_BYTES,
+        each=found.each,
+        finish=found.finish + cost.FIELD_BYTES,
     )

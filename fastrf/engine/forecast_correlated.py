@@ -362,13 +362,13 @@ class _Survey:
 
     def _lower(self, split: int) -> Survey:
         """The direct engine's walk from here to the input."""
-        walk = Rehearsal(self.graph, self.node, self.input_node, self.dtype, self.tail)
+        where = (self.graph, self.node, self.input_node)
+        walk = Rehearsal(*where, self.dtype, self.tail, one_call=False)
         for p, held in self.peak.stacks.items():
             walk.hold(p, held.reach)
         below = set(map(id, self.operations[:split]))
         pieces = (tuple(op for op in chain if id(op) in below) for chain in chains(self.operations))
         walk.follow([piece for piece in pieces if piece])
-        walk.alone = math.inf  # it goes on layer by layer, never in one call
         return walk.finished()
 
 

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrf.engine import cost
+from fastrf.engine import cost, scratch
+from fastrf.maps import Window
 
 Floats = NDArray[np.float64]
 
@@ -223,49 +224,64 @@ def convolved(a: Floats, b: Floats, spacing: int = 1) -> Floats:
 
 def making_bytes(runs: Runs) -> int:
     """Bytes that `profile` works in beside its result: both halves of a recurrence; or the last of
-    the factors' products, what it is made of, and which numbers are too small."""
+    the factors' products, what it is made of, and which numbers are too small; or a long kernel's
+    last layer, the one before and what it works in."""
     used = [f for f, n in runs.items() if n and f.kernel > 1]
     pixels = span(runs) + 1
     if len(used) == 1 and used[0].miller:
         return 16 * ((pixels + 1) // 2) if used[0].spacing == 1 else 0
-    return 17 * pixels if used else 0
+    most = 17 * pixels if used else 0
+    for f in used:
+        if f.taps is None and not f.miller:
+            last = runs[f] * (f.kernel - 1) + 1
+            work = scratch.of_pass(Window(f.kernel), None, (1, last, 1), 1, 8)
+            most = max(most, 8 * (2 * last - f.kernel + 1) + work)
+    return most
 
 
 def making_seconds(runs: Runs) -> float:
-    """What `profile` takes beside writing its result: the products of its convolutions, and the
-    passes of kernels too long for a recurrence."""
+    """What `profile` takes beside writing its result: calls, the products of its convolutions, and
+    the passes of kernels too long for a recurrence."""
     order = sorted((f for f, n in runs.items() if n and f.kernel > 1), key=_coarsest_first)
     if not order:
         return 0.0
+    if len(order) == 1 and order[0].miller and order[0].spacing == 1:
+        return cost.FACTOR_SECONDS
     lattice, pixels = order[0].spacing, runs[order[0]] * (order[0].kernel - 1) + 1
-    seconds = _power_seconds(order[0], runs[order[0]])
+    seconds = cost.TERM_SECONDS + _power_seconds(order[0], runs[order[0]])
     for factor in order[1:]:
         finer = math.gcd(lattice, factor.spacing)
         pixels, lattice = (pixels - 1) * (lattice // finer) + 1, finer
-        own = runs[factor] * (factor.kernel - 1) + 1
-        seconds += _power_seconds(factor, runs[factor])
-        seconds += 1e-9 * cost.PRODUCT_NANOSECONDS * pixels * own
-        pixels += factor.spacing // lattice * (own - 1)
+        own, spacing = runs[factor] * (factor.kernel - 1) + 1, factor.spacing // lattice
+        seconds += _power_seconds(factor, runs[factor]) + _product_seconds(pixels, own)
+        seconds += cost.PHASE_SECONDS * (min(spacing, pixels) - 1)
+        pixels += spacing * (own - 1)
     return seconds
 
 
+def _product_seconds(a: int, b: int) -> float:
+    """What `convolved` takes of two profiles of so many pixels."""
+    return cost.PRODUCT_SECONDS + 1e-9 * cost.PRODUCT_NANOSECONDS * a * b
+
+
 def _power_seconds(factor: Factor, count: int) -> float:
-    """What `power` takes; nothing where it is a recurrence, whose every pixel is one of a row."""
+    """What `power` takes; of a recurrence its call, for its every pixel is one of a row."""
     if factor.miller:
-        return 0.0
+        return cost.FACTOR_SECONDS
     pixels = count * (factor.kernel - 1) + 1
     if factor.taps is None:
         # Layer by layer: half of the pixels, on average.
-        return count * (cost.PASS_SECONDS + 1e-9 * cost.BOX_NANOSECONDS * pixels / 2)
-    products, square, found = 0, factor.kernel, 0
+        each = cost.box_nanoseconds(factor.kernel)
+        return count * (cost.PASS_SECONDS + 1e-9 * each * (pixels + factor.kernel) / 2)
+    seconds, square, found = cost.FACTOR_SECONDS, factor.kernel, 0
     while count:
         if count & 1:
-            products += found * square
+            seconds += _product_seconds(found, square) if found else 0.0
             found += square - 1 if found else square
         count >>= 1
         if count:
-            products, square = products + square * square, 2 * square - 1
-    return 1e-9 * cost.PRODUCT_NANOSECONDS * products
+            seconds, square = seconds + _product_seconds(square, square), 2 * square - 1
+    return seconds
 
 
 def spread(a: Floats, spacing: int) -> Floats:

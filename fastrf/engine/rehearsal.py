@@ -116,6 +116,10 @@ class Buffers:
                 self._free.sort()
                 self.total -= self._free.pop(0)[0]
 
+    def clear(self) -> None:
+        self.total -= sum(size for size, _ in self._free)
+        self._free.clear()
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -142,12 +146,12 @@ class _Traits:
     """What is known of a map, wherever it is applied.
 
     Attributes:
-        alone: nanoseconds of a pixel, where all layers go in one call.
+        alone: nanoseconds of a pixel and of a row, where all layers go in one call.
         sinks: whether its largest value can sink.
         passes: axis, its map and taps, and nanoseconds of a pixel, for each that moves anything.
     """
 
-    alone: float
+    alone: tuple[float, float]
     sinks: bool
     passes: list[tuple[int, AxisMap, Any, float]]
 
@@ -167,6 +171,7 @@ class Rehearsal:
 
     Args:
         seen: as of `survey`.
+        one_call: whether all layers may go in one call.
     """
 
     def __init__(
@@ -177,10 +182,12 @@ class Rehearsal:
         dtype: np.dtype[Any],
         tail: float | None,
         seen: bool = True,
+        one_call: bool = True,
     ) -> None:
         self.graph, self.input_node = graph, input_node
         self.dtype, self.size, self.seen, self.tail = dtype, dtype.itemsize, seen, tail
         self.room = Headroom.of(dtype)
+        self.one_call = one_call and seen
         self.count = len(graph.between(node, input_node))
         dropped = tail_nats(tail, graph.ndim * max(self.count, 1))
         values = (self.room.top - self.room.low) * math.log(2) if seen else math.inf
@@ -188,7 +195,8 @@ class Rehearsal:
         self.final = min(-self.room.low * math.log(2), dropped)
         self.images: dict[int, Image] = {}
         self.pool, self.slots = Buffers(), _Slots()
-        self.fixed, self.cells, self.nanoseconds, self.alone = 0.0, 0, 0.0, 0.0
+        self.fixed, self.cells, self.nanoseconds = 0.0, 0, 0.0
+        self.alone_pixels, self.alone_rows = 0.0, 0.0  # nanoseconds, where all goes in one call
         self.largest, self.most, self.most_of_two = 1, 0, 0
         # By the id of a map, which the graph keeps.
         self.known: dict[int, _Traits] = {}
@@ -224,9 +232,10 @@ class Rehearsal:
                 image = self.images[p] if image is None else self._sum(image, self.images[p])
         if image is None:  # the engine says why
             return Survey(self.count, self.fixed, 0.0, self.cells, 1, (), False, 0, 0, 0)
-        walked, both = self.most, self.most_of_two
+        self.pool.clear()
         if self.size == 8 and image.peak + math.log2(max(image.pixels, 1)) > self.room.limit:
             image = self._shifted(image, 0.0)
+        walked, both = self.most, self.most_of_two
         support = tuple(r.within(self.final) for r in image.reach)
         result = math.prod(max(count, 0) for _, count in support)
         # Quotients in float64, cast to a narrower type, and which are too small; a result that is
@@ -237,11 +246,13 @@ class Rehearsal:
         if not self.seen:  # where its values begin is known in the end, so that it is always cut
             beside = image.pixels + self.size * image.pixels
         finish = self.size * image.buffer[0] + quotients + beside
-        at_once = cost.CALL_SECONDS + self.count * cost.INSTRUCTION_SECONDS + 1e-9 * self.alone
+        write = image.pixels * cost.WRITE_NANOSECONDS
+        alone = cost.dtype_factor(self.dtype) * (self.alone_pixels + write) + self.alone_rows
+        at_once = cost.CALL_SECONDS + self.count * cost.INSTRUCTION_SECONDS + 1e-9 * alone
         self.fixed += cost.WALK_CALL_SECONDS
-        self.nanoseconds += image.pixels * cost.WRITE_NANOSECONDS
+        self.nanoseconds += write
         shared = 1e-9 * cost.dtype_factor(self.dtype) * self.nanoseconds
-        quicker = self.seen and fits_one_call(self.largest, self.tail)
+        quicker = self.one_call and fits_one_call(self.largest, self.tail)
         quicker = quicker and at_once < self.fixed + shared
         if quicker:
             memory = self.size * self.slots.total + max(self.slots.beside, self.size * result)
@@ -346,12 +357,12 @@ class Rehearsal:
             for workers in (1, 2):
                 self._note(scratch.of_sweep(layer, layers, shape, self.size, workers), workers)
         self.fixed += cost.SWEEP_CALL_SECONDS
-        middle = [(n + m) / 2 for n, m in zip(image.shape, shape, strict=True)]
-        # Simpson's rule, for the layers one by one.
-        mean = (image.pixels + 4 * math.prod(middle) + pixels) / 6
         self._work(pixels, _run_cost(move, layers))
         self.cells += _updates(image.shape, shape, layers)
-        self.alone += layers * mean * self._traits(move).alone
+        # Simpson's rule, for the layers one by one.
+        middle = [(n + m) / 2 for n, m in zip(image.shape, shape, strict=True)]
+        for sides, part in ((image.shape, 1 / 6), (middle, 4 / 6), (shape, 1 / 6)):
+            self._work_alone(move, sides, part * layers)
         for last in (before, shape)[-layers:]:
             self.slots.step()
             self.slots.move(math.prod(last), _aside(move, before, last))
@@ -404,7 +415,7 @@ class Rehearsal:
                 image = self._passed(image, tuple(shape), growth, beside)
                 self._work(image.pixels, nanoseconds)
         self.cells += math.prod(whole)
-        self.alone += math.prod(whole) * traits.alone
+        self._work_alone(move, whole)
         self.slots.move(math.prod(whole), _aside(move, entered, whole))
         self.slots.beside = max(self.slots.beside, _beside(move, entered, whole, self.size))
         before = image.buffer
@@ -455,7 +466,7 @@ class Rehearsal:
         self.fixed += cost.SUM_SECONDS
         self._work(pixels, cost.BOX_NANOSECONDS)
         self.cells += pixels
-        self.alone += pixels * cost.BOX_NANOSECONDS
+        self.alone_pixels += pixels * cost.SUM_NANOSECONDS
         return Image(reach, spans, shape, pixels, max(lowered.peak, b.peak) + 1, buffer)
 
     def _lowered(self, image: Image, growth: float) -> Image:
@@ -515,6 +526,16 @@ class Rehearsal:
     def _work(self, pixels: int, nanoseconds: float) -> None:
         self.nanoseconds += pixels * nanoseconds
         self.largest = max(self.largest, pixels)
+
+    def _work_alone(self, move: SpatialMap, shape: Sequence[float], layers: float = 1.0) -> None:
+        """Counts so many layers of this shape, where all goes in one call."""
+        (pixel, row), last = self._traits(move).alone, move.axes[-1]
+        rows, pixels = layers * math.prod(shape[:-1]), shape[-1]
+        if isinstance(last, Window) and last.kernel > cost.CACHED_ROW:
+            pixels += last.span  # sums of sums go through the line with room at both ends
+        far = cost.FROM_MEMORY if pixels > cost.CACHED_ROW else 1.0
+        self.alone_pixels += rows * pixels * pixel * far
+        self.alone_rows += rows * row
 
 
 class _Slots:
@@ -623,22 +644,23 @@ LONG = 6
 
 def _beside(move: SpatialMap, y: Sequence[int], x: Sequence[int], size: int) -> int:
     """Bytes that one call allocates for a layer: the line between two axes, with room at both ends;
-    a plane of such lines where windows of rows are doubled; and which rows meet."""
+    a plane of such lines where windows of rows are doubled; and which rows meet, at which taps."""
     if isinstance(move.taps, np.ndarray):
-        return 0
+        return move.taps.size * (8 + size)
     last, taps = move.axes[-1], move.axis_taps(len(y) - 1)
-    found = 0
+    found = meeting = 0
     if not isinstance(last, Table | Everything) and last.kernel > 1:
+        meeting = last.kernel * (3 * 8 + size)
         line = y[-1] + 2 * (last.span + last.stride + 1)
         found += line * (3 if _is_long(last, taps) else 1) + (x[-1] if last.stride > 1 else 0)
     if len(y) < 2:
-        return size * found
+        return size * found + meeting
     axis, taps = move.axes[-2], move.axis_taps(len(y) - 2)
     if _is_long(axis, taps):
         assert isinstance(axis, Window)
         found += 3 * (y[-2] + 2 * axis.span) * y[-1]
     taps_of = axis.taps.shape[1] if isinstance(axis, Table) else getattr(axis, "kernel", x[-2])
-    return size * found + max(y[-2], x[-2]) * taps_of * (3 * 8 + size)
+    return size * found + meeting + max(y[-2], x[-2]) * taps_of * (3 * 8 + size)
 
 
 def _is_long(axis: AxisMap, taps: Any) -> bool:
@@ -665,21 +687,27 @@ def pass_cost(axis: AxisMap, taps: Any) -> float:
         return int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
     if taps is not None:
         return len(taps) * cost.TAP_NANOSECONDS
-    return cost.BOX_NANOSECONDS
+    return cost.box_nanoseconds(axis.kernel) if isinstance(axis, Window) else cost.BOX_NANOSECONDS
 
 
-def _alone_cost(move: SpatialMap) -> float:
-    """Of a layer, where all layers go in one call."""
+def _alone_cost(move: SpatialMap) -> tuple[float, float]:
+    """Of a layer, where all layers go in one call; and that of a row."""
     if isinstance(move.taps, np.ndarray):
-        return cost.PASS_NANOSECONDS + move.taps.size * cost.ALONE_TAP_NANOSECONDS
-    # The first of three axes is a pass of its own.
-    alone = cost.PASS_NANOSECONDS * (3 if len(move.axes) > 2 else 1)
-    for axis in move.axes:
+        taps = move.taps.size
+        return (
+            cost.PIXEL_NANOSECONDS + taps * cost.ALONE_TAP_NANOSECONDS,
+            cost.DENSE_ROW_NANOSECONDS + taps * cost.DENSE_TAP_NANOSECONDS,
+        )
+    pixel, row = cost.PIXEL_NANOSECONDS, cost.ROW_CALL_NANOSECONDS
+    for i, axis in enumerate(move.axes):
         if isinstance(axis, Table):
-            alone += int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
+            pixel += int(axis.taps.shape[1]) * cost.TABLE_NANOSECONDS
         elif not isinstance(axis, Everything) and axis.kernel > 1:
-            alone += axis.kernel * cost.ALONE_TAP_NANOSECONDS
-    return alone
+            long = _is_long(axis, move.axis_taps(i))  # sums of twice the length from sums
+            count = 2 * math.log2(axis.kernel) if long else axis.kernel
+            pixel += count * cost.ALONE_TAP_NANOSECONDS
+            row += count * cost.ROW_TAP_NANOSECONDS
+    return pixel, row
 
 
 def _growth(axis: AxisMap, taps: Any, pixels: int) -> float:

@@ -119,11 +119,14 @@ def of_pass(axis: AxisMap, taps: Any, shape: Sequence[int], at: int, size: int) 
     lag = axis.dilation * width
     if axis.kernel <= (DIRECT if lag >= SHORT else SHORT):
         return 0
+    # A window is no longer than what it is of; then come pixels that hold all of that.
+    whole, spread = width * shape[at], axis.kernel * lag
+    rows = min(axis.kernel, -(-(whole - spread + lag) // lag))
     if lag < SHORT:
-        reach = (axis.kernel - 1) * lag
-        return 2 * size * (reach + min(width * shape[at], max(PIECE, 2 * reach)))
-    row = min(lag, max(SHORT, SUFFIX // axis.kernel))
-    return size * (axis.kernel + 2) * row
+        reach, longest = (rows - 1) * lag, max(rows * lag, whole - spread)
+        return 2 * size * (reach + min(longest, max(PIECE, 2 * reach)))
+    row = min(lag, max(SHORT, SUFFIX // rows))
+    return size * (rows + 2) * row
 
 
 def _rounded(count: int, unit: int) -> int:

@@ -26,7 +26,7 @@ from fastrf.engine import fourier
 from fastrf.engine.direct import Propagated
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import trimmed
-from fastrf.engine.threads import Threads
+from fastrf.engine.threads import TILE_CELLS, Threads
 from fastrf.engine.transfer import (
     Exponential,
     Exponentials,
@@ -96,8 +96,7 @@ def propagate_spectral(
         InputError: there is an `obstacle`, or no path leads from the unit to the input.
     """
     function = served(graph, node, input_node)
-    reach = _Reach.of(function)
-    frame = _Frame.around(reach, tail, tol)
+    frame = _Frame.of(function, tail, tol)
     grid = [
         Axis.of(function, a, window, period, frame.threshold)
         for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True))
@@ -177,12 +176,16 @@ def window_and_periods(
     function: TransferFunction, tail: float | None, tol: float
 ) -> tuple[tuple[Window, ...], tuple[int, ...]]:
     """Per axis the pixels that will be computed, from unit 0, and the length of the FFT."""
-    frame = _Frame.around(_Reach.of(function), tail, tol)
+    frame = _Frame.of(function, tail, tol)
     return frame.windows, frame.periods
 
 
-LONGEST_LINE = 1 << 20
-"""Frequencies along an axis that are looked at one by one in a forecast."""
+LONGEST_LINE = 1 << 30
+"""A period that no machine's memory holds: nothing is looked at."""
+
+LOOKED_AT = 1 << 12
+"""Frequencies along an axis that are looked at in a forecast: of longer lines so many, and the
+share of them at which F matters is taken for that of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,44 +196,60 @@ class Outlook:
         windows: per axis the pixels that will be computed, from unit 0.
         points: frequencies at which F is evaluated.
         grid: numbers that the FFTs along the axes, one after the other, transform.
-        memory: bytes at the fullest moment.
+        lines: nanoseconds that functions of one axis' frequency take.
+        walked, each, finish: bytes at the fullest moment while F is evaluated, what each thread but
+            the first adds to them, and bytes from then on.
     """
 
     windows: tuple[Window, ...]
     points: int
     grid: int
-    memory: int
+    lines: float
+    walked: int
+    each: int
+    finish: int
 
 
 def outlook(
     function: TransferFunction, tail: float | None, tol: float, dtype: np.dtype[Any]
 ) -> Outlook:
     """Of a field without an `obstacle`, with dtype and options as of `propagate_spectral`."""
-    frame = _Frame.around(_Reach.of(function), tail, tol)
-    if max(frame.periods) > LONGEST_LINE:  # what follows would itself take as long lines
+    frame = _Frame.of(function, tail, tol)
+    if max(frame.periods) > LONGEST_LINE:
         pixels = math.prod(last - first + 1 for first, last in frame.windows)
         points = math.prod(frame.periods)
-        return Outlook(frame.windows, points, points, 16 * points + 16 * pixels)
-    grid = [
-        Axis.of(function, a, window, period, frame.threshold)
-        for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True))
-    ]
+        return Outlook(frame.windows, points, points, 0.0, 16 * points, 0, 16 * (points + pixels))
+    grid, lengths, kept = [], [], []
+    for a, (window, period) in enumerate(zip(frame.windows, frame.periods, strict=True)):
+        half = a == function.graph.ndim - 1
+        n = fourier.fast_length(period, half)
+        length = n // 2 + 1 if half else n
+        sample = Frequencies(n, looked_at(length))
+        bound = function(Moduli(a, sample)).bound
+        index = sample.index[bound >= frame.threshold]
+        grid.append(Axis(window, Frequencies(n, index), half))
+        lengths.append(length)
+        kept.append(max(1, index.size * length // sample.index.size))
     counts = [axis.count for axis in grid]
-    kept = [max(1, axis.frequencies.index.size) for axis in grid]
     pixels, points = math.prod(counts), math.prod(kept)
     # Sums at one frequency tell what F is made of: a product of functions, or an array, whether
     # real, where all is symmetric, or not.
-    sample = [replace(axis.frequencies, index=axis.frequencies.index[:1]) for axis in grid]
-    wave = function(Waves(sample))
+    one = [replace(axis.frequencies, index=axis.frequencies.index[:1]) for axis in grid]
+    wave = function(Waves(one))
     # Pixels, those that are below the rounding error, and once more without the latter.
     # A narrower type comes beside them, and is copied where that cuts borders off.
     finish = (17 if dtype.itemsize == 8 else 9 + 2 * dtype.itemsize) * pixels
-    lengths = [a.frequencies.period // 2 + 1 if a.half else a.frequencies.period for a in grid]
-    # Along each axis, every frequency: numbers, bounds, phases and what they are made of.
-    lines = max(map(function.line_bytes, lengths))
+    # Along each axis, every frequency: numbers, bounds, phases and what they are made of; and of
+    # those that matter F itself, but for the first axis once for every block of rows.
+    lines = max(map(function.line_bytes, lengths, kept))
+    blocks = 1 if wave.separable else math.ceil(points / BLOCK)
+    nanoseconds = sum(
+        function.line_nanoseconds(a) * (length + (blocks if a else 1) * own)
+        for a, (length, own) in enumerate(zip(lengths, kept, strict=True))
+    )
     if wave.separable and len(grid) > 1:
-        memory = max(finish + 8 * sum(kept), lines)
-        return Outlook(frame.windows, sum(kept), sum(lengths), memory)
+        finish += 8 * sum(kept)
+        return Outlook(frame.windows, sum(kept), sum(lengths), nanoseconds, lines, 0, finish)
     numbers, transformed, most, before = list(kept), 0, 0, 0
     for a, (axis, length) in enumerate(zip(grid, lengths, strict=True)):
         sparse = kept[a] < length
@@ -261,10 +280,35 @@ def outlook(
         both + values + last + cut,
         finish,
     )
-    blocks = 4 * itemsize * min(points, BLOCK)
-    return Outlook(
-        frame.windows, points, transformed, max(memory + 8 * sum(kept), held + blocks, lines)
-    )
+    # What a power is of and made of, their product, and 1 less one of them, which becomes the
+    # product where arrays are large; and values that wait to be multiplied.
+    waiting = max(1, len(function.groups)).bit_length() - 1
+    block = min(points, max(1, BLOCK * kept[0] // points) * (points // kept[0]))
+    live = max((_live(n) for _, n in function.groups), default=2)
+    live += waiting + (1 if itemsize * block >= ELIDED else 2)
+    working = live * itemsize * block
+    made = held * (points - block) // points
+    walked, each = max(made + working, lines), working if points >= 2 * TILE_CELLS else 0
+    finish = memory + 8 * sum(kept)
+    return Outlook(frame.windows, points, transformed, nanoseconds, walked, each, finish)
+
+
+ELIDED = 1 << 18
+"""Bytes from which on NumPy computes in an array that nobody else holds."""
+
+
+def _live(n: int) -> int:
+    """Different powers that `squared_up` holds when it makes the n-th, that of 1 among them."""
+    return 3 - (n & n - 1 == 0) - (n - 1 & n - 2 == 0)
+
+
+def looked_at(length: int) -> NDArray[np.int64]:
+    """Of so many frequencies those that a forecast looks at: all, or `LOOKED_AT` of them, which are
+    spread by the golden ratio, lest they meet what repeats with a stride or a dilation."""
+    if length <= LOOKED_AT:
+        return np.arange(length)
+    share = np.arange(LOOKED_AT) * ((math.sqrt(5) - 1) / 2) % 1
+    return (share * length).astype(np.int64)
 
 
 # --- where the image is ---------------------------------------------------------------------
@@ -338,6 +382,11 @@ class _Frame:
     periods: tuple[int, ...]
     threshold: float
     dropped: float
+
+    @staticmethod
+    def of(function: TransferFunction, tail: float | None, tol: float) -> _Frame:
+        key = ("frame", function.node, function.input_node, tail, tol)
+        return function.graph.lately(key, lambda: _Frame.around(_Reach.of(function), tail, tol))
 
     @staticmethod
     def around(reach: _Reach, tail: float | None, tol: float) -> _Frame:

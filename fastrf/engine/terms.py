@@ -82,14 +82,26 @@ def formed_bytes(
     if rank == 1:
         # The product of all lines but the last.
         return image + math.prod(shape[:-1]) * dtype.itemsize
-    # A block at work, turned where rows are mirrored, and copied to the other side of a diagonal;
-    # and what is compared between terms, in each of an axis' blocks.
+    # And what is compared between terms, in each of an axis' blocks.
+    stored = [(n + 1) // 2 if mirrored else n for n in shape[-2:]]
+    blocks = sum(-(-n // BLOCK) for n in set(stored))
+    compared = blocks * rank * 5 * 8 if rank > FEW_TERMS else 0
+    return image + block_bytes(shape, mirrored) + compared
+
+
+def block_bytes(shape: tuple[int, ...], mirrored: bool) -> int:
+    """What a thread has at work of an image of several terms, in two dimensions and more: a block,
+    turned where rows are mirrored, and copied to the other side of a diagonal."""
     stored = [(n + 1) // 2 if mirrored else n for n in shape[-2:]]
     parts = [-(-n // BLOCK) for n in stored]
-    at_work = 8 * math.prod(-(-n // p) for n, p in zip(stored, parts, strict=True))
-    at_work *= 1 + mirrored + (max(parts) > 1 or len(shape) > 2)
-    blocks = sum(-(-n // BLOCK) for n in set(stored))
-    return image + at_work + (blocks * rank * 5 * 8 if rank > FEW_TERMS else 0)
+    one = 8 * math.prod(-(-n // p) for n, p in zip(stored, parts, strict=True))
+    return one * (1 + mirrored + (max(parts) > 1 or len(shape) > 2))
+
+
+def pieces(shape: tuple[int, ...], mirrored: bool) -> int:
+    """Blocks that an image of several terms is formed of, as if no axes were alike."""
+    stored = [(n + 1) // 2 if mirrored else n for n in shape]
+    return math.prod(stored[:-2]) * math.prod(-(-n // BLOCK) for n in stored[-2:])
 
 
 @dataclass(frozen=True, slots=True)

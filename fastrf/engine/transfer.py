@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.arrays import along
+from fastrf.engine import cost
 from fastrf.engine.series import Stage, stages
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import SpatialMap, Window
@@ -50,8 +51,12 @@ SLAB = 1 << 14
 """Numbers, of taps at frequencies, that are looked at at a time,"""
 
 SLAB_BYTES, EVEN_BYTES = 56, 24
-"""and what is at work for each of them: angles, sines, complex numbers; or none of these, where all
-taps are the same from both ends."""
+"""and what is at work for each of them: an angle, a square, a sine, complex numbers, and what has
+been added up; or, where all taps are the same from both ends, three real numbers."""
+
+LONG_BYTES = 11 * 8 + 1
+"""The same for each frequency of a long kernel of equal taps: what its closed form names, of which
+one is a Boolean, and what it makes on the way."""
 
 LONG_KERNEL = 33
 """Equal taps from which the closed form beats the sum over taps (measured at 513 frequencies on
@@ -176,10 +181,26 @@ class TransferFunction:
 
     @cached_property
     def widest(self) -> int:
-        """Most taps along an axis, of which a long kernel of equal ones counts two."""
+        """Most taps along an axis that are looked at one by one."""
+        return max((k for move, k in self._kernels() if not _is_long(move, k)), default=1)
+
+    @cached_property
+    def long(self) -> bool:
+        """Whether there are equal taps of which a closed form tells."""
+        return any(_is_long(move, k) for move, k in self._kernels())
+
+    def _kernels(self) -> Iterator[tuple[SpatialMap, int]]:
+        """Every axis of every distinct map."""
         moves = (m for op in self.distinct for m in op.maps)
-        kernels = ((m, w.kernel) for m in moves for w in _windows(m))
-        return max((2 if m.taps is None and k >= LONG_KERNEL else k for m, k in kernels), default=1)
+        return ((m, w.kernel) for m in moves for w in _windows(m))
+
+    @cached_property
+    def joint(self) -> int:
+        """How often an array of all frequencies is gone through for `distinct`: once an operation,
+        and for taps that are no product once for every one along the first axis."""
+        tables = (m.taps for op in self.distinct for m in op.maps)
+        more = sum(len(taps) for taps in tables if isinstance(taps, np.ndarray))
+        return len(self.distinct) + more
 
     @cached_property
     def even(self) -> bool:
@@ -191,13 +212,25 @@ class TransferFunction:
             for taps in every
         )
 
-    def line_bytes(self, frequencies: int) -> int:
-        """What is at work where a bound is found at so many frequencies along an axis: their
-        numbers, bounds of layers and of their products; and taps, some at a time."""
-        values = 2 + math.ceil(math.log2(len(self.groups) + 1)) if self.groups else 6
+    def line_bytes(self, frequencies: int, kept: int) -> int:
+        """What is at work where a bound is found at so many frequencies along an axis, and F itself
+        at those that are kept: their numbers, values of layers and of their products; and taps,
+        some at a time."""
+        products, values = max(1, len(self.groups)).bit_length() - 1, 6
+        if self.groups:
+            merges = any(len(stage.operations) > 1 for stage, _ in self.groups)
+            values = 3 + products + merges
         one = EVEN_BYTES if self.even else SLAB_BYTES
         slab = one * min(max(SLAB, frequencies), self.widest * frequencies)
-        return 8 * values * frequencies + slab
+        if self.long:
+            slab = max(slab, LONG_BYTES * frequencies)
+        waves = 0 if self.even else (2 * 8 + 16 * products + SLAB_BYTES) * kept
+        return max(8 * values * frequencies + slab, waves)
+
+    def line_nanoseconds(self, axis: int) -> float:
+        """What one frequency of an axis takes, where all that depends on it alone is summed up."""
+        moves = [m for op in self.distinct for m in op.maps]
+        return sum(_line_nanoseconds(m, list(_windows(m))[axis].kernel, axis) for m in moves)
 
     def jump(self, node: str) -> Jump:
         """The jump of a node's map."""
@@ -276,6 +309,10 @@ class TransferFunction:
         return values
 
 
+def _is_long(move: SpatialMap, kernel: int) -> bool:
+    return move.taps is None and kernel >= LONG_KERNEL
+
+
 def _planes(stage: Stage) -> list[int]:
     """The planes of a stage in the order of their appearance, the same for equal keys."""
     named = (p for op in stage.operations for p, _ in (*op.sources, *op.targets))
@@ -291,6 +328,17 @@ def _windows(move: SpatialMap) -> Iterator[Window]:
 def _centre(axis: Window, jump: int) -> int:
     """Twice the centre of the taps, in input pixels from the unit's own position."""
     return jump * (axis.span - 2 * axis.lo)
+
+
+def _line_nanoseconds(move: SpatialMap, kernel: int, axis: int) -> float:
+    """As `TransferFunction.line_nanoseconds`, of one map."""
+    if isinstance(move.taps, np.ndarray):
+        return kernel * cost.PHASE_NANOSECONDS
+    taps = move.axis_taps(axis)
+    if taps is None and kernel >= LONG_KERNEL:
+        return cost.LONG_NANOSECONDS
+    even = taps is None or np.array_equal(taps, taps[::-1])
+    return kernel // 2 * cost.SINE_NANOSECONDS if even else kernel * cost.PHASE_NANOSECONDS
 
 
 # --- exponents ------------------------------------------------------------------------------

@@ -42,6 +42,10 @@ FIELD_SECONDS = 4e-4
 STEP_SECONDS = 1.5e-4
 """Python's share of one step of a script."""
 
+POWERS_SECONDS, BESIDE_SECONDS = 1e-4, 1e-4
+"""Python's share of the first power of a block, and of each time that some of them are laid side by
+side; both twice where a bound of them is made, too."""
+
 CALL_SECONDS = 1.5e-5
 """Python's share of one power of a map, or of one map that is applied alone, all axes together."""
 
@@ -169,7 +173,7 @@ class Counts:
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
         passages: set[int] = set()
-        signed: set[int] = set()
+        signed = self._signed = set[int]()
         for step in written.steps:
             if isinstance(step, Settle):
                 terms = self._multiplied_out(step.words)
@@ -206,7 +210,9 @@ class Counts:
                 key = (w.block.number, id(w.step))
                 wanted = w.first + len(w.values) - 1
                 more = max(0, wanted - self._powers.get(key, 0))
-                self._apply(w.step, w.block.rank, more)
+                ways = 1 + (w.block.number in self._signed)
+                self.seconds += ways * (BESIDE_SECONDS + (key not in self._powers) * POWERS_SECONDS)
+                self._apply(w.step, w.block.rank, ways * more)
                 self._powers[key] = max(wanted, self._powers.get(key, 0))
         return sum(w.rank for w in words)
 
@@ -245,7 +251,9 @@ class Counts:
         if terms >= min(shape) and min(shape) <= WHOLE:
             order, work = min(shape), GEMM_NANOSECONDS * pixels * (terms + min(shape))
         else:
-            batches = max(1, math.ceil((terms - BATCH) / BATCH) + 1)
+            batches = max(1, math.ceil(terms / BATCH))
+            if batches > 1:  # beside what the batches before have left
+                order = min(BATCH + TYPICAL_RANK[2], *shape)
             work = QR_NANOSECONDS * sum(shape) * order**2
             if pixels <= MEASURED:
                 work += 4 * GEMM_NANOSECONDS * pixels * order

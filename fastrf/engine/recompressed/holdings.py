@@ -23,7 +23,12 @@ from fastrf.maps import Spread, Window
 MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
 """Most columns that a reduction has left of an axis in any network tried, by the number of axes:
 of images that are smooth, that one layer with strides has made coarse, and of others (holes, taps
-that are no product). They hardly depend on the size of an image or on the tolerance."""
+that are no product). They hardly depend on the size of an image or on the tolerance.
+
+One network of 300 random ones had more: 240 of 286, twice the memory foretold, behind strides and
+23 layers of dilations 2, 3 and 4, with taps of even length. As many columns as a smooth image has
+times the common period of all strides and holes would be a bound there, but foretold the others
+with holes at three to 17 times of what they take (60 suffice)."""
 
 POWER_BYTES = 320
 """What Python holds of an array, and of the place of one in a list."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrf.engine import transfer
 from fastrf.engine.forecast import Forecast
-from fastrf.engine.spectral import BLOCK, EPS, Window, window_and_periods, windows
+from fastrf.engine.spectral import BLOCK, EPS, Window, looked_at, window_and_periods, windows
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.tilted.moments import FEWEST, Moments, taps_of
 from fastrf.engine.tilted.nodes import DEPTH, STEPS, TINY
@@ -112,9 +112,10 @@ def of_tilted(
 
 def _waves(function: TransferFunction, axis: int, period: int) -> int:
     """Frequencies of one axis at which the image itself, θ = 0, has anything: like each window."""
-    half = Frequencies(period, np.arange(period // 2 + 1))
+    length = period // 2 + 1
+    half = Frequencies(period, looked_at(length))
     bound = function(transfer.Moduli(axis, half)).bound
-    return 2 * int(np.count_nonzero(bound >= EPS**1.25))
+    return 2 * int(np.count_nonzero(bound >= EPS**1.25)) * length // half.index.size
 
 
 def _memories(
