@@ -51,7 +51,7 @@ _SOME = 16
 _ROOM = 1 << 16
 """Bytes of all that is no array."""
 
-PASSED_SECONDS = 70e-6
+PASSED_SECONDS = 40e-6
 """Python's share of an operation: lags, stacks and their sums."""
 
 MIXED_SECONDS = 120e-6
