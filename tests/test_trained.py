@@ -599,6 +599,7 @@ def test_weights_are_values() -> None:
     a, b = Weights(one), Weights(one.astype(np.float64))
     assert a == b
     assert hash(a) == hash(b)
+    assert hash(Weights([2.5])) == hash(Weights(np.array([2.5])))
     assert a != Weights(one.reshape(3, 2))
     assert a != Weights(one + 1)
     assert a != one.tolist()
