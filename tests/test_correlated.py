@@ -26,6 +26,7 @@ from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
 from fastrf.engine.forecast_correlated import of_correlated
+from fastrf.engine.threads import Threads
 from fastrf.lowering import lower
 from fastrf.maps import Window
 from fastrf.meanfield.slopes import Slopes
@@ -738,6 +739,22 @@ def test_threads_do_not_matter() -> None:
     )
     assert one.origin == two.origin
     np.testing.assert_array_equal(one.image, two.image)
+
+
+def test_threads_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above would see nothing if all were done by one."""
+    workers: set[int] = set()
+
+    def watched(self: Threads, *arguments: Any) -> None:
+        workers.add(self.workers)
+        plain(self, *arguments)
+
+    plain = Threads.cut
+    monkeypatch.setattr(Threads, "cut", watched)
+    graph = lower(rf.Sequential(rf.AvgPool(3, 1), rf.Conv(3), rf.AvgPool(3, 1)), 24)
+    node = graph.output_node(None)
+    propagate_correlated(graph, node, (5, 5), "input", kernels=load(), workers=3)
+    assert workers == {3}
 
 
 def test_progress_and_errors_are_the_direct_engines() -> None:

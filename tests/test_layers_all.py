@@ -14,7 +14,9 @@ import fastrf as rf
 from fastrf import kernels
 from fastrf.engine import prefixes, profiles
 from fastrf.engine.rehearsal import Rehearsal
+from fastrf.engine.scaled import ONE
 from fastrf.engine.terms import FactoredImage
+from fastrf.engine.upward import TOP, Image, Pixels, _lowered
 from fastrf.errors import EmptyFieldError, InputError, PlanError
 from fastrf.lowering import lower
 
@@ -477,3 +479,16 @@ def test_ladder_against_exact_fractions(counts: tuple[int, ...]) -> None:
     # A step adds up as many products as it has taps; Miller's recurrence has 66 units of u.
     steps = 66 + sum(n * (f.kernel + 2) for f, n in zip(factors, counts, strict=True))
     np.testing.assert_allclose(found, [float(v) for v in exact], rtol=steps * EPS["float64"])
+
+
+@pytest.mark.parametrize(
+    ("bits", "growth", "lowered"),
+    [(480, 480, False), (480, 481, True), (960, 0, False), (961, 0, True)],
+)
+def test_images_are_lowered_where_a_sum_has_no_room(bits: int, growth: int, lowered: bool) -> None:
+    image = Image(Pixels(np, np.full(4, 2.0 ** (bits - 2)), float(bits)), (0,), ONE)
+    found = _lowered(image, growth)
+    assert (found is not image) == lowered
+    assert found.pixels.bits == (TOP if lowered else bits)
+    sums = [float(i.pixels.array.sum()) for i in (image, found)]
+    assert found.scale.over(ONE) * (sums[1] / sums[0]) == 1

@@ -26,6 +26,7 @@ from fastrf.engine.recompressed import (
     lowrank,
     obstacle,
     of_recompressed,
+    powers,
     propagate_recompressed,
     propagation,
     recompress,
@@ -733,6 +734,36 @@ def test_obstacles_are_named() -> None:
     assert why_not(whole, 9) is None
     with pytest.raises(UnboundedError, match="give input_size"):
         recompress(*where(whole))
+
+
+def test_what_no_path_leads_to_is_refused() -> None:
+    net = rf.Network({
+        "x": (rf.Input(),), "y": (rf.Input(),), "a": (rf.Conv(3), "x"), "b": (rf.Conv(3), "y"),
+    }, ["a", "b"])  # fmt: skip
+    with pytest.raises(InputError, match=r"no path leads from 'a' to the input 'y'; choose"):
+        propagate_recompressed(lower(net, 9), "a", (3, 3), "y", kernels=load())
+
+
+def test_a_window_beside_the_map_has_no_connection() -> None:
+    beside = axis_operator(Window(3, 1, 1, 1), None, (0, 2), (5, 4), None)
+    assert beside.matrix.nnz == 0
+    assert not beside.lost.any()
+    assert beside.steps >= 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_what_falls_into_padding(ndim: int) -> None:
+    rng = np.random.default_rng(ndim)
+    parts = [tuple(rng.random((2, 4))) for _ in range(ndim)]
+    weights = rng.random(4)
+    terms = Terms(tuple(np.ones((5, 4)) for _ in range(ndim)), weights)
+    both = math.prod(kept + lost for kept, lost in parts)
+    expected = weights @ (both - math.prod(kept for kept, _ in parts))
+    assert powers._fallen(terms, parts).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_a_chain_of_products_is_one_term() -> None:
+    assert script.script(*where(rf.Sequential(*[rf.Conv(3)] * 5), 32)).terms == 1
 
 
 def test_attention_on_a_map_of_known_size() -> None:
