@@ -652,7 +652,7 @@ def test_tables_are_as_large_as_is_checked_before(
 
 def test_what_is_no_window_is_given_by_name() -> None:
     window = ["kernel", "stride", "dilation", "padding"]
-    for layer in (ly.Conv, ly.ConvTranspose, ly.Filter):
+    for layer in (ly.Conv, ly.ConvTranspose, ly.Filter, ly.MaxPool, ly.AvgPool):
         own = inspect.signature(layer).parameters.values()
         assert [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD] == window
 

@@ -482,6 +482,25 @@ def test_ladder_against_exact_fractions(counts: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("columns", "pixels", "cells", "parts"),
+    [
+        (100, 100, 1000, [(0, 4)]),
+        (8, 100, 1000, [(0, 3), (3, 4)]),  # 1 + 3 + 4 layers
+        (100, 12, 1000, [(0, 2), (2, 4)]),  # two maps of 5 and of 6 pixels
+        (100, 100, 20, [(0, 2), (2, 3), (3, 4)]),  # 4 · 5, then 4 · 6 alone
+        (0, 0, 0, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+    ],
+)
+def test_no_call_is_given_too_much(
+    columns: int, pixels: int, cells: int, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefixes, "MOST_COLUMNS", columns)
+    monkeypatch.setattr(prefixes, "MOST_PIXELS", pixels)
+    monkeypatch.setattr(prefixes, "MOST_CELLS", cells)
+    assert list(prefixes._parts(np.array([1, 3, 4, 2]), np.array([5, 4, 6, 6]))) == parts
+
+
+@pytest.mark.parametrize(
     ("bits", "growth", "lowered"),
     [(480, 480, False), (480, 481, True), (960, 0, False), (961, 0, True)],
 )

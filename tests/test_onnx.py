@@ -525,6 +525,12 @@ COMPUTED = {
     "space to depth by reshapes": reshapes(
         [1, 4, 4, 2, 3, 2], [0, 3, 5, 1, 2, 4], [1, 16, 4, 3]
     ),
+    "rows behind a pixel unshuffle": chain(
+        ("Reshape", ["a"], {}), ("Transpose", [], {"perm": [0, 1, 3, 5, 2, 4]}),
+        ("Reshape", ["b"], {}), ("Slice", ["one", "three", "rows"], {}),
+        constants={"a": np.array([1, 4, 4, 2, 3, 2]), "b": np.array([1, 16, 4, 3]),
+                   "one": np.array([1]), "three": np.array([3]), "rows": np.array([2])},
+    ),
     "depth to space, DCR": one("DepthToSpace", blocksize=2, shape=(1, 12, 3, 4)),
     "depth to space, CRD": one("DepthToSpace", blocksize=2, mode="CRD", shape=(1, 12, 3, 4)),
     "space to depth": one("SpaceToDepth", blocksize=2),
