@@ -481,6 +481,14 @@ def test_ladder_against_exact_fractions(counts: tuple[int, ...]) -> None:
     np.testing.assert_allclose(found, [float(v) for v in exact], rtol=steps * EPS["float64"])
 
 
+def test_one_map_alone_that_needs_covariances() -> None:
+    net = rf.Sequential(rf.AvgPool(3, 1), rf.Conv(3), rf.AvgPool(3, 1))
+    fields = rf.erf(net, layers="all")
+    assert [f.plan.engine for f in fields.values()] == ["factored", "factored", "correlated"]
+    alone = rf.erf(net, method="direct").to_numpy()
+    np.testing.assert_allclose(fields["avgpool2"].to_numpy(), alone, rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("columns", "pixels", "cells", "parts"),
     [

@@ -34,7 +34,14 @@ from fastrf.engine.recompressed import (
     volumes,
 )
 from fastrf.engine.recompressed.lowrank import Terms, reduced, without_traces
-from fastrf.engine.recompressed.maps import axis_operator, largest_gain, products, reach, total_gain
+from fastrf.engine.recompressed.maps import (
+    axis_operator,
+    field_window,
+    largest_gain,
+    products,
+    reach,
+    total_gain,
+)
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import PlaneGraph, lower
@@ -760,6 +767,21 @@ def test_what_falls_into_padding(ndim: int) -> None:
     both = math.prod(kept + lost for kept, lost in parts)
     expected = weights @ (both - math.prod(kept for kept, _ in parts))
     assert powers._fallen(terms, parts).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_ways_into_padding_alone_widen_no_window() -> None:
+    net = rf.Network(
+        {
+            "x": (rf.Input(),),
+            "a": (rf.Conv(1, padding=(2, 0)), "x"),
+            "b": (rf.Conv((5, 1), padding=(4, 0)), "x"),
+            "s": (rf.Add(), "a", "b"),
+        }
+    )
+    graph = lower(net, 9)
+    assert field_window(graph, "a", (1, 3), "x") == ((1, 0), (3, 0))  # nothing
+    assert field_window(graph, "s", (1, 3), "x") == ((0, 2), (3, 1))
+    assert field_window(graph, "s", (2, 3), "x") == ((0, 3), (3, 1))
 
 
 def test_a_chain_of_products_is_one_term() -> None:
