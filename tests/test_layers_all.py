@@ -12,7 +12,7 @@ import pytest
 
 import fastrf as rf
 from fastrf import kernels
-from fastrf.engine import prefixes, profiles
+from fastrf.engine import calls, prefixes, profiles
 from fastrf.engine.rehearsal import Rehearsal
 from fastrf.engine.scaled import ONE
 from fastrf.engine.terms import FactoredImage
@@ -479,6 +479,23 @@ def test_ladder_against_exact_fractions(counts: tuple[int, ...]) -> None:
     # A step adds up as many products as it has taps; Miller's recurrence has 66 units of u.
     steps = 66 + sum(n * (f.kernel + 2) for f, n in zip(factors, counts, strict=True))
     np.testing.assert_allclose(found, [float(v) for v in exact], rtol=steps * EPS["float64"])
+
+
+def test_a_call_is_foretold_all_that_its_branches_see() -> None:
+    """Of two pixels to the left and two to the right, cut off where the map ends."""
+    net = rf.Network(
+        {
+            "x": (rf.Input(),),
+            "left": (rf.Conv(3, padding=((2, 0),)), "x"),
+            "right": (rf.Conv(3, padding=((0, 2),)), "x"),
+            "sum": (rf.Add(), "left", "right"),
+        },
+        ndim=1,
+    )
+    graph = lower(net, 9)
+    lines = calls._lines(graph, graph.between("sum", "x"), "x")
+    seen = [calls._seen(lines, graph.planes_of["sum"], 0, unit, 9) for unit in (0, 4, 8)]
+    assert seen == [(0, 3), (2, 5), (6, 3)]
 
 
 def test_one_map_alone_that_needs_covariances() -> None:

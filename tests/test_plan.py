@@ -14,11 +14,12 @@ import graphs
 import numpy as np
 import pytest
 from fastrf.kernels import load
+from fastrf.kernels.cpu import _runs, box_run
 
 import fastrf as rf
 from fastrf import device
 from fastrf.device import resolve
-from fastrf.engine import ENGINES, METHODS, cost, plan, rehearsal
+from fastrf.engine import ENGINES, METHODS, cost, plan, rehearsal, scratch
 from fastrf.engine.plan import Plan, make_plan
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
@@ -416,6 +417,41 @@ def test_one_pass_goes_the_quickest_way_that_fits(
     outlook: Any = SimpleNamespace(nodes=["a", "b"], rank=3)
     found, _, forecasts = plan._chosen_pass(outlook, "auto", 1e-12, 100, cost.CPU)
     assert (found, forecasts) == (engine, ways[engine])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "taps"),
+    [
+        ((90, 90, 90), (3, 3, 3)),
+        ((20, 70, 9), (5, 1, 3)),
+        ((9, 50, 200), (3, 7, 9)),
+        ((40, 300), (3, 7)),
+        ((2000, 30), (9, 1)),
+    ],
+)
+def test_tiles_of_sums_of_equal_taps(
+    shape: Any, taps: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against what the kernel asks for, run as Python, where there is nothing to sum."""
+    asked: list[int] = []
+
+    def allocated(count: int, like: Any) -> Any:
+        asked.append(count * like.itemsize)
+        return np.empty(0, like.dtype)
+
+    monkeypatch.setattr(_runs, "_scratch", allocated)
+    monkeypatch.setattr(_runs, "_elements", lambda like, size: size // like.itemsize)
+    monkeypatch.setattr(_runs, "_rounded", _runs._rounded.py_func)
+    y, nothing = np.empty((1, 1, 1), dtype), (0, 0, 0)
+    flat = (1,) * (3 - len(shape))
+    planes, rows = (1, box_run._ROWS) if flat else box_run._VOLUME_TILE
+    tile = (min(planes, (*flat, *shape)[0]), min(rows, shape[-2]))
+    lines = map(np.ones, (*flat, *taps))
+    place = (y, nothing, nothing, *lines, nothing, y, nothing, nothing, tile, 0.0)
+    _runs.box_sweep.py_func(*place)
+    edge = 8 * 64  # a block of vectors, which no forecast needs to count
+    assert scratch._box_tile(shape, taps, y.itemsize) == sum(asked) - edge
 
 
 @pytest.mark.parametrize(("taps", "planes"), [((None, [1.0] * 9), 1), (([1.0] * 9, None), 0)])
