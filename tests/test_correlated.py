@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 import tracemalloc
@@ -22,10 +23,13 @@ import fastrf as rf
 from fastrf.analytic.composed import composed
 from fastrf.analytic.paired import paired_moments
 from fastrf.engine import correlated, direct, lag_gains
+from fastrf.engine.coefficients import terms
 from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
 from fastrf.engine.forecast_correlated import of_correlated
+from fastrf.engine.lag_algebra import _met
+from fastrf.engine.threads import Threads
 from fastrf.lowering import lower
 from fastrf.maps import Window
 from fastrf.meanfield.slopes import Slopes
@@ -729,6 +733,23 @@ def test_memory_is_foretold(name: str, dtype: str) -> None:
     assert foretold.support == tuple(zip(found.origin, found.image.shape, strict=True))
 
 
+def test_lags_of_a_resize_are_averaged_over_its_phases() -> None:
+    """Linear interpolation by 3/2: output o reads a triangle about (o + 1/2)·2/3 − 1/2."""
+    (move,) = rf.Upsample("3/2", "linear").bind(1).maps(None, 1)
+    ((line,),) = terms((move,), 1)
+    lags = [-2, 0, 1, 3]
+    found = _met(line, line, lags, lags)
+
+    def triangle(o: int, i: int) -> float:
+        return max(0.0, 1 - abs(i - ((o + 0.5) * 2 / 3 - 0.5)))
+
+    for (row, above), (column, below) in itertools.product(enumerate(lags), repeat=2):
+        products = [
+            triangle(o, i) * triangle(o + above, i + below) for o in range(3) for i in range(-4, 8)
+        ]
+        assert found[row, column] == pytest.approx(sum(products) / 3, abs=1e-15)
+
+
 def test_threads_do_not_matter() -> None:
     graph = lower(network_of(CASES["2-D pools"][1], 2), (400, 300))
     node = graph.output_node(None)
@@ -738,6 +759,22 @@ def test_threads_do_not_matter() -> None:
     )
     assert one.origin == two.origin
     np.testing.assert_array_equal(one.image, two.image)
+
+
+def test_threads_are_as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above would see nothing if all were done by one."""
+    workers: set[int] = set()
+
+    def watched(self: Threads, *arguments: Any) -> None:
+        workers.add(self.workers)
+        plain(self, *arguments)
+
+    plain = Threads.cut
+    monkeypatch.setattr(Threads, "cut", watched)
+    graph = lower(rf.Sequential(rf.AvgPool(3, 1), rf.Conv(3), rf.AvgPool(3, 1)), 24)
+    node = graph.output_node(None)
+    propagate_correlated(graph, node, (5, 5), "input", kernels=load(), workers=3)
+    assert workers == {3}
 
 
 def test_progress_and_errors_are_the_direct_engines() -> None:

@@ -41,7 +41,7 @@ def test_sizes_of_a_gaussian() -> None:
     """Against the measures on a sampled Gaussian, with and without a spike, in 1-D and 2-D."""
     x = np.arange(-200, 201)
     line = np.exp(-(x**2) / (2 * 24.0**2))
-    for ndim, spike in itertools.product((1, 2), (0.0, 1e-4)):
+    for ndim, spike in itertools.product((1, 2), (0.0, 1e-4, 0.3)):
         image = line if ndim == 1 else np.multiply.outer(line, line)
         image = (1 - spike) * image / image.sum()
         image[(200,) * ndim] += spike

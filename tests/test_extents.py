@@ -67,3 +67,16 @@ def test_the_widest_field_and_the_largest_kernel() -> None:
     field = rf.receptive_field(net)
     assert max(field.size) <= found.width * 2
     assert found.jump >= 1.5
+
+
+def test_channels_that_nobody_reads_end_no_walk() -> None:
+    net = rf.Sequential(
+        rf.Input(4),
+        ("wide", rf.Conv(9, channels=4)),
+        rf.Conv(3, channels=4, groups=4),
+        rf.ChannelSlice(0, 1),
+        rf.Conv(5),
+    )
+    graph = lower(net)
+    found = _extent(graph, graph.output_node(None), graph.input_node(None))
+    assert (found.width, found.taps, found.layer) == (8 + 2 + 4, 9, "wide")

@@ -69,6 +69,8 @@ NETWORKS = {
         *[rf.Residual(rf.Conv(3, padding=1, gain=g)) for g in (0.1, 0.5, 2.0, 3.0, 1e-9, 40.0)]
     ),
     "off centre": rf.Sequential(*[rf.Residual(rf.Conv(3, padding=((2, 0), (1, 1))))] * 7),
+    # From one term to the next there are a few layers more, in which profiles are made.
+    "one side": rf.Sequential(*[rf.Residual(rf.Conv(3), rf.Conv((5, 2)))] * 6),
     "two branches": rf.Sequential(
         rf.Residual(rf.Conv(3, padding=1)),
         rf.Residual(rf.Conv(5, padding=2)),

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrf.analytic import geometry, intervals
+from fastrf.analytic.ends import Ends
 from fastrf.analytic.geometry import (
     Dang,
     Distill,
@@ -772,3 +773,8 @@ def test_description_and_network_agree_on_sizes() -> None:
         sizes = naive.sizes(graph.naive(), graph.size)
         for row in field.layers:
             assert list(row.shape) == sizes[row.name]
+
+
+def test_ends_of_units_that_see_nothing() -> None:
+    assert Ends(1, (None, None), (None, None)).size == 0
+    assert Ends(1, (None, 3), (None, 4)).size == 2

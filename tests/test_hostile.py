@@ -179,6 +179,12 @@ def test_blocks_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_NODES > netfile.MAX_NODES
 
 
+def test_as_many_nodes_as_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastrf.network.MOST_NODES", 4)
+    assert len(rf.Sequential(*[rf.Conv(3)] * 3).nodes) == 4  # with the input
+    refused(lambda: rf.Sequential(*[rf.Conv(3)] * 4).nodes, InputError)
+
+
 def test_deep_lists() -> None:
     block: Any = rf.Conv(3)
     for _ in range(50_000):

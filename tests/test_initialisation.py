@@ -307,6 +307,11 @@ def test_what_is_assumed_is_said() -> None:
     assert rf.erf(rf.Activation("tanh", gain=1.0)).assumptions == ()
 
 
+def test_initialised_forgets_trained_weights() -> None:
+    net = rf.Sequential(rf.Input(2), rf.Norm(weights=[2.0, 3.0])).initialised("he")
+    assert net.nodes["norm1"].layer == rf.Norm(mean_field=True)
+
+
 def test_initialised_leaves_the_network_as_it_is() -> None:
     net = rf.zoo.resnet18()
     before = rf.erf(net, input_size=64)

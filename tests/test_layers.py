@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import math
 import pickle
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from fastrf import layers as ly
 from fastrf.errors import InputError
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, MAXIMUM_RATIO
-from fastrf.maps import Window
+from fastrf.maps import Table, Window
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -309,6 +310,7 @@ SPELLINGS = [
     (ly.Crop(1), ly.Crop((1, (1, 1)))),
     (ly.Activation(), ly.Activation("relu", gain=0.5)),
     (ly.Dropout(0), ly.Dropout(0.0)),
+    (ly.ChannelShuffle(), ly.ChannelShuffle(1)),
     (ly.FullyConnected(10, 7), ly.FullyConnected(10, (7, 7))),
 ]
 
@@ -620,6 +622,45 @@ def test_maps_beyond_machine_integers_are_refused_before_anything_is_allocated(
 ) -> None:
     with pytest.raises(InputError, match=rf"grows to .* beyond {MAXIMUM} per axis"):
         layer.bind(1).maps((100_000,), 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "numbers"),
+    [
+        # Three outputs of at most ceil(8/3) + 1 = 4 pixels: 0 … 2, 2 … 5 and 5 … 7.
+        (ly.AdaptivePool(3), 8, 3 * 4),
+        # A triangle of 4 pixels to either side, behind each of two outputs.
+        (ly.Upsample(Fraction(1, 4), "linear", antialias=True), 8, 2 * 8),
+        (ly.Upsample(Fraction(1, 4), "linear"), 8, 2 * 2),
+        (ly.Upsample(2, "cubic"), 8, 16 * 4),
+    ],
+    ids=repr,
+)
+def test_tables_are_as_large_as_is_checked_before(
+    layer: ly.Layer, size: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = layer.bind(1)
+    monkeypatch.setattr("fastrf.layers.checks.MAXIMUM_TABLE", numbers)
+    (move,) = bound.maps((size,), 1)
+    (table,) = move.axes
+    assert isinstance(table, Table)
+    assert table.taps.size == numbers
+    monkeypatch.setattr("fastrf.layers.checks.MAXIMUM_TABLE", numbers - 1)
+    with pytest.raises(InputError, match=rf"of \d+ × \d+ numbers, more than {numbers - 1}"):
+        bound.maps((size,), 1)
+
+
+def test_what_is_no_window_is_given_by_name() -> None:
+    window = ["kernel", "stride", "dilation", "padding"]
+    for layer in (ly.Conv, ly.ConvTranspose, ly.Filter, ly.MaxPool, ly.AvgPool):
+        own = inspect.signature(layer).parameters.values()
+        assert [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD] == window
+
+
+def test_only_weights_below_0_have_signs() -> None:
+    for weights, signed in (([0.0, 1.0, 3.0], False), ([0.0, -1.0, 3.0], True)):
+        (move,) = ly.Filter(3, weights=weights).bind(1).maps(None, 1)
+        assert (move.coefficients is not None) == signed
 
 
 def test_channels_that_do_not_fit() -> None:

@@ -12,9 +12,11 @@ import pytest
 
 import fastrf as rf
 from fastrf import kernels
-from fastrf.engine import prefixes, profiles
+from fastrf.engine import calls, prefixes, profiles
 from fastrf.engine.rehearsal import Rehearsal
+from fastrf.engine.scaled import ONE
 from fastrf.engine.terms import FactoredImage
+from fastrf.engine.upward import TOP, Image, Pixels, _lowered
 from fastrf.errors import EmptyFieldError, InputError, PlanError
 from fastrf.lowering import lower
 
@@ -477,3 +479,60 @@ def test_ladder_against_exact_fractions(counts: tuple[int, ...]) -> None:
     # A step adds up as many products as it has taps; Miller's recurrence has 66 units of u.
     steps = 66 + sum(n * (f.kernel + 2) for f, n in zip(factors, counts, strict=True))
     np.testing.assert_allclose(found, [float(v) for v in exact], rtol=steps * EPS["float64"])
+
+
+def test_a_call_is_foretold_all_that_its_branches_see() -> None:
+    """Of two pixels to the left and two to the right, cut off where the map ends."""
+    net = rf.Network(
+        {
+            "x": (rf.Input(),),
+            "left": (rf.Conv(3, padding=((2, 0),)), "x"),
+            "right": (rf.Conv(3, padding=((0, 2),)), "x"),
+            "sum": (rf.Add(), "left", "right"),
+        },
+        ndim=1,
+    )
+    graph = lower(net, 9)
+    lines = calls._lines(graph, graph.between("sum", "x"), "x")
+    seen = [calls._seen(lines, graph.planes_of["sum"], 0, unit, 9) for unit in (0, 4, 8)]
+    assert seen == [(0, 3), (2, 5), (6, 3)]
+
+
+def test_one_map_alone_that_needs_covariances() -> None:
+    net = rf.Sequential(rf.AvgPool(3, 1), rf.Conv(3), rf.AvgPool(3, 1))
+    fields = rf.erf(net, layers="all")
+    assert [f.plan.engine for f in fields.values()] == ["factored", "factored", "correlated"]
+    alone = rf.erf(net, method="direct").to_numpy()
+    np.testing.assert_allclose(fields["avgpool2"].to_numpy(), alone, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("columns", "pixels", "cells", "parts"),
+    [
+        (100, 100, 1000, [(0, 4)]),
+        (8, 100, 1000, [(0, 3), (3, 4)]),  # 1 + 3 + 4 layers
+        (100, 12, 1000, [(0, 2), (2, 4)]),  # two maps of 5 and of 6 pixels
+        (100, 100, 20, [(0, 2), (2, 3), (3, 4)]),  # 4 · 5, then 4 · 6 alone
+        (0, 0, 0, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+    ],
+)
+def test_no_call_is_given_too_much(
+    columns: int, pixels: int, cells: int, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefixes, "MOST_COLUMNS", columns)
+    monkeypatch.setattr(prefixes, "MOST_PIXELS", pixels)
+    monkeypatch.setattr(prefixes, "MOST_CELLS", cells)
+    assert list(prefixes._parts(np.array([1, 3, 4, 2]), np.array([5, 4, 6, 6]))) == parts
+
+
+@pytest.mark.parametrize(
+    ("bits", "growth", "lowered"),
+    [(480, 480, False), (480, 481, True), (960, 0, False), (961, 0, True)],
+)
+def test_images_are_lowered_where_a_sum_has_no_room(bits: int, growth: int, lowered: bool) -> None:
+    image = Image(Pixels(np, np.full(4, 2.0 ** (bits - 2)), float(bits)), (0,), ONE)
+    found = _lowered(image, growth)
+    assert (found is not image) == lowered
+    assert found.pixels.bits == (TOP if lowered else bits)
+    sums = [float(i.pixels.array.sum()) for i in (image, found)]
+    assert found.scale.over(ONE) * (sums[1] / sums[0]) == 1

@@ -145,6 +145,23 @@ REFUSED: list[tuple[Network, Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("channels", "shuffle", "read"), [(4, PixelShuffle(2), 1), (1, PixelUnshuffle(2), 4)]
+)
+def test_shuffles_keep_channels_apart(channels: int, shuffle: Any, read: int) -> None:
+    """What is read of the shuffled map comes from the first half of what is shuffled."""
+    nodes = {
+        "x": (Input(3),),
+        "first": (Conv(1, channels=channels), "x"),
+        "second": (Conv(5, padding=2, channels=channels), "x"),
+        "both": (Concat(), "first", "second"),
+        "shuffled": (shuffle, "both"),
+        "read": (ChannelSlice(0, read), "shuffled"),
+    }
+    side = 1 if read == 1 else 2
+    assert erf(Network(nodes)).image.shape == (side, side)
+
+
 @pytest.mark.parametrize(("net", "size", "message"), REFUSED)
 def test_refused_maps(net: Network, size: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:

@@ -14,7 +14,7 @@ import fastrf as rf
 from fastrf import metrics
 from fastrf.erf import erf
 from fastrf.images import image_of
-from fastrf.metrics.levels import volume_above
+from fastrf.metrics.levels import _share_above, volume_above
 
 EPS = 2.0**-52
 
@@ -222,3 +222,11 @@ def test_radius_in_a_uniform_box_is_the_ball_of_its_share():
     # 0.2 of 201² pixels, all about the centre: a disc of exactly that area.
     found = metrics.radius_of_mass(image, 0.2, (100, 100), subpixel=True)
     assert found == pytest.approx(math.sqrt(0.2 * 201**2 / math.pi), rel=1e-12)
+
+
+@pytest.mark.parametrize("corners", [3, 4])
+def test_a_plain_at_the_level_is_not_above_it(corners: int) -> None:
+    """Without a warning of what its formulas, which are not used there, make of it."""
+    values = np.array([[2.0, 2.0, 1.0]] * corners)
+    assert _share_above(values, 2.0).tolist() == [0.0, 0.0, 0.0]
+    assert _share_above(values, 1.0).tolist() == [1.0, 1.0, 0.0]

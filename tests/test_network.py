@@ -269,6 +269,15 @@ def test_builder_names_and_prefixes() -> None:
     assert net.nodes["input"].layer == Input(3)
 
 
+def test_automatic_names_keep_out_of_scopes_that_are_used() -> None:
+    b = Builder()
+    b.add(C, b.input(), name="a1.b1.c1.end")
+    assert b.scope("", "a") == "a2."
+    assert b.scope("a1.", "b") == "a1.b2."
+    assert b.scope("a1.b1.", "c") == "a1.b1.c2."
+    assert b.scope("a1.b1.c1.", "end") == "a1.b1.c1.end1."
+
+
 def test_blocks_with_several_inputs() -> None:
     merge = Network({"a": Input(), "b": Input(), "s": (Concat(), "a", "b")}, name="join")
     b = Builder()

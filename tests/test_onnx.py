@@ -525,6 +525,12 @@ COMPUTED = {
     "space to depth by reshapes": reshapes(
         [1, 4, 4, 2, 3, 2], [0, 3, 5, 1, 2, 4], [1, 16, 4, 3]
     ),
+    "rows behind a pixel unshuffle": chain(
+        ("Reshape", ["a"], {}), ("Transpose", [], {"perm": [0, 1, 3, 5, 2, 4]}),
+        ("Reshape", ["b"], {}), ("Slice", ["one", "three", "rows"], {}),
+        constants={"a": np.array([1, 4, 4, 2, 3, 2]), "b": np.array([1, 16, 4, 3]),
+                   "one": np.array([1]), "three": np.array([3]), "rows": np.array([2])},
+    ),
     "depth to space, DCR": one("DepthToSpace", blocksize=2, shape=(1, 12, 3, 4)),
     "depth to space, CRD": one("DepthToSpace", blocksize=2, mode="CRD", shape=(1, 12, 3, 4)),
     "space to depth": one("SpaceToDepth", blocksize=2),
@@ -1025,6 +1031,11 @@ def test_names_are_the_nodes_or_the_tensors():
     assert from_onnx(make(made), name="mine").name == "mine"
     network = from_onnx(make(made[:1], outputs=("a",)))
     assert network.endpoints == {"a": "first"}
+    made = [
+        helper.make_node("Relu", ["x"], ["a"], name="b"),
+        helper.make_node("Relu", ["a"], ["b"], name=""),
+    ]
+    assert list(from_onnx(make(made, outputs=("b",))).nodes) == ["x", "b", "b.2"]
 
 
 def test_several_inputs_and_outputs():
@@ -1161,6 +1172,7 @@ UNSUPPORTED = {
         "spreads",
     ),
     "repeated": (one("Tile", np.array([1, 1, 2, 1])), "repeats"),
+    "squeezed rows": (one("Squeeze", np.array([2])), "squeezes axes [2] of a tensor"),
 }  # fmt: skip
 
 
@@ -1210,6 +1222,12 @@ NO_NETWORK = {
     ),
     "no such channel": (one("Gather", np.array([0, 4]), axis=1), "outside 0 … 3"),
     "constant output": (make([node("Relu", "c")], constants={"c": (3,)}), "no output depends"),
+    "strides that are not whole": (
+        one("MaxPool", kernel_shape=[2, 2], strides=[1.0, 2.5]), "strides=[1.0, 2.5] must be 2",
+    ),
+    "strides that are no list": (
+        one("MaxPool", kernel_shape=[2, 2], strides=2), "strides=2 must be 2 numbers",
+    ),
     "kernel of 0": (one("MaxPool", kernel_shape=[0, 2]), "(node 'y')"),
     "wrong channels": (one("Conv", (5, 4, 3, 3), group=3), "(node 'y')"),
 }  # fmt: skip

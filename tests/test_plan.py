@@ -7,20 +7,23 @@ import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import graphs
 import numpy as np
 import pytest
 from fastrf.kernels import load
+from fastrf.kernels.cpu import _runs, box_run
 
 import fastrf as rf
 from fastrf import device
 from fastrf.device import resolve
-from fastrf.engine import ENGINES, METHODS, cost, rehearsal
+from fastrf.engine import ENGINES, METHODS, cost, plan, rehearsal, scratch
 from fastrf.engine.plan import Plan, make_plan
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
+from fastrf.maps import SpatialMap, Window
 
 CASES = dict(graphs.cases())
 
@@ -389,6 +392,78 @@ def test_a_host_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(PlanError, match=r"limit of 0\.5 MiB"):
         plan_of(rf.zoo.plain(300, 3), method="direct")
     assert plan_of(rf.zoo.plain(3, 3), method="direct").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("direct", "factored", "spectral", "engine"),
+    [
+        # (bytes, seconds) of each way, where 100 bytes are allowed.
+        ((90, 9.0), (90, 8.0), (90, 8.0), "factored"),
+        ((90, 9.0), (90, 9.0), (90, 8.0), "direct"),
+        ((101, 1.0), (90, 9.0), (90, 8.9), "factored"),
+        ((90, 9.0), (90, 9.5), (100, 1.0), "spectral"),
+        ((90, 9.0), (90, 9.5), (101, 1.0), "direct"),
+        ((101, 9.0), (102, 9.5), (102, 1.0), "spectral"),
+    ],
+)
+def test_one_pass_goes_the_quickest_way_that_fits(
+    direct: Any, factored: Any, spectral: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = {"direct": direct, "factored": factored, "spectral": spectral}
+    monkeypatch.setattr(plan, "_forecasts", lambda method, *_: ways[method])
+    monkeypatch.setattr(plan, "_working", lambda way: way[0])
+    monkeypatch.setattr(plan, "_seconds", lambda way: way[1])
+    monkeypatch.setattr(plan, "CLEARLY_SLOWER", 2.0)
+    outlook: Any = SimpleNamespace(nodes=["a", "b"], rank=3)
+    found, _, forecasts = plan._chosen_pass(outlook, "auto", 1e-12, 100, cost.CPU)
+    assert (found, forecasts) == (engine, ways[engine])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "taps"),
+    [
+        ((90, 90, 90), (3, 3, 3)),
+        ((20, 70, 9), (5, 1, 3)),
+        ((9, 50, 200), (3, 7, 9)),
+        ((40, 300), (3, 7)),
+        ((2000, 30), (9, 1)),
+    ],
+)
+def test_tiles_of_sums_of_equal_taps(
+    shape: Any, taps: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against what the kernel asks for, run as Python, where there is nothing to sum."""
+    asked: list[int] = []
+
+    def allocated(count: int, like: Any) -> Any:
+        asked.append(count * like.itemsize)
+        return np.empty(0, like.dtype)
+
+    monkeypatch.setattr(_runs, "_scratch", allocated)
+    monkeypatch.setattr(_runs, "_elements", lambda like, size: size // like.itemsize)
+    monkeypatch.setattr(_runs, "_rounded", _runs._rounded.py_func)
+    y, nothing = np.empty((1, 1, 1), dtype), (0, 0, 0)
+    flat = (1,) * (3 - len(shape))
+    planes, rows = (1, box_run._ROWS) if flat else box_run._VOLUME_TILE
+    tile = (min(planes, (*flat, *shape)[0]), min(rows, shape[-2]))
+    lines = map(np.ones, (*flat, *taps))
+    place = (y, nothing, nothing, *lines, nothing, y, nothing, nothing, tile, 0.0)
+    _runs.box_sweep.py_func(*place)
+    edge = 8 * 64  # a block of vectors, which no forecast needs to count
+    assert scratch._box_tile(shape, taps, y.itemsize) == sum(asked) - edge
+
+
+@pytest.mark.parametrize(("taps", "planes"), [((None, [1.0] * 9), 1), (([1.0] * 9, None), 0)])
+def test_planes_of_lines_are_held_where_rows_are_doubled(taps: Any, planes: int) -> None:
+    """Along the axis before the last, where its taps are equal and many."""
+    own = tuple(None if t is None else np.asarray(t) / 9 for t in taps)
+    move = SpatialMap((Window(9), Window(9)), "mixing", 1.0, own)
+    y, x = (30, 20), (38, 28)
+    # A line of y with room at both ends, three where its taps are equal; rows that meet.
+    found = (20 + 2 * (8 + 1 + 1)) * (3 if own[1] is None else 1)
+    found += planes * 3 * (30 + 2 * 8) * 20
+    assert rehearsal._beside(move, y, x, 8) == 8 * found + 38 * 9 * (3 * 8 + 8)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 7])

@@ -27,6 +27,7 @@ from test_engines import CASES, expected, units
 import fastrf as rf
 from fastrf.analytic.polynomial import exact_profile, profile_float
 from fastrf.engine import direct, program, threads
+from fastrf.engine.scaled import ONE
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import Everything, Spread, Table, Window
@@ -453,6 +454,32 @@ def test_small_images_go_in_one_call(size: int, options: dict[str, Any], small: 
     )
     assert kernels.walks == small
     assert shares[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [rf.Upsample(2, "linear")],
+        [rf.Upsample("3/2", "linear"), rf.Conv(2, gain=3)],
+        [rf.Upsample(3, "cubic"), rf.Conv(3, stride=2)],
+        [rf.ConvTranspose(5, 2, gain=2), rf.Conv(3, dilation=2)],
+    ],
+)
+def test_mean_gains_are_those_of_all_phases(layers: Any) -> None:
+    """The mass of a unit, averaged over units that meet every phase equally often."""
+    graph = lower(rf.Sequential(*layers, ndim=1))
+    node = graph.output_node(None)
+    fields = (direct.propagate(graph, node, (unit,), "input", kernels=load()) for unit in range(12))
+    mean = sum(field.mass.over(ONE) for field in fields) / 12
+    (plane,) = graph.planes_of[node]
+    found = program.mean_gains(graph, "input")[plane].over(ONE)
+    assert found == pytest.approx(mean, rel=1e-13)
+
+
+def test_slots_are_used_again() -> None:
+    """A sum frees what it adds: three slots, however deep."""
+    net = rf.Sequential(*[rf.Residual(rf.Conv(3, padding=1))] * 20)
+    assert program.program_of(lower(net, 9), "input").tables.slots == 3
 
 
 def test_devices_without_the_kernel() -> None:

@@ -26,6 +26,7 @@ from fastrf.engine.recompressed import (
     lowrank,
     obstacle,
     of_recompressed,
+    powers,
     propagate_recompressed,
     propagation,
     recompress,
@@ -33,7 +34,14 @@ from fastrf.engine.recompressed import (
     volumes,
 )
 from fastrf.engine.recompressed.lowrank import Terms, reduced, without_traces
-from fastrf.engine.recompressed.maps import axis_operator, largest_gain, products, reach, total_gain
+from fastrf.engine.recompressed.maps import (
+    axis_operator,
+    field_window,
+    largest_gain,
+    products,
+    reach,
+    total_gain,
+)
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import PlaneGraph, lower
@@ -733,6 +741,51 @@ def test_obstacles_are_named() -> None:
     assert why_not(whole, 9) is None
     with pytest.raises(UnboundedError, match="give input_size"):
         recompress(*where(whole))
+
+
+def test_what_no_path_leads_to_is_refused() -> None:
+    net = rf.Network({
+        "x": (rf.Input(),), "y": (rf.Input(),), "a": (rf.Conv(3), "x"), "b": (rf.Conv(3), "y"),
+    }, ["a", "b"])  # fmt: skip
+    with pytest.raises(InputError, match=r"no path leads from 'a' to the input 'y'; choose"):
+        propagate_recompressed(lower(net, 9), "a", (3, 3), "y", kernels=load())
+
+
+def test_a_window_beside_the_map_has_no_connection() -> None:
+    beside = axis_operator(Window(3, 1, 1, 1), None, (0, 2), (5, 4), None)
+    assert beside.matrix.nnz == 0
+    assert not beside.lost.any()
+    assert beside.steps >= 1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_what_falls_into_padding(ndim: int) -> None:
+    rng = np.random.default_rng(ndim)
+    parts = [tuple(rng.random((2, 4))) for _ in range(ndim)]
+    weights = rng.random(4)
+    terms = Terms(tuple(np.ones((5, 4)) for _ in range(ndim)), weights)
+    both = math.prod(kept + lost for kept, lost in parts)
+    expected = weights @ (both - math.prod(kept for kept, _ in parts))
+    assert powers._fallen(terms, parts).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_ways_into_padding_alone_widen_no_window() -> None:
+    net = rf.Network(
+        {
+            "x": (rf.Input(),),
+            "a": (rf.Conv(1, padding=(2, 0)), "x"),
+            "b": (rf.Conv((5, 1), padding=(4, 0)), "x"),
+            "s": (rf.Add(), "a", "b"),
+        }
+    )
+    graph = lower(net, 9)
+    assert field_window(graph, "a", (1, 3), "x") == ((1, 0), (3, 0))  # nothing
+    assert field_window(graph, "s", (1, 3), "x") == ((0, 2), (3, 1))
+    assert field_window(graph, "s", (2, 3), "x") == ((0, 3), (3, 1))
+
+
+def test_a_chain_of_products_is_one_term() -> None:
+    assert script.script(*where(rf.Sequential(*[rf.Conv(3)] * 5), 32)).terms == 1
 
 
 def test_attention_on_a_map_of_known_size() -> None:

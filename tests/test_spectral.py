@@ -291,6 +291,30 @@ def test_gains_of_any_size(gain: float) -> None:
     assert np.isfinite(found.image).all()
 
 
+def test_errors_of_profiles_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each profile's, times the largest pixel that the others make of it."""
+    calls: list[Any] = []
+
+    def watched(*arguments: Any) -> Any:
+        calls.append((arguments, plain(*arguments)))
+        return calls[-1][1]
+
+    plain = spectral._outer
+    monkeypatch.setattr(spectral, "_outer", watched)
+    net = rf.Sequential(*[rf.Conv((3, 7, 5))] * 20, ndim=3)
+    graph = lower(net)
+    propagate_spectral(graph, graph.output_node(None), (0, 0, 0), "input")
+    (((wave, grid, phases, _), (_, floor)),) = calls
+    pairs = []
+    for part, phase, axis in zip(wave.parts, phases, grid, strict=False):
+        profile, error = spectral.inverse((1 - part.ravel()) * phase, [axis], 1)
+        pairs.append((float(profile.real.max()), error))
+    whole = math.prod(peak for peak, _ in pairs)
+    assert floor == pytest.approx(
+        sum(whole / peak * error for peak, error in pairs), rel=1e-12, abs=0
+    )
+
+
 def test_workers_change_nothing() -> None:
     graph, node, source = _graph(zoo.resnet50())
     one, two = (propagate_spectral(graph, node, (0, 0), source, workers=w) for w in (1, 2))

@@ -106,6 +106,37 @@ def kept() -> list[Path]:
     return sorted(p for folder in _cache.folders() for p in folder.glob("*"))
 
 
+@pytest.mark.parametrize("make", [_compile.kernel, _compile.helper])
+def test_compiled_code_releases_the_lock_and_fuses_alone(make):
+    """Of the flags of fast math none but contract keeps NaN and infinity what they are."""
+    options = make(lambda x: x).targetoptions
+    assert options["nogil"] is True
+    assert options["fastmath"] == {"contract"}
+
+
+def test_the_folder_of_a_kernel_is_the_first_that_can_be_written(made, monkeypatch):
+    kept_at = made()._cache
+    assert kept_at.cache_path == str(_cache.folders()[0])
+    monkeypatch.setattr(_cache, "writable", lambda: None)
+    assert kept_at.cache_path is None
+
+
+@pytest.mark.parametrize(("missing", "refreshed"), [(set(), 0), ({"late"}, 1)])
+def test_what_numba_loads_late_is_loaded_where_it_is_missing(monkeypatch, missing, refreshed):
+    called = []
+
+    class Target:
+        def refresh(self):
+            called.append("refresh")
+
+    here = {"early": 1, "late": 2}.items()
+    monkeypatch.setattr(_cache.rtsys, "initialize", lambda target: None)
+    known = {name: at for name, at in here if name not in missing}
+    monkeypatch.setattr(_cache.llvm, "address_of_symbol", known.get)
+    _cache._provide(["early", "late"], Target())
+    assert len(called) == refreshed
+
+
 def test_a_compiled_kernel_is_found_again(made):
     assert [compilations(made()) for _ in range(3)] == [1, 0, 0]
     (path,) = kept()

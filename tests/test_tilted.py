@@ -29,6 +29,7 @@ from fastrf.engine.tilted import (
     propagation,
     search,
 )
+from fastrf.engine.tilted.moments import moments
 from fastrf.engine.tilted.nodes import DEPTH, STEPS, theta_grid
 from fastrf.engine.tilted.supports import Lattices, Supports
 from fastrf.engine.tilted.symmetries import Symmetry
@@ -279,6 +280,13 @@ def test_tilts_lie_a_step_apart(mirrored: bool) -> None:
     rate = theta * n * 2 * np.sinh(theta) / whole - n * np.log(whole / 3)
     assert found.max() >= theta[np.searchsorted(rate, DEPTH)]
     assert found.min() == (0 if mirrored else pytest.approx(-found.max()))
+
+
+@pytest.mark.parametrize("gain", [0.25, 1.0, 2.0, 3.0])
+def test_gains_are_in_the_logarithm(gain: float) -> None:
+    graph, node, source = _graph(rf.Sequential(rf.Conv(3, gain=gain), ndim=1))
+    _, found = moments(TransferFunction(graph, node, source), np.array([[0.5]]))
+    assert found.log == pytest.approx(math.log(gain * (1 + 2 * math.cosh(0.5)) / 3))
 
 
 def test_tolerances_that_cannot_be_had() -> None:

@@ -250,6 +250,8 @@ def layer_value(layer, given):
             return F.pad(x, [n for pair in layer.padding[::-1] for n in pair], mode=mode)
         case Upsample():
             assert layer.mode == "nearest"
+            if layer.size is not None:
+                return F.interpolate(x, layer.size)
             return F.interpolate(x, scale_factor=tuple(map(float, layer.scale)))
         case AdaptivePool():
             assert layer.mode == "max"
@@ -315,6 +317,9 @@ MOVES = {
     "the last run of channels": lambda x: six(x, 3, 2)[:, -1],
     "merged patches": merged,
     "windows": windows,
+    "one pixel spread over the grid": lambda x: (
+        x[:, :, :1, :1].view(1, 2, 2, 1, 1).expand(1, 2, 2, 8, 6).reshape(x.shape)
+    ),
     "tokens": lambda x: tokens(x).transpose(1, 2).reshape(x.shape) + x,
     "roll": lambda x: torch.roll(x, (3, -1), (2, 3)),
     "roll channels": lambda x: torch.roll(x, 1, 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastrf as rf
-from fastrf.engine.channelwise import propagate_channelwise
+from fastrf.engine.channelwise import of_channelwise, propagate_channelwise
 from fastrf.engine.direct import propagate
 from fastrf.errors import InputError
 from fastrf.layers.weights import Weights
@@ -280,6 +281,24 @@ def test_channels_that_are_alike(name: str) -> None:
     np.testing.assert_allclose(found.image, plain.pixels(), rtol=2e-12)
     assert found.mass.log() == pytest.approx(plain.mass.log(), abs=1e-11)
     assert found.lost == pytest.approx(plain.lost, abs=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_memory_beside_large_weights(dtype: str) -> None:
+    """Five-by-five convolutions of 32 channels: as many weights as numbers in the image."""
+    rng = np.random.default_rng(5)
+    convs = [rf.Conv(5, channels=32, weights=rng.normal(size=(32, 32, 5, 5))) for _ in range(10)]
+    graph = lower(rf.Sequential(rf.Input(32), *convs))
+    where = (graph, "conv10", (0, 0), "input")
+    propagate_channelwise(*where, dtype=dtype)
+    tracemalloc.start()
+    try:
+        propagate_channelwise(*where, dtype=dtype)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    foretold = of_channelwise(*where, np.dtype(dtype), None).memory_on(1)
+    assert foretold == pytest.approx(peak, rel=0.1)
 
 
 # --- what is read ---------------------------------------------------------------------------
@@ -642,6 +661,7 @@ def test_weights_are_values() -> None:
     a, b = Weights(one), Weights(one.astype(np.float64))
     assert a == b
     assert hash(a) == hash(b)
+    assert hash(Weights([2.5])) == hash(Weights(np.array([2.5])))
     assert a != Weights(one.reshape(3, 2))
     assert a != Weights(one + 1)
     assert a != one.tolist()
