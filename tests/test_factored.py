@@ -282,3 +282,21 @@ def test_rows_that_differ(far: int) -> None:
     found, which = factored._distinct(rows)
     assert [tuple(row) for row in found.tolist()] == sorted(set(map(tuple, rows.tolist())))
     assert np.array_equal(found[which], rows)
+
+
+@pytest.mark.parametrize("padding", [0, "same"])
+def test_each_term_is_made_of_another(padding, monkeypatch):
+    """Whichever end the smallest term stands at; one profile and one step are made anew."""
+    made = []
+    anew = profiles.profile
+
+    def counted(runs, *options):
+        made.append(runs)
+        return anew(runs, *options)
+
+    monkeypatch.setattr(profiles, "profile", counted)
+    blocks = [rf.Residual(*(rf.Conv(k, padding=padding and k // 2) for k in (3, 5)))] * 40
+    found = rf.erf(rf.Sequential(*blocks), method="factored")
+    assert len(made) == 2
+    line = rf.erf(rf.Sequential(*blocks, ndim=1), method="direct")
+    np.testing.assert_allclose(found.profile(0), line.image, rtol=1e-12)

@@ -691,6 +691,8 @@ def _fill(
         row = counts[i].tolist()
         profiles.profile(dict(zip(kinds, row, strict=True)), kernels, top, outs[i])
 
+    if _falls(counts):
+        outs, counts = outs[::-1], counts[::-1]
     steps = _short_steps(kinds, counts)
     if steps is None:
         threads.each(len(outs), sum(map(len, outs)), anew)
@@ -721,6 +723,8 @@ def _filling_seconds(kinds: Sequence[profiles.Factor], counts: NDArray[np.int64]
     def one(row: NDArray[np.int64]) -> float:
         return profiles.making_seconds(dict(zip(kinds, row.tolist(), strict=True)))
 
+    if _falls(counts):
+        counts = counts[::-1]
     sizes, _ = _traits(tuple(kinds))
     steps = _short_steps(kinds, counts)
     if steps is None:
@@ -729,6 +733,11 @@ def _filling_seconds(kinds: Sequence[profiles.Factor], counts: NDArray[np.int64]
     products = ((counts[:-1] @ sizes + 1) * (steps @ sizes + 1)).sum()
     calls = len(steps) * (cost.PRODUCT_SECONDS + cost.PHASE_SECONDS)
     return one(counts[0]) + calls + 1e-9 * cost.PRODUCT_NANOSECONDS * float(products)
+
+
+def _falls(counts: NDArray[np.int64]) -> bool:
+    """Whether the first terms are those of most layers: padded ones reach out the farthest."""
+    return bool((counts[0] > counts[-1]).any())
 
 
 def _short_steps(
