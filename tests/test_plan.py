@@ -460,10 +460,10 @@ def test_planes_of_lines_are_held_where_rows_are_doubled(taps: Any, planes: int)
     own = tuple(None if t is None else np.asarray(t) / 9 for t in taps)
     move = SpatialMap((Window(9), Window(9)), "mixing", 1.0, own)
     y, x = (30, 20), (38, 28)
-    # A line of y with room at both ends, three where its taps are equal; rows that meet.
+    # A line of y with room at both ends, three where its taps are equal; rows and taps that meet.
     found = (20 + 2 * (8 + 1 + 1)) * (3 if own[1] is None else 1)
     found += planes * 3 * (30 + 2 * 8) * 20
-    assert rehearsal._beside(move, y, x, 8) == 8 * found + 38 * 9 * (3 * 8 + 8)
+    assert rehearsal._beside(move, y, x, 8) == 8 * found + (38 + 1) * 9 * (3 * 8 + 8)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 7])

@@ -44,6 +44,7 @@ CASES: dict[str, tuple[str, Any, Any, dict[str, Any]]] = {
     "direct": ("direct", blocks(3, 5), 12, {"at_once": False}),
     "correlated": ("correlated", SMOOTHED, 12, {}),
     "cancelling": ("cancelling", SHARPENED, 8, {}),
+    "projected": ("projected", SMOOTHED, 12, {}),
     "factored": ("factored", blocks(3, 3, 5), None, {}),
     "powers": ("powers", blocks(3, 3, 3, 3), 12, {}),
     "volume of powers": ("powers", blocks(3, 3, 3, ndim=3), 8, {}),
