@@ -104,6 +104,16 @@ def test_what_is_lost_and_dropped(size: Any) -> None:
         assert found.mass.over(whole.mass) == pytest.approx(1 - found.dropped, abs=1e-12)
 
 
+@pytest.mark.parametrize(("engine", "layer"), [("factored", CONV), ("projected", AVG)])
+def test_progress_is_that_of_all_axes(engine: str, layer: rf.Conv | rf.AvgPool) -> None:
+    graph, node = asked(((40, 30), (CONV, *[layer, CONV] * 3)), (40, 30))
+    told: list[float] = []
+    where = (graph, node, (20, 15), "input")
+    _ = ENGINES[engine].run(*where, kernels=load(), progress=told.append)
+    assert told == sorted(told)
+    assert {0.5, 1.0} <= set(told)
+
+
 def test_many_pools() -> None:
     """All lags of both axes at once would be 40,000 images."""
     network = rf.Sequential(*[CONV, *[AVG] * 2] * 30)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fastrf.engine import cost, profiles, terms
 from fastrf.engine.direct import Propagated, propagate
-from fastrf.engine.projections import chain_obstacle, multiplied, of_each, projections
+from fastrf.engine.projections import axis_by_axis, chain_obstacle
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 from fastrf.engine.terms import FactoredImage, held, trimmed
 from fastrf.engine.threads import Threads
@@ -350,15 +350,12 @@ def propagate_factored(
 
     `kernels` and `xp` form the pixels of the image, when they are asked for.
     """
-    options: dict[str, Any] = {"dtype": dtype, "workers": workers}
-    found = factor(graph, node, unit, input_node, kernels=kernels, xp=xp, tail=tail, **options)
+    where = (graph, node, unit, input_node)
+    options: dict[str, Any] = {"dtype": dtype, "workers": workers, "tail": tail}
+    options |= {"kernels": kernels, "xp": xp}
+    found = factor(*where, **options)
     if found is None:
-        options |= {"progress": progress, "tail": of_each(graph, tail)}
-        lines = [
-            propagate(line, node, (u,), input_node, kernels=load("cpu"), **options)
-            for line, u in zip(projections(graph), unit, strict=True)
-        ]
-        return multiplied(lines, dtype, kernels, xp)
+        return axis_by_axis(propagate, *where, progress=progress, **options)
     if progress is not None:
         progress(1.0)
     return Propagated(found.image, found.image.origin, found.mass, 0.0, found.dropped)

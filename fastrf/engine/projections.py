@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from operator import mul
 from typing import Any
 
@@ -88,22 +88,41 @@ def propagate_projected(
     node: str,
     unit: tuple[int, ...],
     input_node: str,
-    *,
-    kernels: Any,
-    xp: Any = np,
-    tail: float | None = None,
     **options: Any,
 ) -> Propagated:
-    """As `correlated.propagate_correlated`, for networks without an `obstacle`, axis by axis.
+    """As `correlated.propagate_correlated`, for networks without an `obstacle`."""
+    return axis_by_axis(propagate_correlated, graph, node, unit, input_node, **options)
+
+
+def axis_by_axis(
+    run: Callable[..., Propagated],
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    *,
+    kernels: Any,
+    dtype: Any = np.float64,
+    tail: float | None = None,
+    progress: Callable[[float], None] | None = None,
+    xp: Any = np,
+    **options: Any,
+) -> Propagated:
+    """The outer product of what an engine's `run` computes of each axis, on the host.
 
     `kernels` and `xp` form the pixels of the image, when they are asked for.
     """
-    options |= {"kernels": load("cpu"), "tail": of_each(graph, tail)}
-    lines = [
-        propagate_correlated(line, node, (u,), input_node, **options)
-        for line, u in zip(projections(graph), unit, strict=True)
-    ]
-    return multiplied(lines, options.get("dtype", np.float64), kernels, xp)
+    options |= {"kernels": load("cpu"), "dtype": dtype, "tail": of_each(graph, tail)}
+    lines = []
+    for axis, (line, u) in enumerate(zip(projections(graph), unit, strict=True)):
+        if progress is not None:
+            options["progress"] = partial(_part, progress, axis, graph.ndim)
+        lines.append(run(line, node, (u,), input_node, **options))
+    return _multiplied(lines, dtype, kernels, xp)
+
+
+def _part(progress: Callable[[float], None], axis: int, ndim: int, share: float) -> None:
+    progress((axis + share) / ndim)
 
 
 def of_each(graph: PlaneGraph, tail: float | None) -> float | None:
@@ -111,7 +130,7 @@ def of_each(graph: PlaneGraph, tail: float | None) -> float | None:
     return None if tail is None else tail / graph.ndim
 
 
-def multiplied(lines: Sequence[Propagated], dtype: Any, kernels: Any, xp: Any) -> Propagated:
+def _multiplied(lines: Sequence[Propagated], dtype: Any, kernels: Any, xp: Any) -> Propagated:
     """The outer product of the fields of each axis."""
     values = [np.asarray(p.pixels(), np.float64) for p in lines]
     factors = tuple(Factor(line[None], line.size, False) for line in values)
