@@ -22,7 +22,6 @@ from fastrf.engine.covariance import assumptions, inexact_reasons
 from fastrf.engine.direct import Propagated
 from fastrf.engine.layers import fields, followed
 from fastrf.engine.plan import Plan, check_memory, limit_of, make_plan
-from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.terms import FactoredImage
 from fastrf.errors import InputError, short
 from fastrf.faults import explained, usual_arithmetic
@@ -35,6 +34,7 @@ from fastrf.network import Network, as_network
 
 if TYPE_CHECKING:
     from fastrf.empirical.measuring import Measurement
+    from fastrf.engine.recompressed.tucker import TuckerImage
 
 _FORMAT = "fastrf-erf-1"
 

@@ -28,6 +28,6 @@ gain, so that the algebras are those of `transfer` with an array of windows in f
 from __future__ import annotations
 
 from fastrf.engine.tilted.forecast import of_tilted
-from fastrf.engine.tilted.propagation import FINEST, obstacle, propagate_tilted
+from fastrf.engine.tilted.propagation import FINEST, finest, obstacle, propagate_tilted
 
-__all__ = ["FINEST", "obstacle", "of_tilted", "propagate_tilted"]
+__all__ = ["FINEST", "finest", "obstacle", "of_tilted", "propagate_tilted"]

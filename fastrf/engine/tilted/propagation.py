@@ -27,6 +27,11 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     return transfer_function(graph, node, input_node).obstacle
 
 
+def finest(*_: Any) -> float:
+    """The smallest tolerance that the engine keeps, of whatever field."""
+    return FINEST
+
+
 def propagate_tilted(
     graph: PlaneGraph,
     node: str,
