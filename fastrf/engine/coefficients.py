@@ -150,12 +150,26 @@ _AT_ONCE = 1 << 18
 """Pairs of lags and pixels that are looked at at once."""
 
 
-def meetings(a: Line, b: Line, lags: Iterable[int]) -> dict[int, range]:
-    """For each lag, the o′ − o for which outputs o of `a` and o′ of `b` read pixels that far
-    apart, and all between them; lags at which none do are left out."""
-    lags = tuple(lags)
-    if not lags:
-        return {}
+class Meetings:
+    """Which outputs of two lines read pixels a lag apart. Each lag is looked at once: a chain of
+    equal layers asks for a few more at each of them."""
+
+    def __init__(self, a: Line, b: Line) -> None:
+        self._lines = a, b
+        self._known: dict[int, range] = {}
+
+    def at(self, lags: Iterable[int]) -> dict[int, range]:
+        """For each lag, the o′ − o for which outputs o of the first line and o′ of the second read
+        pixels that far apart, and all between them; lags at which none do are left out."""
+        lags = tuple(lags)
+        new = [t for t in lags if t not in self._known]
+        if new:
+            self._known |= dict.fromkeys(new, range(0)) | _meetings(*self._lines, new)
+        return {t: met for t in lags if (met := self._known[t])}
+
+
+def _meetings(a: Line, b: Line, lags: Sequence[int]) -> dict[int, range]:
+    """Those of `Meetings.at`, of at least one lag."""
     reach = max(map(abs, lags))
     reads = [_reads(line, reach) for line in (a, b)]
     if not all(i.size for _, i in reads):

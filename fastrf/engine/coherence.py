@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrf.engine.coefficients import Term, meetings, terms
+from fastrf.engine.coefficients import Meetings, Term, terms
 from fastrf.errors import PlanError
 from fastrf.layers import (
     Activation,
@@ -347,8 +347,21 @@ def _above(kind: Kind, move: SpatialMap, lags: Lags) -> Lags:
     none = frozenset((0,))
     if _alone(lags) and not move.overlaps:
         return (none,) * len(lags)
-    own = terms((move,), len(lags))
-    return _mixed_above(own, own, lags)
+    return _mixed_above(_of_itself(move), lags)
+
+
+Meets = tuple[tuple[Meetings, ...], ...]
+"""For every two of the products that two maps, or ways, are sums of: their lines, axis by axis."""
+
+
+def _meets(a: Iterable[Term], b: Iterable[Term]) -> Meets:
+    return tuple(tuple(map(Meetings, one, other)) for one, other in itertools.product(a, b))
+
+
+@lru_cache(maxsize=KEPT_MAPS)
+def _of_itself(move: SpatialMap) -> Meets:
+    own = terms((move,), len(move.axes))
+    return _meets(own, own)
 
 
 def lag_above(axis: AxisMap, lag: int) -> int | None:
@@ -361,10 +374,10 @@ def lag_above(axis: AxisMap, lag: int) -> int | None:
     return 0 if lag == 0 else None
 
 
-def _mixed_above(a: Sequence[Term], b: Sequence[Term], lags: Lags) -> Lags:
+def _mixed_above(meetings: Meets, lags: Lags) -> Lags:
     found = (frozenset((0,)),) * len(lags)
-    for one, other in itertools.product(a, b):
-        met = (meetings(x, y, axis) for x, y, axis in zip(one, other, lags, strict=True))
+    for each in meetings:
+        met = (m.at(axis) for m, axis in zip(each, lags, strict=True))
         spread = tuple(_spelled_out(m.values()) for m in met)
         found = united_lags(found, spread)
     return found
@@ -381,8 +394,7 @@ def below(kind: Kind, move: SpatialMap, lags: Lags, wanted: Lags) -> Lags:
     # Uncorrelated gradients stay so unless one of them goes to several pixels for certain.
     if _alone(wanted) or (_alone(lags) and (kind == "routing" or not move.correlates)):
         return (frozenset((0,)),) * len(lags)
-    own = terms((move,), len(lags))
-    return _mixed_below(own, own, lags, wanted)
+    return _mixed_below(_of_itself(move), lags, wanted)
 
 
 def _spelled_out(ranges: Iterable[range]) -> frozenset[int]:
@@ -408,10 +420,10 @@ def _meet(lags: frozenset[int], those: range) -> bool:
     return not lags.isdisjoint(those)
 
 
-def _mixed_below(a: Sequence[Term], b: Sequence[Term], lags: Lags, wanted: Lags) -> Lags:
+def _mixed_below(meetings: Meets, lags: Lags, wanted: Lags) -> Lags:
     found = (frozenset((0,)),) * len(lags)
-    for one, other in itertools.product(a, b):
-        met = (meetings(x, y, want) for x, y, want in zip(one, other, wanted, strict=True))
+    for each in meetings:
+        met = (m.at(want) for m, want in zip(each, wanted, strict=True))
         here = tuple(
             frozenset(t for t, r in m.items() if _meet(axis, r))
             for m, axis in zip(met, lags, strict=True)
@@ -436,7 +448,7 @@ def _wanted(
             for p, _ in op.targets:
                 found[p] = united_lags(found.get(p), above)
         for pair in pairs.get(q, ()):
-            above = _mixed_above(pair.a, pair.b, found[q])
+            above = _mixed_above(_meets(pair.a, pair.b), found[q])
             found[pair.above] = united_lags(found.get(pair.above), _both_ways(above))
     return found
 
@@ -481,7 +493,7 @@ def _existing(
             found.lags[q] = united_lags(found.lags.get(q), lags)
         for pair in found.pairs.get(q, ()):
             if pair.above in found.lags:
-                here = _mixed_below(pair.a, pair.b, found.lags[pair.above], wanted[q])
+                here = _mixed_below(_meets(pair.a, pair.b), found.lags[pair.above], wanted[q])
                 found.lags[q] = united_lags(found.lags.get(q), _both_ways(here))
                 causes.setdefault(q, graph.planes[q].node)
 

@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, propagate
 from fastrf.engine.lag_algebra import far_inside, through_ways
 from fastrf.engine.lag_gains import lag_gains
+from fastrf.engine.lag_mixing import Mixing
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import sight_of
 from fastrf.engine.stack import Stack, Sums, in_order
@@ -401,11 +403,13 @@ class _Correlated:
             return None
         starts, taps = starts + used[0], taps[:, used[0] : used[-1] + 1]
         # A pixel gets of each pixel and lag above at most the largest coefficient times another.
-        most = float(np.abs(taps).max() * np.abs(others).max()) or 1.0
+        most = float(np.abs(taps).max() * max(1.0, np.abs(others).max())) or 1.0
         growth = max(0.0, math.log2(count * len(above) * most))
         stack = self.sums.lowered(stack, growth)
-        low = int(starts.min())
-        length = int(starts.max()) + taps.shape[1] - low
+        signed = stack.signed or bool(taps.min() < 0 or others.min() < 0)
+        add = partial(self._rows, signed=signed)
+        mixing = Mixing(above, lags, (starts, taps), (begins, others), add)
+        low, length = mixing.window
         # One source after the other along the axis: pixel o of lag τ, for all τ.
         order = [n for n in range(2 * ndim) if n != axis]
         order.insert(order.index(ndim + axis), axis)
@@ -414,31 +418,14 @@ class _Correlated:
             math.prod(flat.shape[: ndim + axis - 1]),
             math.prod(flat.shape[ndim + axis + 1 :]),
         )
-        y = flat.reshape(before, len(above) * count, behind)
         shape = list(stack.array.shape)
         shape[ndim + axis] = length
         out = self.xp.empty((len(lags), *shape[:axis], *shape[axis + 1 :]), self.dtype)
-        signed = stack.signed or bool(taps.min() < 0 or others.min() < 0)
-        window = np.array(above)[:, None] - above[0] + np.arange(count)
-        offsets = (starts - begins[window])[:, :, None]
-        least, greatest = offsets.min(axis=(1, 2)), offsets.max(axis=(1, 2)) + taps.shape[1] - 1
-        for number, lag in enumerate(lags):
-            meets = np.flatnonzero((greatest + lag >= 0) & (least + lag < others.shape[1]))
-            to = out[number].reshape(before, length, behind)
-            if not meets.size:
-                to[...] = 0
-                continue
-            some = slice(int(meets[0]), int(meets[-1]) + 1)
-            m = offsets[some] + np.arange(lag, lag + taps.shape[1])
-            inside = (m >= 0) & (m < others.shape[1])
-            both = others[window[some][:, :, None], np.clip(m, 0, others.shape[1] - 1, out=m)]
-            del m
-            both *= taps
-            both[~inside] = 0
-            part = slice(some.start * count, some.stop * count)
-            targets = np.tile(starts - low, some.stop - some.start)
-            self._rows(y[:, part], targets, both.reshape(-1, taps.shape[1]), to, signed)
-            del both, inside  # before the next lag's
+        mixing.into(
+            flat.reshape(before, len(above), count, behind),
+            out.reshape(len(lags), before, length, behind),
+            self.xp,
+        )
         origin = (*stack.origin[:axis], low, *stack.origin[axis + 1 :])
         return Stack(
             self.xp.ascontiguousarray(self.xp.moveaxis(out, 0, axis)),
@@ -455,6 +442,7 @@ class _Correlated:
         starts: NDArray[np.int64],
         taps: NDArray[np.float64],
         out: Array,
+        *,
         signed: bool,
     ) -> None:
         """Σ taps[o]·y[o] by a kernel that takes nonnegative numbers alone."""

@@ -29,6 +29,7 @@ from fastrf.engine.coherence import (
 )
 from fastrf.engine.cost import dtype_factor
 from fastrf.engine.forecast import Forecast, of_lines
+from fastrf.engine.lag_mixing import takes_at_once
 from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
 from fastrf.engine.rehearsal import Rehearsal, Survey, pass_cost
@@ -55,7 +56,10 @@ PASSED_SECONDS = 40e-6
 """Python's share of an operation: lags, stacks and their sums."""
 
 MIXED_SECONDS = 120e-6
-"""Python's share of one lag of a mixture along an axis."""
+"""Python's share of one lag of a mixture along an axis; of all of them at once, and then"""
+
+PICKED_SECONDS = 12e-6
+"""of each of them."""
 
 
 def of_correlated(
@@ -311,23 +315,35 @@ class _Survey:
             # Copies, where lags are not in the order that is asked for.
             flat = size if len(at) > 1 < len(above) else 0
             copied = out if len(wanted[axis]) > 1 < _count(lags[:axis]) else 0
-            taps = max(line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
-            # Each lag meets those above that are less than the taps of both apart from it.
-            meet = min(len(above), 2 * taps)
-            size_of = self.dtype.itemsize
-            length = at[axis].within(self.trimmed)[1]
-            met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
-            rows = max(_ROW_BYTES * len(above) * read, _KEPT_BYTES * len(above) * read + met)
-            rows //= size_of
+            first, second = (line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
             self.signed |= any(float(line[axis].rows(0, _SOME)[1].min()) < 0 for line in (a, b))
-            # Of either sign: parts of what is read, and one lag.
-            some = size // len(above) * meet
-            signs = 2 * some + out // len(wanted[axis]) if self.signed else 0
+            length, around = at[axis].within(self.trimmed)[1], max(above) - min(above)
+            beside = size // (len(above) * read)
+            if takes_at_once(read, around, len(wanted[axis]), first + second, beside):
+                # All pairs of outputs; of pixels and outputs; of pixels.
+                wide = read + around
+                pairs, half = beside * read * wide, beside * length * wide
+                both = beside * length * (length + around * length // read)
+                working = (2 if self.signed else 1) * (half + max(pairs, both))
+                self.calls += MIXED_SECONDS + len(wanted[axis]) * PICKED_SECONDS
+                products = half * first + both * second
+            else:
+                taps = max(first, second)
+                # Each lag meets those above that are less than the taps of both apart from it.
+                meet = min(len(above), 2 * taps)
+                size_of = self.dtype.itemsize
+                met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
+                rows = max(_ROW_BYTES * len(above) * read, _KEPT_BYTES * len(above) * read + met)
+                # Of either sign: parts of what is read, and one lag.
+                some = size // len(above) * meet
+                signs = 2 * some + out // len(wanted[axis]) if self.signed else 0
+                working = signs + rows // size_of
+                self.calls += len(wanted[axis]) * MIXED_SECONDS
+                products = out * taps
             # Along the first axis, what is read is what entered, and held.
             before = size if axis else 0
-            self.peak.note(before + flat + out + max(copied, signs + rows))
-            self.calls += len(wanted[axis]) * MIXED_SECONDS
-            self._work(out * taps, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
+            self.peak.note(before + flat + out + max(copied, working))
+            self._work(products, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
             size = out
         return _Held(at, wanted, self.peak.new(size))
 

@@ -143,15 +143,15 @@ def _met(a: Line, b: Line, above: Sequence[int], below: Sequence[int]) -> Floats
     """Σ a[o, i]·b[o + τ, i + λ] over all i, on the average over o; of shape (τ, λ)."""
     count = math.lcm(*(math.prod(map(_phases, line.stages)) for line in (a, b)))
     starts, taps = a.rows(0, count, clip=False)
+    begins, others = b.rows(above[0], above[-1] - above[0] + count, clip=False)
+    lags, meets = np.array(below), np.array(above) - above[0]
     found = np.zeros((len(above), len(below)))
-    for number, t in enumerate(above):
-        begins, others = b.rows(t, count, clip=False)
-        for place, lag in enumerate(below):
-            at = (starts - begins + lag)[:, None] + np.arange(taps.shape[1])
-            inside = (at >= 0) & (at < others.shape[1])
-            there = np.take_along_axis(others, at.clip(0, others.shape[1] - 1), axis=1)
-            found[number, place] = (taps * np.where(inside, there, 0.0)).sum() / count
-    return found
+    for o, m in zip(*np.nonzero(taps), strict=True):
+        read = begins[meets + o, None] + np.arange(others.shape[1]) - (starts[o] + m)
+        place = np.searchsorted(lags, read).clip(max=len(lags) - 1)
+        t, n = np.nonzero(lags[place] == read)  # a lag stands once in a row
+        found[t, place[t, n]] += taps[o, m] * others[meets[t] + o, n]
+    return found / count
 
 
 def _phases(stage: Stage) -> int:
