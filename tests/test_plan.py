@@ -19,7 +19,7 @@ from fastrf.kernels.cpu import _runs, box_run
 import fastrf as rf
 from fastrf import device
 from fastrf.device import resolve
-from fastrf.engine import ENGINES, METHODS, cost, plan, rehearsal, scratch
+from fastrf.engine import ENGINES, METHODS, choice, cost, rehearsal, scratch
 from fastrf.engine.plan import Plan, make_plan
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
@@ -410,12 +410,12 @@ def test_one_pass_goes_the_quickest_way_that_fits(
     direct: Any, factored: Any, spectral: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways = {"direct": direct, "factored": factored, "spectral": spectral}
-    monkeypatch.setattr(plan, "_forecasts", lambda method, *_: ways[method])
-    monkeypatch.setattr(plan, "_working", lambda way: way[0])
-    monkeypatch.setattr(plan, "_seconds", lambda way: way[1])
-    monkeypatch.setattr(plan, "CLEARLY_SLOWER", 2.0)
+    monkeypatch.setattr(choice, "forecasts_of", lambda method, *_: ways[method])
+    monkeypatch.setattr(choice, "_working", lambda way: way[0])
+    monkeypatch.setattr(choice, "_seconds", lambda way: way[1])
+    monkeypatch.setattr(choice, "CLEARLY_SLOWER", 2.0)
     outlook: Any = SimpleNamespace(nodes=["a", "b"], rank=3)
-    found, _, forecasts = plan._chosen_pass(outlook, "auto", 1e-12, 100, cost.CPU)
+    found, _, forecasts = choice.chosen_pass(outlook, "auto", 1e-12, 100, cost.CPU)
     assert (found, forecasts) == (engine, ways[engine])
 
 

@@ -33,7 +33,8 @@ from fastrf.engine.chains import (
     layers_of_run,
     run_from,
 )
-from fastrf.engine.plan import CLEARLY_SLOWER, NOTICEABLE, make_plan
+from fastrf.engine.choice import CLEARLY_SLOWER, NOTICEABLE
+from fastrf.engine.plan import make_plan
 from fastrf.engine.reach import Reach, Reaches
 from fastrf.engine.transfer import transfer_function
 from fastrf.lowering import Operation, PlaneGraph, lower

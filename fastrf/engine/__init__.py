@@ -1,4 +1,4 @@
-"""The engines that compute images, by name; `plan` chooses among them."""
+"""The engines that compute images, by name; `choice` chooses among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The planner: chooses the engine and foretells its work, without touching an array."""
+"""The planner: what will be computed, how, where, and what it takes; no array is touched."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastrf.device import HOST, Device
-from fastrf.engine import ENGINES, METHODS, channelwise, cost, covariance, factored, spectral
-from fastrf.engine.coherence import coherence_of
+from fastrf.engine import ENGINES, METHODS, channelwise, cost
+from fastrf.engine.choice import NOTICEABLE, Choice, Where, chosen_pass, forecasts_of
 from fastrf.engine.cost import Costs
 from fastrf.engine.extents import check_extent
 from fastrf.engine.forecast import Forecast
@@ -24,21 +24,9 @@ from fastrf.errors import InputError, PlanError, short
 from fastrf.layers.checks import is_whole
 from fastrf.lowering import PlaneGraph
 
-CLEARLY_SLOWER = 10.0
-"""An engine that is right pixel by pixel may cost this much more than one that is right to the
-tolerance before `accuracy="auto"` prefers the latter,"""
-
-NOTICEABLE = 0.1
-"""and must take this long, in seconds, so that it matters."""
-
 MEMORY_FLOOR = 1 << 20
 """Bytes up to which a plan does not say how much memory a field takes, but that it is no more:
 Python's own objects count there as much as arrays."""
-
-FEW_PIXELS = 1 << 14
-"""An outer product of profiles with more pixels than this writes each of them once, which no other
-engine can better; with fewer, calls count, and others are asked too."""
-
 
 _ASKED_FOR = "asked for"
 
@@ -192,13 +180,13 @@ def make_plan(
     limits: dict[str, int] = {}
 
     def on(place: Device) -> Plan:
-        costs = costs_of(place)
+        choice = Choice(where, dtype, accuracy, tol, tail, costs_of(place))
         limit = limits[place.name] = limit_of(memory_limit, place)
         if method == "auto":
-            engine, reason, forecast = _chosen(where, dtype, accuracy, tail, tol, costs, limit)
+            engine, reason, forecast = choice.within(limit)
         else:
-            engine, reason = _of_method(method, accuracy, where, tol), _ASKED_FOR
-            forecast = ENGINES[engine].foretold(*where, dtype, tail, tol, costs=costs)
+            engine, reason = choice.of_method(method), _ASKED_FOR
+            forecast = choice.forecast(engine)
         count = _workers(workers, [forecast], place)
         what = (node, unit, input_node)
         found = _plan(what, engine, reason, forecast, place, dtype, count, tail, tol)
@@ -293,9 +281,9 @@ def make_plans(
     costs = costs_of(device)
     if method == "auto":
         limit = limit_of(memory_limit, device)
-        method, reason, forecasts = _chosen_pass(outlook, accuracy, tol, limit, costs)
+        method, reason, forecasts = chosen_pass(outlook, accuracy, tol, limit, costs)
     else:
-        reason, forecasts = _ASKED_FOR, _forecasts(method, outlook, tol, costs)
+        reason, forecasts = _ASKED_FOR, forecasts_of(method, outlook, tol, costs)
     workers = _workers(workers, forecasts.values(), device)
     options = (device, outlook.dtype, workers, outlook.tail, tol)
     return {
@@ -385,47 +373,6 @@ def make_called_plan(
         reason = _ASKED_FOR
     count = _workers(workers, [forecast], device)
     return _plan(what, "direct", reason, forecast, device, dtype, count, None, 0.0)
-
-
-def _chosen_pass(
-    outlook: Outlook, accuracy: str, tol: float, limit: int, costs: Costs
-) -> tuple[str, str, dict[str, Forecast]]:
-    """As `_chosen`, for all maps that one pass serves."""
-    reason = f"its part of one pass over {len(outlook.nodes)} maps"
-    if outlook.rank == 1:
-        return "factored", reason, _forecasts("factored", outlook, tol, costs)
-    best, forecasts = "direct", _forecasts("direct", outlook, tol, costs)
-    if outlook.rank is not None:
-        terms = _forecasts("factored", outlook, tol, costs)
-        if _working(forecasts) > limit or _seconds(terms) < _seconds(forecasts):
-            best, forecasts = "factored", terms
-    enough = 0.0 if accuracy == "absolute" else NOTICEABLE
-    if accuracy != "relative" and tol >= spectral.FINEST and _seconds(forecasts) > enough:
-        waves = _forecasts("spectral", outlook, tol, costs)
-        factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
-        fits = _working(waves) <= limit or _working(forecasts) > limit
-        if fits and factor * _seconds(waves) < _seconds(forecasts):
-            reason += f"; right pixel by pixel, all take {_seconds(forecasts):.2g} s ({best})"
-            best, forecasts = "spectral", waves
-    return best, reason, forecasts
-
-
-def _forecasts(method: str, outlook: Outlook, tol: float, costs: Costs) -> dict[str, Forecast]:
-    if method == "spectral":
-        found = outlook.spectral(tol)
-    elif method == "factored":
-        found = outlook.factored
-    else:
-        found = outlook.direct if costs is cost.CPU else outlook.unseen
-    return {node: forecast.on(costs) for node, forecast in found.items()}
-
-
-def _seconds(forecasts: dict[str, Forecast]) -> float:
-    return sum(f.seconds(1) for f in forecasts.values())
-
-
-def _working(forecasts: dict[str, Forecast]) -> int:
-    return sum(f.working for f in forecasts.values())
 
 
 def _plan(
@@ -550,148 +497,6 @@ def limit_of(memory_limit: int | None, device: Device) -> int:
         return memory_limit
     free = device.free_memory()
     return free // 2 if memory_limit is None else min(memory_limit, free)
-
-
-Where = tuple[PlaneGraph, str, tuple[int, ...], str]
-"""Graph, node, unit and input."""
-
-
-FEW_LAGS = 32
-"""Lags of all axes together up to which following them at once may take less than one axis after
-the other, whose calls count twice."""
-
-
-def _chosen(
-    where: Where,
-    dtype: np.dtype[Any],
-    accuracy: str,
-    tail: float | None,
-    tol: float,
-    costs: Costs,
-    limit: int,
-) -> tuple[str, str, Forecast]:
-    """As `_quickest`, unless its work does not fit into the limit and another engine's does, which
-    may leave factors."""
-    engine, reason, forecast = _quickest(where, dtype, accuracy, tail, tol, costs)
-    if forecast.working <= limit:
-        return engine, reason, forecast
-    for kind in ("relative",) if accuracy == "relative" else ("relative", "absolute"):
-        others = {
-            name: other.foretold(*where, dtype, tail, tol, costs=costs)
-            for name, other in ENGINES.items()
-            if other.accuracy == kind and other.refuses(*where, tol) is None
-        }
-        fit = {name: found for name, found in others.items() if found.working <= limit}
-        if fit:
-            best = min(fit, key=lambda name: fit[name].seconds(1))
-            return best, f"{engine} would take {forecast.working / 2**20:.3g} MiB", fit[best]
-    return engine, reason, forecast
-
-
-def _quickest(
-    where: Where,
-    dtype: np.dtype[Any],
-    accuracy: str,
-    tail: float | None,
-    tol: float,
-    costs: Costs,
-) -> tuple[str, str, Forecast]:
-    """The engine with the shortest forecast among those that are right enough, and why."""
-    graph, node, _, source = where
-    if channelwise.needed(graph, node, source):
-        only = _of_method("channelwise", accuracy, where, tol)
-        reason = "layers hold their weights: one image per channel"
-        return only, reason, ENGINES[only].foretold(*where, dtype, tail, tol, costs=costs)
-    if covariance.needed(graph, node, source):
-        return _with_covariances(where, dtype, accuracy, tail, tol, costs)
-    found: dict[str, Forecast] = {}
-
-    def ask(name: str, shortest: float) -> None:
-        """Adds an engine's forecast, unless one that is there is quicker than `shortest`."""
-        quick = found and min(f.seconds(1) for f in found.values()) <= shortest
-        if not quick and ENGINES[name].refuses(*where, tol) is None:
-            found[name] = ENGINES[name].foretold(*where, dtype, tail, tol, costs=costs)
-
-    ask("factored", 0.0)
-    profiles = "factored" in found and factored.rank(graph, node, source) == 1
-    if not profiles or _pixels(found["factored"]) < FEW_PIXELS:
-        ask("direct", 0.0)
-        if "factored" not in found:  # the same sums, with the borders' part in them
-            ask("powers", ENGINES["powers"].trial)
-        ask("tilted", ENGINES["tilted"].trial)
-    best = min(found, key=lambda name: found[name].seconds(1))
-    took = found[best].seconds(1)
-    reason = _reason(best, where, found)
-    if accuracy == "relative" or (accuracy == "auto" and took <= NOTICEABLE):
-        return best, reason, found[best]
-    ask("recompressed", ENGINES["recompressed"].trial)
-    ask("spectral", 0.0)
-    other = min(found, key=lambda name: found[name].seconds(1))
-    factor = 1.0 if accuracy == "absolute" else CLEARLY_SLOWER
-    if factor * found[other].seconds(1) < took:
-        return other, f"right pixel by pixel would take {took:.2g} s ({best})", found[other]
-    return best, reason, found[best]
-
-
-def _with_covariances(
-    where: Where,
-    dtype: np.dtype[Any],
-    accuracy: str,
-    tail: float | None,
-    tol: float,
-    costs: Costs,
-) -> tuple[str, str, Forecast]:
-    """As `_quickest`, of a field that depends on covariances."""
-    graph, node, _, source = where
-    reason = "fixed layers correlate gradients: covariances count too"
-    found: dict[str, Forecast] = {}
-    if ENGINES["projected"].refuses(*where, tol) is None:
-        found["projected"] = ENGINES["projected"].foretold(*where, dtype, tail, tol, costs=costs)
-    # All lags of all axes at once are many: also for a forecast.
-    if not found or coherence_of(graph, node, source).widest <= FEW_LAGS:
-        all_axes = _of_method("direct", accuracy, where, tol)
-        found[all_axes] = ENGINES[all_axes].foretold(*where, dtype, tail, tol, costs=costs)
-    best = min(found, key=lambda name: found[name].seconds(1))
-    if best == "projected":
-        reason += ", of each axis by itself in a chain of separable layers"
-    return best, reason, found[best]
-
-
-def _pixels(forecast: Forecast) -> int:
-    return math.prod(count for _, count in forecast.support)
-
-
-def _reason(best: str, where: Where, found: Mapping[str, Forecast]) -> str:
-    graph, node, _, source = where
-    if best == "factored":
-        rank = factored.rank(graph, node, source)
-        if rank == 1:
-            return "a chain of separable layers is an outer product of profiles"
-        return f"the image is a sum of {rank} separable terms"
-    if best == "direct" and "factored" not in found:
-        return ENGINES["factored"].obstacle(graph, node, source) or ""
-    others = {name: f for name, f in found.items() if name != best}
-    name = min(others, key=lambda name: others[name].seconds(1))
-    took, other = found[best].seconds(1), others[name].seconds(1)
-    return f"quicker here, {took:.2g} s against {other:.2g} s ({name})"
-
-
-def _of_method(method: str, accuracy: str, where: Where, tol: float) -> str:
-    """The first engine of a method that serves a field as accurately as asked."""
-    reasons = []
-    for name, engine in ENGINES.items():
-        if engine.method != method:
-            continue
-        why_not = engine.refuses(*where, tol)
-        if accuracy == "relative" and engine.accuracy != "relative":
-            why_not = "right to tol of the peak, not pixel by pixel as accuracy='relative' asks"
-        if why_not is None:
-            return name
-        reasons.append(f"{name}: {why_not}")
-    raise InputError(
-        f"method={short(method)} does not serve this field: {'; '.join(reasons)}; "
-        f"use method='direct' or 'auto'"
-    )
 
 
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
