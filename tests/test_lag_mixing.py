@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastrf.engine import lag_mixing
 from fastrf.engine.lag_mixing import Mixing, takes_at_once
+from fastrf.engine.threads import Threads
 
 RNG = np.random.default_rng(7)
 
@@ -66,7 +67,7 @@ def test_both_ways(
     a = rows(2, count, stride, 3)
     b = rows(2 + above[0], count + above[-1] - above[0], stride, 4)
     lags = (-40, -3, -1, 0, 2, 5, 11)  # at the first, nothing meets
-    mixing = Mixing(above, lags, a, b, add)
+    mixing = Mixing(above, lags, a, b, add, Threads(1))
     y = RNG.random((before, len(above), count, behind))
     expected = summed(mixing, y)
     out = np.full(expected.shape, np.nan)

@@ -408,7 +408,7 @@ class _Correlated:
         stack = self.sums.lowered(stack, growth)
         signed = stack.signed or bool(taps.min() < 0 or others.min() < 0)
         add = partial(self._rows, signed=signed)
-        mixing = Mixing(above, lags, (starts, taps), (begins, others), add)
+        mixing = Mixing(above, lags, (starts, taps), (begins, others), add, self.threads)
         low, length = mixing.window
         # One source after the other along the axis: pixel o of lag τ, for all τ.
         order = [n for n in range(2 * ndim) if n != axis]

@@ -143,6 +143,7 @@ class _Survey:
         room = Headroom.of(dtype)
         self.trimmed = (room.top - room.low) * math.log(2)
         self.calls, self.cells, self.nanoseconds, self.largest = 0.0, 0, 0.0, 1
+        self.each = 0
         self.peak, self.signed = _Peak(), False
         self.unpaired = dict(self.coherence.pairs)
         self.pending = Counter(pair.above for s in self.coherence.pairs.values() for pair in s)
@@ -176,7 +177,7 @@ class _Survey:
             max(upper, held + max(lower.walked, lower.finish)) + room,
             max(self.largest, lower.largest),
             walked=max(upper, held + lower.walked) + room,
-            each=lower.each,
+            each=max(self.each, lower.each),
             finish=held + lower.finish + room,
         )
 
@@ -338,6 +339,7 @@ class _Survey:
                 some = size // len(above) * meet
                 signs = 2 * some + out // len(wanted[axis]) if self.signed else 0
                 working = signs + rows // size_of
+                self.each = max(self.each, met + signs * size_of)
                 self.calls += len(wanted[axis]) * MIXED_SECONDS
                 products = out * taps
             # Along the first axis, what is read is what entered, and held.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.engine.coefficients import Rows
+from fastrf.engine.threads import Threads
 
 Array = NDArray[Any]
 AddRows = Callable[[Array, NDArray[np.int64], NDArray[np.float64], Array], None]
@@ -50,6 +51,7 @@ class Mixing:
         a: rows of the outputs, and
         b: those of as many more as the lags above are apart, from above[0] on.
         add: sums with rows of coefficients.
+        threads: share the lags, where each is a call.
     """
 
     above: tuple[int, ...]
@@ -57,6 +59,7 @@ class Mixing:
     a: Rows
     b: Rows
     add: AddRows
+    threads: Threads
 
     @property
     def window(self) -> tuple[int, int]:
@@ -106,11 +109,13 @@ class Mixing:
         window = np.array(self.above)[:, None] - self.above[0] + np.arange(count)
         offsets = (starts - begins[window])[:, :, None]
         least, greatest = offsets.min(axis=(1, 2)), offsets.max(axis=(1, 2)) + taps.shape[1] - 1
-        for number, lag in enumerate(self.lags):
+
+        def one(number: int) -> None:
+            lag = self.lags[number]
             meets = np.flatnonzero((greatest + lag >= 0) & (least + lag < others.shape[1]))
             if not meets.size:
                 out[number] = 0
-                continue
+                return
             some = slice(int(meets[0]), int(meets[-1]) + 1)
             m = offsets[some] + np.arange(lag, lag + taps.shape[1])
             inside = (m >= 0) & (m < others.shape[1])
@@ -121,4 +126,5 @@ class Mixing:
             part = slice(some.start * count, some.stop * count)
             targets = np.tile(starts - low, some.stop - some.start)
             self.add(y[:, part], targets, both.reshape(-1, taps.shape[1]), out[number])
-            del both, inside  # before the next lag's
+
+        self.threads.each(len(self.lags), out.size, one)
