@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 import fastrf as rf
 from bench.record import duration, table, write
 
@@ -47,6 +49,14 @@ def jobs() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "spectral", lambda: rf.erf(mixed, method="spectral", accuracy="absolute")
     pooled = rf.Sequential(*[rf.Conv(3), rf.AvgPool(3, stride=1)] * 40)
     yield "direct, with covariances", lambda: rf.erf(pooled, method="direct")
+    given = np.random.default_rng(0).standard_normal((256, 256, 3, 3))
+    weights = [rf.Conv(3, padding=1, channels=256, weights=given)] * 40
+    trained = rf.Sequential(rf.Input(256), *weights)
+    yield "channel by channel", lambda: rf.erf(trained, input_size=224)
+    kernels = [rf.Residual(rf.Conv(k, padding=k // 2)) for k in (3, 5, 7, 9, 11)] * 60
+    reduced = rf.Sequential(*kernels)
+    options: dict[str, Any] = {"method": "factored", "accuracy": "absolute", "tol": 1e-9}
+    yield "reduced terms", lambda: rf.erf(reduced, input_size=3000, **options).image
     plain = rf.zoo.plain(300)
     yield "check", lambda: rf.check(plain)
     yield "sweep, in this process", swept
