@@ -185,14 +185,17 @@ def of_factored(
 
 
 def of_lines(surveys: Sequence[Survey | Forecast], dtype: np.dtype[Any]) -> Forecast:
-    """Of an outer product of what is computed along each axis."""
+    """Of an outer product of what is computed along each axis, once for axes that are alike: those
+    have one survey."""
+    distinct = {id(found): found for found in surveys}.values()
+    first = [next(axis for axis, s in enumerate(surveys) if s is found) for found in distinct]
     support = tuple(span for found in surveys for span in found.support)
     shape = tuple(max(count, 0) for _, count in support)
     pixels, formed = math.prod(shape), formed_bytes(shape, 1, dtype)
     # One line after the other; then all, in float64 and in the image's type, if that is another,
     # of which it is looked where they can be seen.
-    walks = [max(found.walked, found.finish) for found in surveys]
-    before = [dtype.itemsize * sum(shape[:axis]) for axis in range(len(surveys))]
+    walks = [max(found.walked, found.finish) for found in distinct]
+    before = [dtype.itemsize * sum(shape[:axis]) for axis in first]
     lines = (8 + (dtype.itemsize if dtype.itemsize < 8 else 0)) * sum(shape)
     longest = max(shape, default=0)
     working = max(lines + 9 * longest, *map(sum, zip(walks, before, strict=True)))
@@ -201,9 +204,9 @@ def of_lines(surveys: Sequence[Survey | Forecast], dtype: np.dtype[Any]) -> Fore
     return Forecast(
         surveys[0].operations,
         support,
-        sum(found.cells for found in surveys) + (pixels if len(surveys) > 1 else 0),
-        cost.PROFILES_SECONDS + sum(found.fixed for found in surveys),
-        sum(found.shared for found in surveys)
+        sum(found.cells for found in distinct) + (pixels if len(surveys) > 1 else 0),
+        cost.PROFILES_SECONDS + sum(found.fixed for found in distinct),
+        sum(found.shared for found in distinct)
         + 1e-9 * dtype_factor(dtype) * pixels * cost.WRITE_NANOSECONDS,
         memory + len(surveys) * cost.FIELD_BYTES,
         pixels,

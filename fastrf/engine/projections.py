@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from operator import mul
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastrf.engine import covariance
 from fastrf.engine.coefficients import terms
 from fastrf.engine.coherence import coherence_of, is_endless, kinds_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.direct import Propagated
+from fastrf.engine.scaled import Scaled
 from fastrf.engine.stack import in_order
 from fastrf.engine.terms import Factor, FactoredImage, trimmed
 from fastrf.kernels import load
 from fastrf.lowering import Operation, PlaneGraph
-from fastrf.maps import SpatialMap
+from fastrf.maps import AxisMap, SpatialMap, Table
 from fastrf.meanfield.slopes import slopes_of
 
 
@@ -108,21 +110,25 @@ def axis_by_axis(
     xp: Any = np,
     **options: Any,
 ) -> Propagated:
-    """The outer product of what an engine's `run` computes of each axis, on the host.
+    """The outer product of what an engine's `run` computes of each axis, on the host: once for axes
+    that are alike.
 
     `kernels` and `xp` form the pixels of the image, when they are asked for.
     """
     options |= {"kernels": load("cpu"), "dtype": dtype, "tail": of_each(graph, tail)}
-    lines = []
-    for axis, (line, u) in enumerate(zip(projections(graph), unit, strict=True)):
+    along = [(id(line), u) for line, u in zip(projections(graph), unit, strict=True)]
+    distinct = dict(zip(along, projections(graph), strict=True))
+    found: dict[tuple[int, int], Propagated] = {}
+    for number, (key, line) in enumerate(distinct.items()):
         if progress is not None:
-            options["progress"] = partial(_part, progress, axis, graph.ndim)
-        lines.append(run(line, node, (u,), input_node, **options))
-    return _multiplied(lines, dtype, kernels, xp)
+            options["progress"] = partial(_part, progress, number, len(distinct))
+        found[key] = run(line, node, (key[1],), input_node, **options)
+    gain = _gain(graph, node, input_node)
+    return _multiplied([found[key] for key in along], gain, dtype, kernels, xp)
 
 
-def _part(progress: Callable[[float], None], axis: int, ndim: int, share: float) -> None:
-    progress((axis + share) / ndim)
+def _part(progress: Callable[[float], None], number: int, count: int, share: float) -> None:
+    progress((number + share) / count)
 
 
 def of_each(graph: PlaneGraph, tail: float | None) -> float | None:
@@ -130,8 +136,10 @@ def of_each(graph: PlaneGraph, tail: float | None) -> float | None:
     return None if tail is None else tail / graph.ndim
 
 
-def _multiplied(lines: Sequence[Propagated], dtype: Any, kernels: Any, xp: Any) -> Propagated:
-    """The outer product of the fields of each axis."""
+def _multiplied(
+    lines: Sequence[Propagated], gain: Scaled, dtype: Any, kernels: Any, xp: Any
+) -> Propagated:
+    """The outer product of the fields of each axis, with the gain of all layers."""
     values = [np.asarray(p.pixels(), np.float64) for p in lines]
     factors = tuple(Factor(line[None], line.size, False) for line in values)
     origin = tuple(p.origin[0] for p in lines)
@@ -139,32 +147,74 @@ def _multiplied(lines: Sequence[Propagated], dtype: Any, kernels: Any, xp: Any) 
     # Of what one axis is given it loses `lost` and drops `dropped`; what is kept multiplies.
     held = math.prod(1 - p.lost for p in lines)
     kept = math.prod(1 - p.lost - p.dropped for p in lines)
-    mass = reduce(mul, (p.mass for p in lines))
+    mass = reduce(mul, (p.mass for p in lines), gain)
     return Propagated(image, image.origin, mass, 1 - held, held - kept)
 
 
 def projections(graph: PlaneGraph) -> list[PlaneGraph]:
-    """The network's separable layers along each axis; gains and shares go with the first."""
-    return graph.once("projections", lambda: [_projected(graph, a) for a in range(graph.ndim)])
+    """The network's separable layers along each axis, of gain 1; axes that are alike share one."""
+    return graph.once("projections", lambda: _projections(graph))
 
 
-def _projected(graph: PlaneGraph, axis: int) -> PlaneGraph:
+def _projections(graph: PlaneGraph) -> list[PlaneGraph]:
     separable = [op for op in graph.operations if all(m.separable for m in op.maps)]
     # Equal layers of a network share their maps, which a line along one axis keeps so.
     distinct = {id(m): m for op in separable for m in op.maps}
-    moves = {key: _projected_map(m, axis) for key, m in distinct.items()}
-    operations = [_projected_operation(op, axis, moves) for op in separable]
-    planes = [p if axis == 0 else replace(p, share=1.0) for p in graph.planes]
-    size = None if graph.input_size is None else (graph.input_size[axis],)
-    return replace(
-        graph, ndim=1, input_size=size, planes=planes, operations=operations, derived={}, recent={}
+    found: list[PlaneGraph] = []
+    for axis in range(graph.ndim):
+        like = next((a for a in range(axis) if _alike(graph, distinct.values(), a, axis)), None)
+        if like is not None:
+            found.append(found[like])
+            continue
+        moves = {key: _projected_map(m, axis) for key, m in distinct.items()}
+        operations = [_projected_operation(op, moves) for op in separable]
+        planes = [replace(p, share=1.0) for p in graph.planes]
+        size = None if graph.input_size is None else (graph.input_size[axis],)
+        line = replace(graph, ndim=1, input_size=size, planes=planes, operations=operations)
+        found.append(replace(line, derived={}, recent={}))
+    return found
+
+
+def _alike(graph: PlaneGraph, moves: Collection[SpatialMap], a: int, b: int) -> bool:
+    """Whether two axes are the same to all separable maps."""
+    ends = [size for m in moves for size in (m.size_in, m.size_out)]
+    return (
+        all(size is None or size[a] == size[b] for size in (graph.input_size, *ends))
+        and all(_same(m.axes[a], m.axes[b]) for m in moves)
+        and all(_equal(m.axis_taps(a), m.axis_taps(b)) for m in moves)
     )
 
 
-def _projected_operation(op: Operation, axis: int, moves: Mapping[int, SpatialMap]) -> Operation:
+def _same(a: AxisMap, b: AxisMap) -> bool:
+    if isinstance(a, Table) and isinstance(b, Table):
+        both = ((a.starts, b.starts), (a.taps, b.taps), (a.coefficients, b.coefficients))
+        return a.advance == b.advance and all(_equal(x, y) for x, y in both)
+    return a == b
+
+
+def _equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
+
+
+def _gain(graph: PlaneGraph, node: str, input_node: str) -> Scaled:
+    """That of all layers of a chain: of its maps, pointwise, and of the channels that are meant."""
+    key = ("gain of a chain", node, input_node)
+    return graph.once(key, lambda: _product(graph, node, input_node))
+
+
+def _product(graph: PlaneGraph, node: str, input_node: str) -> Scaled:
+    (plane,) = graph.planes_of[node]
+    gain = Scaled.of(graph.planes[plane].share)
+    for op in graph.between(node, input_node):
+        shares = (share for _, share in (*op.sources, *op.targets))
+        factor = math.prod((op.gain, *shares, *(m.gain for m in op.maps)))
+        if factor != 1:  # most are
+            gain = gain * factor
+    return gain
+
+
+def _projected_operation(op: Operation, moves: Mapping[int, SpatialMap]) -> Operation:
     maps = tuple(moves[id(m)] for m in op.maps)
-    if axis == 0:
-        return Operation(op.node, maps, op.sources, op.targets, op.gain)
     sources = tuple((q, 1.0) for q, _ in op.sources)
     targets = tuple((p, 1.0) for p, _ in op.targets)
     return Operation(op.node, maps, sources, targets)
@@ -175,7 +225,7 @@ def _projected_map(move: SpatialMap, axis: int) -> SpatialMap:
     return SpatialMap(
         (move.axes[axis],),
         move.kind,
-        move.gain if axis == 0 else 1.0,
+        1.0,
         None if taps is None else (taps,),
         None if move.size_in is None else (move.size_in[axis],),
         None if move.size_out is None else (move.size_out[axis],),
