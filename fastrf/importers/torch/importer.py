@@ -6,6 +6,7 @@ import operator as python
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +109,8 @@ class Importer:
             changed = _changed(node)
             if changed is not None:
                 values[changed] = values[node]
+                if node in partial:
+                    _write_whole(_base(changed), values[node], values)
             self._note_ends(node, values[node])
 
     def _note_ends(self, node: fx.Node, value: Any) -> None:
@@ -201,11 +204,18 @@ class Importer:
             refuse(f"is called in a way that fastrf does not read ({error!r})")
 
     def _otherwise(self, op: Op, node: fx.Node, reason: str) -> Result:
-        if any(x.axes is None for x in op.maps):
+        policy = self._unknown
+        behind = any(x.axes is None for x in op.maps)
+        if node in self._partial:
+            # What lies beside the part is read too: it must be constant or read everything as well.
+            part = op.get("self")
+            alone = not isinstance(part, Map) or part.axes is None
+            behind, policy = alone and (behind or policy == "global"), "error"
+        if behind:
             # Behind attention every element reads everything, whatever moves or mixes them.
             return op.attend(op.maps)
         try:
-            return by_policy(op, self._unknown, reason)
+            return by_policy(op, policy, reason)
         except UnsupportedOperator as error:
             raise UnsupportedOperator(
                 f"{self._source}: {_qualified(node)} ({op.name!r}, {op.where}) {line(error)}; "
@@ -266,6 +276,14 @@ def _base(node: fx.Node) -> fx.Node:
     while operator_name(node) in _VIEWS and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
+
+
+def _write_whole(base: fx.Node, written: Any, values: dict[fx.Node, Any]) -> None:
+    """Tells all that shows the memory of `base` that a part of it was written."""
+    if isinstance(written, Map):
+        for node in list(values):
+            if _base(node) is base:
+                values[node] = replace(written, shape=_shape(node.meta["val"]))
 
 
 def _is_read_beside(view: fx.Node, needed: set[fx.Node]) -> bool:

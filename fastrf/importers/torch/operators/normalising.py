@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from fastrf.importers.layout import CHANNEL
+from fastrf.importers.layout import CHANNEL, Axis, Map
 from fastrf.importers.mixing import normalised
 from fastrf.importers.operator import Result
 from fastrf.importers.torch.op import Op, handles
@@ -45,12 +46,22 @@ def _layer_norm(op: Op) -> Result:
     )
 
 
+def _groups_channels(axes: Sequence[Axis], x: Map) -> bool:
+    """Whether the second axis counts channels, and those behind it the positions: in any number of
+    axes, as one (attention normalises a sequence so)."""
+    return all(d.label == CHANNEL for d in axes[1]) and x.holds_grid(
+        tuple(d for axis in axes[2:] for d in axis)
+    )
+
+
 @handles("group_norm native_group_norm")
 def _group_norm(op: Op) -> Result:
-    x = op.standard(op.x)
+    x = op.x
+    if x.axes is None or not _groups_channels(x.axes, x):
+        x = op.standard(x)
     groups = op.get("num_groups", "group")
     kind: Literal["layer", "instance", "group"] = "group"
-    if groups == 1:
+    if groups == 1 and (x.axes or ((), ()))[1] == x.whole(CHANNEL):
         kind = "layer"
     elif groups == x.extent[CHANNEL]:
         kind = "instance"
