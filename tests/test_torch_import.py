@@ -580,9 +580,6 @@ REFUSED = {
     "rows": (lambda x: x.softmax(3), "some of the spatial axes"),
     "across": (lambda x: x.view(1, 6, 8, 4), "axes that mean different things"),
     "mixed": (lambda x: x[:, :, :6] + x[:, :, :6].transpose(2, 3), "mean different things"),
-    "channels beside zeros": (
-        lambda x: torch.cat([x, x.new_zeros(1, 2, 8, 6)], 1), "joins channels"
-    ),
     "unknown": (lambda x: torch.renorm(x, 2, 0, 1.0), "unknown to fastrf"),
 }  # fmt: skip
 

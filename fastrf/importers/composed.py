@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from fastrf.layers import Activation, Add, Identity, Input, Layer, Multiply, Scale
+from fastrf.layers import Activation, Add, Identity, Layer, Multiply, Scale
 from fastrf.network import Node
 
 _POINTWISE = (Activation, Add, Identity, Multiply, Scale)

@@ -62,6 +62,9 @@ class Operator(ABC):
     layouts = ""
     """What else may help where axes are not in their places."""
 
+    cutting = ""
+    """What cuts out a part of a model."""
+
     def __init__(
         self,
         type: str,

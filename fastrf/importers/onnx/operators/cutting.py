@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.cutting import Cut, cut, cut_pixels, joined, picked
+from fastrf.importers.cutting import Cut, cut, cut_pixels, picked
 from fastrf.importers.failing import refuse
+from fastrf.importers.joining import joined, with_constants
 from fastrf.importers.layout import CHANNEL, Const, Map, Value, size
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
@@ -117,10 +118,14 @@ def _gather(op: Op) -> Result:
 def _concat(op: Op) -> Result:
     parts = [v for v in op.inputs if not (isinstance(v, Const) and v.shape and 0 in v.shape)]
     maps = [op.standard(v) if v.axes is None else v for v in parts if isinstance(v, Map)]
-    if len(maps) < len(parts):
-        refuse("joins a map with a constant")
     first = maps[0]
-    if len(maps) == 1:
+    if len(parts) == 1:
         return op.chain(first)
     assert first.axes is not None
-    return joined(op, maps, op.axis(op.attr("axis", 1), len(first.axes)))
+    axis = op.axis(op.attr("axis", 1), len(first.axes))
+    if len(maps) < len(parts):
+        found = with_constants(op, [v for v in parts if v is not None], axis)
+        if found is None:
+            refuse("joins a map with a constant along neither its channels nor a spatial axis")
+        return found
+    return joined(op, maps, axis)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import Shape, known
-from fastrf.importers.onnx.op import Op, handles
+from fastrf.importers.layout import CHANNEL, Shape, known
+from fastrf.importers.onnx.op import Op, handles, handles_sets
 from fastrf.importers.operator import Result
-from fastrf.importers.padding import padded
+from fastrf.importers.padding import more_channels, padded
 from fastrf.importers.spelling import spell
 from fastrf.layers import Layer, Upsample
 
@@ -28,13 +28,16 @@ def _pad(op: Op) -> Result:
     axes = op.operand(3, "axes") or list(range(rank))
     ends = {op.axis(a, rank): (pads[i], pads[len(axes) + i]) for i, a in enumerate(axes)}
     pairs = {axis: pair for axis, pair in ends.items() if any(pair)}
-    if any(d.label < 1 for axis in pairs for d in (x.axes or ())[axis]):
-        refuse(f"pads the batch or the channels of a tensor of shape {x.dims}")
     mode: Any = _PAD_MODES[op.choice(*("mode", *_PAD_MODES))]
+    if [(x.axes or ())[p] for p in pairs] == [x.whole(CHANNEL)] and mode == "zeros":
+        ((axis, pair),) = pairs.items()
+        return more_channels(op, x, axis, *pair)
+    if any(d.label < 1 for axis in pairs for d in (x.axes or ())[axis]):
+        refuse(f"pads the batch or a part of the channels of a tensor of shape {x.dims}")
     return padded(op, x, pairs, mode)
 
 
-@handles("Resize Upsample")
+@handles_sets("Resize Upsample")
 def _resize(op: Op) -> Result:
     x = op.standard(op.x)
     old = op.type == "Upsample" or op.version < 11

@@ -14,7 +14,7 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL, Const, Map, known
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
-from fastrf.importers.torch.op import Op, handles
+from fastrf.importers.torch.op import Op, handles, handles_sets
 from fastrf.layers import (
     AdaptivePool,
     AvgPool,
@@ -66,7 +66,7 @@ def _taps(weight: Const, reads: int) -> dict[str, Any]:
     return {"taps": squares.tolist(), "gain": gain} if math.isfinite(gain) and gain > 0 else {}
 
 
-@handles("conv1d conv2d conv3d convolution _convolution")
+@handles_sets("conv1d conv2d conv3d convolution _convolution")
 def _conv(op: Op) -> Result:
     if op.arguments.get("transposed"):
         return _conv_transpose(op)
@@ -125,7 +125,7 @@ def _filter(weight: Const, channels: int, groups: int) -> list[Any] | None:
     return kernel
 
 
-@handles("conv_transpose1d conv_transpose2d conv_transpose3d")
+@handles_sets("conv_transpose1d conv_transpose2d conv_transpose3d")
 def _conv_transpose(op: Op) -> Result:
     weight = _weights(op)
     before, per_group, *kernel = known(weight.shape or ()) or ()
@@ -159,7 +159,7 @@ def _window(op: Op) -> dict[str, Any]:
     }
 
 
-@handles(
+@handles_sets(
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
     "max_pool3d_with_indices"
 )
@@ -168,7 +168,7 @@ def _max_pool(op: Op) -> Result:
     return op.grid(op.standard(op.x), MaxPool(**_window(op), dilation=dilation))
 
 
-@handles("avg_pool1d avg_pool2d avg_pool3d")
+@handles_sets("avg_pool1d avg_pool2d avg_pool3d")
 def _avg_pool(op: Op) -> Result:
     window = _window(op)
     # With a divisor of its own a window divides by it wherever it lies.
@@ -176,7 +176,7 @@ def _avg_pool(op: Op) -> Result:
     return op.grid(op.x, AvgPool(**window, count_include_pad=counted or window["padding"] == 0))
 
 
-@handles(
+@handles_sets(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
     "adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"
 )
