@@ -111,6 +111,23 @@ def _gather(op: Op) -> Result:
     return replace(after, axes=tuple(a for p, a in enumerate(after.axes or ()) if p != axis))
 
 
+@handles("GatherElements GatherND ScatterElements ScatterND Scatter")
+def _scattered(op: Op) -> Result:
+    refuse(
+        "reads or writes at single places; cut with slices, and build tensors with Concat or Pad"
+    )
+
+
+@handles("TopK NonZero Unique NonMaxSuppression Compress")
+def _picked_by_value(op: Op) -> Result:
+    refuse(f"orders or picks elements by their values; take the maps before it{op.cutting}")
+
+
+@handles("CumSum CumProd ReverseSequence")
+def _along(op: Op) -> Result:
+    refuse("adds up along an axis, or turns it round, so that no window says what it reads")
+
+
 # --- joining --------------------------------------------------------------------------------
 
 

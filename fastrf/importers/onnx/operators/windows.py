@@ -16,6 +16,7 @@ from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, Value, jo
 from fastrf.importers.onnx.op import Handler, Op, handles, handles_sets
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
+from fastrf.importers.unpooling import unpooling
 from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
 
 
@@ -267,3 +268,32 @@ def _is_global(op: Op, x: Map, kernel: tuple[int, ...]) -> bool:
 @handles("GlobalAveragePool GlobalMaxPool GlobalLpPool")
 def _global_pool(op: Op) -> Result:
     return op.grid(op.x, GlobalPool("avg" if op.type == "GlobalAveragePool" else "max"))
+
+
+# --- positions that the data decide ---------------------------------------------------------
+
+
+@handles_sets("MaxUnpool")
+def _max_unpool(op: Op) -> Result:
+    """Puts each value back where the pooling found it: at any pixel of its window."""
+    x = op.standard(op.x)
+    kernel = op.counts("kernel_shape", [0] * op.ndim, 1)
+    strides = op.counts("strides", [1] * op.ndim, 1)
+    pads = op.counts("pads", [0] * 2 * op.ndim)
+    wanted = op.operand(2, "output_shape")
+    sizes = [None] * op.ndim if wanted is None else wanted[2:]
+    extra = [
+        0 if m is None or n is None else m - ((n - 1) * s + k - pads[i] - pads[i + op.ndim])
+        for i, (n, m, s, k) in enumerate(zip(x.pixels, sizes, strides, kernel, strict=True))
+    ]
+    return op.grid(
+        x, unpooling(kernel, strides, [*zip(pads[: op.ndim], pads[op.ndim :], strict=True)], extra)
+    )
+
+
+@handles("GridSample RoiAlign MaxRoiPool DeformConv")
+def _sampled(op: Op) -> Result:
+    refuse(
+        f"reads at positions that the data decide, which no receptive field of the layers says; "
+        f"state a window for it with fastrf.importers.register('ai.onnx::{op.type}')"
+    )
