@@ -33,12 +33,13 @@ from fastrf.network import Network
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 __all__ = ["from_torch"]
 
 
 def from_torch(
-    module: nn.Module,
+    module: nn.Module | ExportedProgram,
     input_shape: Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]],
     *,
     unknown: Policy = "error",
@@ -52,7 +53,9 @@ def from_torch(
 
     Args:
         module: any `torch.nn.Module`, on any device; it is neither run nor changed. One that was
-            made under ``torch.device("meta")`` needs no memory for its weights.
+            made under ``torch.device("meta")`` needs no memory for its weights. Also what
+            `torch.export` recorded, with inputs of the shapes that it was recorded with, and
+            TorchScript, scripted or traced, whose nodes are called like its operators.
         input_shape: (N, C, spatial…) of its input, with one to three spatial axes, or (N, T) of a
             signal that the module gives an axis of channels; for several
             inputs a sequence of shapes, or a mapping from the names of `forward`'s arguments.
@@ -85,27 +88,22 @@ def from_torch(
         MissingExtra: the package ``torch`` is not installed.
     """
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
         raise MissingExtra(
             'reading PyTorch modules needs the package torch; pip install "fastrf[torch]"'
         ) from None
     from fastrf.importers.torch.importer import Importer
+    from fastrf.importers.torch.sources import as_module
     from fastrf.importers.torch.tracing import trace
 
     checked_policy(unknown)
     weighting = Weighting.of(init, weights, channels)
-    if not isinstance(module, torch.nn.Module):
-        called = f"{module.__name__} is a class" if isinstance(module, type) else "it"
-        raise InputError(
-            f"{short(module)} is no torch.nn.Module"
-            + (f"; {called}, give an instance of it" if isinstance(module, type) else "")
-            + ("" if isinstance(module, type) else "; wrap a function in a module's forward")
-        )
     shapes = _shapes(input_shape)
+    own = getattr(module, "original_name", type(module).__name__)
+    module = as_module(module, shapes)
     ranks = [len(s) for s in (shapes.values() if isinstance(shapes, Mapping) else shapes)]
     rank = next((n for n in ranks if n > 2), 2)
-    own = type(module).__name__
     if weighting.trained and any(p.is_meta for p in module.parameters()):
         raise InputError(
             f"{own} was made on the meta device, and has no weights for weights='trained' to read; "

@@ -78,7 +78,7 @@ def trace(module: nn.Module, shapes: Shapes, *, training: bool) -> Trace:
             kwargs = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         else:
             args, kwargs = tuple(torch.empty(shape, dtype=dtype) for shape in shapes), {}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             return _exported(hollow, args, kwargs)
         except Exception as error:
@@ -320,7 +320,7 @@ def found_in(returned: Any, kind: type, name: str = "") -> Iterator[tuple[str, A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """PyTorch explains a failure at length, in its log and by dumps of the graph on standard error;
     fastrf says it on one line."""
     before = logging.root.manager.disable
