@@ -36,7 +36,10 @@ def model(
         [helper.make_empty_tensor_value_info("y")],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    domains = {"": opset, "com.microsoft": 1, "com.microsoft.nchwc": 1}
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(*d) for d in domains.items()]
+    )
 
 
 def seen(made: Any, shape: Sequence[int]) -> list[Array]:
@@ -226,3 +229,84 @@ def test_what_cannot_be_a_window_says_why(nodes: Sequence[Any], words: str) -> N
     with pytest.raises(UnsupportedOperator) as caught:
         rf.from_onnx(made)
     assert words in str(caught.value)
+
+
+# --- optimised and quantised ----------------------------------------------------------------
+
+
+def microsoft(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> Any:
+    made = node(kind, inputs, outputs, **attributes)
+    made.domain = "com.microsoft"
+    return made
+
+
+def layers(network: rf.Network) -> list[Any]:
+    return [n.layer for n in network.nodes.values() if not isinstance(n.layer, rf.layers.Input)]
+
+
+def test_nodes_may_stand_behind_those_that_read_them() -> None:
+    """As converters to half precision append their casts."""
+    w = np.ones(W, np.float32)
+    nodes = [
+        node("Conv", "b,w", "c"), node("Resize", "c,,s"), node("Relu", "a", "b"),
+        node("Cast", "x", "a", to=TensorProto.FLOAT), node("Cast", "t", "s", to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    network = rf.from_onnx(model(nodes, (1, 2, 5, 6), w=w, t=np.array([1, 1, 2, 2])))
+    assert [type(layer).__name__ for layer in layers(network)] == [
+        "Identity", "Activation", "Conv", "Upsample",
+    ]  # fmt: skip
+
+
+def test_what_the_optimiser_fuses() -> None:
+    fused = microsoft(
+        "FusedConv", "x,w,,x", "a", pads=[1] * 4, activation="LeakyRelu", activation_params=[0.5]
+    )
+    made = model([fused, microsoft("Gelu", "a")], (1, 2, 5, 6), w=(2, 2, 3, 3))
+    found = layers(rf.from_onnx(made, weights="trained"))
+    assert [type(layer).__name__ for layer in found] == ["Conv", "Add", "Activation", "Activation"]
+    assert found[0].gain == 18.0
+    assert found[2] == rf.Activation("leaky_relu", slope=0.5)
+    field = rf.receptive_field(rf.from_onnx(made), input_size=(5, 6))
+    assert field.box((2, 3)) == ((1, 3), (2, 4))
+
+
+def test_what_the_quantiser_writes() -> None:
+    nodes = [
+        node("QLinearConv", "x,s,z,w,s,z,s,z", "a", strides=[2, 2]),
+        microsoft("QLinearSigmoid", "a,s,z,s,z", "b"),
+        microsoft("QLinearAdd", "a,s,z,b,s,z,s,z", "c"),
+        microsoft("QLinearConcat", "s,z,c,s,z,a,s,z", "d", axis=1),
+        microsoft("QLinearAveragePool", "d,s,z,s,z", "e", kernel_shape=[2, 2]),
+        microsoft("QLinearLeakyRelu", "e,s,z,s,z", alpha=0.1),
+    ]
+    constants = {"s": np.float32(0.5), "z": np.uint8(0), "w": np.ones((3, 2, 3, 3), np.uint8)}
+    network = rf.from_onnx(model(nodes, (1, 2, 9, 9), **constants))
+    assert [type(layer).__name__ for layer in layers(network)] == [
+        "Conv", "Activation", "Add", "Concat", "AvgPool", "Activation",
+    ]  # fmt: skip
+    assert rf.receptive_field(network).size == (5, 5)
+    assert network.bound.nodes["d"].layer.output_channels([3, 3]) == 6
+
+
+def test_layouts_for_one_processor_are_refused_with_the_way_out() -> None:
+    conv = node("Conv", "x,w")
+    conv.domain = "com.microsoft.nchwc"
+    pool = microsoft("QLinearGlobalAveragePool", "x,s,z,s,z", channels_last=1)
+    constants = {"s": np.float32(0.5), "z": np.uint8(0), "w": (3, 2, 3, 3)}
+    for made, words in ((conv, "ORT_ENABLE_EXTENDED"), (pool, "lower level of optimisation")):
+        with pytest.raises(UnsupportedOperator, match=words):
+            rf.from_onnx(model([made], (1, 2, 5, 6), **constants))
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_weights_in_few_bits_are_read(axis: int | None) -> None:
+    rng = np.random.default_rng(3)
+    bits = rng.integers(-128, 128, (4, 32, 9, 9)).astype(np.int8)  # far above what is folded else
+    scale = np.float32(0.01) if axis is None else np.array([0.01, 0.02, 0.03, 0.04], np.float32)
+    zero = np.zeros(scale.shape, np.int8)
+    given = {} if axis is None else {"axis": axis}
+    nodes = [node("DequantizeLinear", "q,s,z", "w", **given), node("Conv", "x,w")]
+    made = model(nodes, (1, 32, 9, 9), opset=13, q=bits, s=scale, z=zero)
+    (layer,) = layers(rf.from_onnx(made, weights="trained"))
+    values = bits.astype(float) * np.reshape(scale.astype(float), (-1, 1, 1, 1))
+    assert layer.gain == pytest.approx(np.square(values).mean(0).sum(), rel=1e-6)

@@ -55,10 +55,20 @@ class Op(Operator):
         """The same operator, written otherwise."""
         return Op(proto, self.name, inputs, self.graph, self._nodes, self.weighting)
 
-    def regrouped(self, x: Map, sets: int) -> Op:
-        """The same operator on another map, with so many times the groups."""
+    def proto_as(self, type: str) -> NodeProto:
+        """The node as one of a standard operator."""
+        proto = self._copied()
+        proto.op_type, proto.domain = type, ""
+        return proto
+
+    def _copied(self) -> NodeProto:
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
+        return proto
+
+    def regrouped(self, x: Map, sets: int) -> Op:
+        """The same operator on another map, with so many times the groups."""
+        proto = self._copied()
         inputs = [x if i == 0 else v for i, v in enumerate(self.inputs)]
         place = 3 if self.type == "QLinearConv" else 1
         weight = self.input(place)
@@ -158,7 +168,8 @@ class Op(Operator):
 
 Handler = Callable[[Op], Result]
 HANDLERS: dict[str, Handler] = {}
-"""The handler of every operator that fastrf knows; `operators` fills it."""
+"""The handler of every operator that fastrf knows, by "domain::operator" where it is no standard
+one; `operators` fills it."""
 
 
 def handles(types: str) -> Callable[[Handler], Handler]:
