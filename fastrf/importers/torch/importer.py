@@ -135,7 +135,7 @@ class Importer:
             copied = operator_name(node) in _COPIES and isinstance(read[0], Const)
             if copied:
                 return read[0]
-            found = _computed(node, values) if self._weighting.trained else None
+            found = _computed(node, values) if self._weighting.trained or _counts(node) else None
             return _constants(node.meta.get("val")) if found is None else found
         return self._operator(node, arguments)
 
@@ -190,7 +190,7 @@ class Importer:
                     "writes into a part of a tensor that is read again; build the tensor with "
                     "cat, stack or pad instead"
                 )
-            handler = HANDLERS.get(op.type) if target.startswith("aten::") else None
+            handler = HANDLERS.get(op.type) if target.startswith(_NAMESPACES) else None
             if handler is None:
                 refuse("is unknown to fastrf")
             result = handler(op)
@@ -249,8 +249,20 @@ def _check_shapes(op: Op, result: Result, broadcasting: bool) -> None:
 # --- reading the graph ----------------------------------------------------------------------
 
 
+_NAMESPACES = ("aten::", "quantized_decomposed::")
+"""Those of the operators that `HANDLERS` knows."""
+
 _COPIES = frozenset(("lift_fresh_copy", "detach", "clone", "alias", "to", "_to_copy"))
 """Operators behind which a constant is what it was."""
+
+_COUNTING = frozenset(
+    (
+        "arange", "linspace", "to", "_to_copy", "floor", "ceil", "round", "trunc", "add", "sub",
+        "rsub", "mul", "div", "remainder", "clamp", "flip", "roll", "cat", "stack", "repeat",
+        "repeat_interleave", "slice", "select", "view", "reshape", "flatten",
+    )
+)  # fmt: skip
+"""Operators that modules compute indices with."""
 
 _VIEWS = frozenset(
     (
@@ -408,6 +420,13 @@ def _known(tensor: Tensor, learned: bool) -> Const:
     own = tensor.detach().cpu()
     own = own.float() if own.dtype == torch.bfloat16 else own
     return Const(tuple(own.shape), own.numpy(), learned)
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether an operator makes a few numbers that may become indices."""
+    shape = _shape(node.meta.get("val"))
+    few = shape is not None and len(shape) == 1 and shape[0] is not None and shape[0] <= KEPT
+    return few and operator_name(node) in _COUNTING
 
 
 def _computed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

@@ -28,7 +28,7 @@ _PRODUCTS = (
     "add sub rsub subtract mul multiply div divide true_divide floor_divide pow float_power fmod "
     "remainder maximum minimum fmax fmin atan2 arctan2 hypot logaddexp lerp addcmul addcdiv eq ne "
     "gt ge lt le greater less where bitwise_and bitwise_or bitwise_xor logical_and logical_or "
-    "logical_xor __and__ __or__ __xor__ xlogy copysign"
+    "logical_xor __and__ __or__ __xor__ xlogy copysign complex polar"
 )
 def arithmetic(op: Op) -> Result:
     shapes = [v.shape for v in op.inputs if isinstance(v, Const) and v.shape is not None]
@@ -141,6 +141,8 @@ def _repeat_interleave(op: Op) -> Result:
     if not isinstance(repeats, int) or op["dim"] is None or x.axes is None:
         refuse("repeats its elements by numbers that are no constant, or without an axis")
     (axis,) = op.axes_of(x, op["dim"])
+    if repeats == 1:
+        return x
     digits = x.axes[axis]
     label = digits[0].label if digits else BATCH
     if x.is_standard and axis == 1:

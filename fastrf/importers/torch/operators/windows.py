@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import CHANNEL, Const, Map, known
+from fastrf.importers.layout import CHANNEL, Const, Digit, Map, join, known
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles, handles_sets
@@ -208,6 +208,39 @@ def _max_unpool(op: Op) -> Result:
 @handles("grid_sampler grid_sampler_2d grid_sampler_3d deform_conv2d")
 def _sampled(op: Op) -> Result:
     refuse("reads at positions that the data decide, which no receptive field of the layers says")
+
+
+# --- spectra --------------------------------------------------------------------------------
+
+
+@handles("stft")
+def _stft(op: Op) -> Result:
+    """A convolution with the waves of a window; a complex number counts as one channel."""
+    x = op.x
+    if op.ndim != 1 or x.axes is None or len(x.axes) != 2 or x.axes[1] != x.whole(1):
+        refuse(f"reads a tensor of shape {x.dims}, which holds no signals (N, T)")
+    if op.get("center"):
+        refuse("pads its signal; pad it before, and call it with center=False")
+    length = op["n_fft"]
+    window, inner = op.get("window"), op.get("win_length") or length
+    bins = length if op.get("onesided") is False else length // 2 + 1
+    signals = x.extent[CHANNEL] or 1
+    layer = Conv(
+        inner,
+        stride=op.get("hop_length") or length // 4,
+        channels=signals * bins,
+        groups="depthwise" if signals > 1 else 1,
+    )
+    if not op.weighting.compensated:
+        curve = window.array if isinstance(window, Const) else np.ones(inner)
+        # |cos| and |sin| of a wave together have the window's squares.
+        waves = None if curve is None else Const.of(np.tile(curve, (signals * bins, 1, 1)))
+        layer = replace(op.weighting, init=None, trained=True).weighted(layer, waves, 1)
+    outside = (length - inner) // 2
+    crop = [Crop((((outside, length - inner - outside)),))] if inner < length else []
+    after = op.grid(replace(x, axes=x.standard), *crop, layer)
+    batch = tuple(replace(d, step=bins) if d.label == CHANNEL else d for d in x.axes[0])
+    return replace(after, axes=(batch, join([Digit(CHANNEL, bins)]), after.whole(1)))
 
 
 # --- windows as channels --------------------------------------------------------------------
