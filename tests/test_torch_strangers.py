@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrf as rf
-from fastrf.errors import UnsupportedOperator
+from fastrf.errors import InputError, UnsupportedOperator
 
 torch = pytest.importorskip("torch")
 
@@ -235,3 +235,145 @@ def test_inputs_that_nothing_reads_are_none() -> None:
     )
     assert len(network.inputs) == 1
     assert rf.receptive_field(network).size == (3, 3)
+
+
+@pytest.mark.parametrize("length", [4, 12])
+def test_indices_that_the_module_computes(length: int) -> None:
+    """As the slow pathway of SlowFast: every third frame."""
+
+    def slow(x: Tensor, conv: nn.Module) -> Tensor:
+        frames = torch.linspace(0, x.shape[2] - 3, x.shape[2] // 3).long()
+        return conv(torch.index_select(x, 2, frames))
+
+    shape = (1, 2, 3 * length, 5)
+    agree(Function(slow, nn.Conv2d(2, 2, (2, 3))), shape)
+
+
+# --- spectra --------------------------------------------------------------------------------
+
+
+def spectrum(length: int, window: Tensor, center: bool) -> Callable[[Tensor], Tensor]:
+    def magnitudes(x: Tensor) -> Tensor:
+        found = torch.stft(
+            x, length, 4, len(window), window.to(x), center=center, return_complex=True
+        )
+        return found.abs()
+
+    return magnitudes
+
+
+@pytest.mark.parametrize(
+    ("center", "inner", "samples"), [(False, 16, 60), (True, 9, 61), (False, 9, 60)]
+)
+def test_a_spectrum_reads_its_frames(center: bool, inner: int, samples: int) -> None:
+    """Infinities would spoil what the window's zeros leave out: a finite step is told instead."""
+    window = torch.arange(1.0, inner + 1, dtype=torch.float64)
+    magnitudes = spectrum(16, window, center)
+    network = rf.from_torch(Function(magnitudes), (1, samples))
+    field = rf.receptive_field(network, input_size=samples)
+    x = torch.linspace(1, 2, samples, dtype=torch.float64)[None] ** 3
+    before = magnitudes(x)
+    reached = torch.zeros(before.shape[2], samples, dtype=torch.bool)
+    for sample in range(samples):
+        changed = x.clone()
+        changed[0, sample] += 1e3
+        reached[:, sample] = ((magnitudes(changed) - before).abs() > 1e-6).any(1)[0]
+    for frame, pixels in enumerate(reached.numpy()):
+        ends = np.flatnonzero(pixels)
+        assert field.box((frame,), clip=True) == ((ends[0], ends[-1]),)
+
+
+def test_a_spectrum_weighs_its_samples_by_the_window() -> None:
+    window = torch.hann_window(8, periodic=False, dtype=torch.float64) + 0.5
+    module = Function(spectrum(8, window, center=False))
+    module.window = window
+    network = rf.from_torch(module, (1, 40), weights="trained")
+    image = rf.erf(network, input_size=40, unit=(3,)).image
+    squares = np.square(window.numpy())
+    np.testing.assert_allclose(image, squares / squares.sum(), rtol=1e-6)
+
+
+def test_spectra_of_several_signals() -> None:
+    window = torch.ones(8)
+
+    def both(x: Tensor, mix: nn.Module) -> Tensor:
+        found = torch.stft(x.flatten(0, 1), 8, 4, window=window, center=False, return_complex=True)
+        return mix(found.abs().reshape(1, 10, -1))
+
+    network = rf.from_torch(Function(both, nn.Conv1d(10, 3, 2)), (1, 2, 40))
+    stft = next(n.layer for n in network.nodes.values() if isinstance(n.layer, rf.Conv))
+    assert stft.bind(1) == rf.Conv(8, stride=4, channels=10, groups="depthwise").bind(1)
+    assert rf.receptive_field(network).size == (12,)
+
+
+# --- what stands for a module ---------------------------------------------------------------
+
+
+def stem() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+    )
+
+
+def made_of(module: nn.Module) -> dict[str, Any]:
+    module.eval()
+    x = torch.rand(1, 3, 9, 8)
+    scripted = torch.jit.script(module)
+    return {
+        "exported": torch.export.export(module, (x,)),
+        "scripted": scripted,
+        "traced": torch.jit.trace(module, x),
+        "frozen": torch.jit.freeze(scripted),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_programs_and_torchscript_are_the_module_that_they_were_made_of() -> None:
+    module = stem()
+    shape = (1, 3, 9, 8)
+    wanted = rf.receptive_field(rf.from_torch(module, shape))
+    trained = rf.from_torch(module.eval(), shape, weights="trained").bound.nodes.values()
+    gains = [n.layer.gain for n in trained if isinstance(n.layer, rf.Conv)]
+    for kind, given in made_of(module).items():
+        network = rf.from_torch(given, shape)
+        field = rf.receptive_field(network)
+        assert (field.size, field.stride, field.start) == (wanted.size, wanted.stride, wanted.start)
+        convs = [n.layer for n in network.bound.nodes.values() if isinstance(n.layer, rf.Conv)]
+        assert [layer.gain for layer in convs] == [1.0, 1.0]
+        if kind in ("exported", "traced"):  # the others have the norm in the weights
+            own = rf.from_torch(given, shape, weights="trained").bound.nodes.values()
+            found = [n.layer.gain for n in own if isinstance(n.layer, rf.Conv)]
+            np.testing.assert_allclose(found, gains, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_programs_say_what_they_cannot_take() -> None:
+    given = made_of(stem())
+    with pytest.raises(InputError, match=r"shape.*9.*check input_shape|Guard failed"):
+        rf.from_torch(given["exported"], (1, 3, 11, 8))
+    with pytest.raises(InputError, match="import the module that it was made of"):
+        rf.from_torch(given["scripted"], (1, 4, 9, 8))
+    with pytest.raises(InputError, match="by place"):
+        rf.from_torch(given["scripted"], {"input": (1, 3, 9, 8)})
+
+
+class ObserverBase(nn.Module):
+    """Called like the base of quantisation's observers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.max() > 1:
+            return x
+        return x + 0
+
+
+def test_observers_pass_their_map_on() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 3), ObserverBase(), nn.Conv2d(3, 3, 3))
+    assert rf.receptive_field(rf.from_torch(module, (1, 3, 9, 9))).size == (5, 5)
+
+
+def test_fake_quantisation_passes_its_map_on() -> None:
+    def quantised(x: Tensor, conv: nn.Module) -> Tensor:
+        return conv(torch.fake_quantize_per_tensor_affine(x, 0.1, 0, 0, 255))
+
+    network = rf.from_torch(Function(quantised, nn.Conv1d(2, 2, 3, 2)), (1, 2, 9))
+    assert [type(n.layer).__name__ for n in network.nodes.values()] == ["Input", "Conv"]

@@ -16,7 +16,7 @@ weights are a buffer (blur-pooling) have the buffer's squares for taps. A detach
 read: the region is that of the forward pass. Attention within windows counts as attention over the
 whole map; so do tokens that are no grid any more, such as positions with a class token beside them.
 
-The modules build on each other in this order: `tracing` (module → graph), `names`, `op` (one
+The modules build on each other in this order: `tracing` (module → graph), `sources`, `names`, `op` (one
 operator; the registry of handlers), `operators` (a handler per operator), `importer` (the walk).
 """
 
@@ -54,12 +54,13 @@ def from_torch(
     Args:
         module: any `torch.nn.Module`, on any device; it is neither run nor changed. One that was
             made under ``torch.device("meta")`` needs no memory for its weights. Also what
-            `torch.export` recorded, with inputs of the shapes that it was recorded with, and
-            TorchScript, scripted or traced, whose nodes are called like its operators.
+            `torch.export` recorded, with inputs of the shapes and in the mode that it was recorded
+            with, and TorchScript, scripted or traced, whose nodes are called like its operators.
         input_shape: (N, C, spatial…) of its input, with one to three spatial axes, or (N, T) of a
             signal that the module gives an axis of channels; for several
             inputs a sequence of shapes, or a mapping from the names of `forward`'s arguments.
-            Inputs with another number of axes than the first map's (a time step, say) are no maps.
+            Inputs with another number of axes than the first map's (a time step, say) are no maps,
+            and those that no output depends on no inputs of the network.
         unknown: what an operator that fastrf cannot express becomes: "error" raises; "identity"
             passes every pixel on; "global" lets each output read every input.
             `fastrf.importers.register` teaches it new ones.

@@ -108,7 +108,8 @@ class _Hollow:
         for tensor in _tensors(module):
             memo[id(tensor)] = self._fake(tensor, mode)
         try:
-            self.module = copy.deepcopy(module, memo).train(training)
+            with quiet():
+                self.module = copy.deepcopy(module, memo).train(training)
         except Exception as error:
             raise InputError(
                 f"{type(module).__name__} cannot be copied: {line(error)}; import it before it "
