@@ -176,23 +176,7 @@ def test_a_kept_aspect_ratio_is_one_scale(policy: str, mode: str) -> None:
     assert upsample.bind(2).scale == rf.Upsample(scale).bind(2).scale
 
 
-# --- unpooling, sets, inputs ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(6, 8), (7, 9)])
-def test_unpooling_puts_values_anywhere_in_their_window(size: tuple[int, int]) -> None:
-    """As SegNet: a unit reads the windows that its own window reads."""
-    nodes = [
-        node("MaxPool", "x", "p,i", kernel_shape=[2, 2], strides=[2, 2]),
-        node("MaxUnpool", "p,i,o", kernel_shape=[2, 2], strides=[2, 2]),
-    ]
-    network = rf.from_onnx(model(nodes, (1, 3, *size), o=np.array([1, 3, *size])))
-    field = rf.receptive_field(network, input_size=size)
-    assert field.box((0, 3), clip=True) == ((0, 1), (2, 3))
-    assert (field.box((size[0] - 1, 0), clip=True) is None) == (size[0] == 7)
-    erf = rf.erf(network, input_size=size, unit=(0, 3))
-    np.testing.assert_allclose(erf.image, 0.25, rtol=1e-12)
-    assert erf.log_gain == pytest.approx(np.log(0.25))  # the value is there one time in four
+# --- sets, inputs, refusals ----------------------------------------------------------------
 
 
 def test_sets_of_channels_in_the_batch() -> None:
@@ -217,6 +201,7 @@ def test_inputs_that_nothing_reads_are_none() -> None:
     ("nodes", "words"),
     [
         ([node("GridSample", "x,g")], "register('ai.onnx::GridSample')"),
+        ([node("MaxUnpool", "x,i", kernel_shape=[2, 2])], "put Resize (nearest) in its place"),
         ([node("CumSum", "x,k")], "along an axis"),
         ([node("TopK", "x,k", "y,i", axis=1)], "by their values"),
         ([node("ScatterND", "x,j,u")], "single places"),
@@ -224,6 +209,7 @@ def test_inputs_that_nothing_reads_are_none() -> None:
 )
 def test_what_cannot_be_a_window_says_why(nodes: Sequence[Any], words: str) -> None:
     constants = {"g": (1, 2, 2, 2), "k": np.array([2]), "j": np.array([[0, 0, 0, 0]]), "u": (1,)}
+    constants["i"] = np.zeros((1, 2, 5, 6), np.int64)
     read = {name for n in nodes for name in n.input}
     made = model(nodes, (1, 2, 5, 6), **{n: c for n, c in constants.items() if n in read})
     with pytest.raises(UnsupportedOperator) as caught:

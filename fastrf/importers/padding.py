@@ -9,10 +9,11 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Map
 from fastrf.importers.operator import Operator
 from fastrf.importers.spelling import uncropped
-from fastrf.layers import Concat, Conv, Layer, Pad
+from fastrf.layers import Concat, Conv, Layer, Pad, Scale
 
-NOTHING = 2.0**-100
-"""Gain of what stands for channels of zeros: far below the rounding of what is added to it."""
+NOTHING = 2.0**-50
+"""Factor of what stands for channels of zeros: its square, which multiplies variances, is far below
+the rounding of what they are added to, also where a scheme draws weights behind it."""
 
 
 def spatial_label(x: Map, axis: int) -> int:
@@ -47,7 +48,8 @@ def padded(op: Operator, x: Map, pairs: dict[int, tuple[int, int]], mode: Any) -
 def zeros(op: Operator, x: Map, axis: int, channels: int) -> Map:
     """A map laid out like x, whose channels are the tensor's axis, of so many channels of zeros (or
     of any constants)."""
-    node = op.emit(Conv(1, channels=channels, gain=NOTHING), x.node, part="zeros")
+    node = op.emit(Scale(NOTHING), x.node, part="nothing")
+    node = op.emit(Conv(1, channels=channels), node, part="zeros")
     return replace(x.resized(CHANNEL, channels, axis), node=node)
 
 

@@ -16,8 +16,9 @@ weights are a buffer (blur-pooling) have the buffer's squares for taps. A detach
 read: the region is that of the forward pass. Attention within windows counts as attention over the
 whole map; so do tokens that are no grid any more, such as positions with a class token beside them.
 
-The modules build on each other in this order: `tracing` (module → graph), `sources`, `names`, `op` (one
-operator; the registry of handlers), `operators` (a handler per operator), `importer` (the walk).
+The modules build on each other in this order: `tracing` (module → graph), `sources`, `names`, `op`
+(one operator; the registry of handlers), `operators` (a handler per operator), `importer` (the
+walk).
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, Value, jo
 from fastrf.importers.onnx.op import Handler, Op, handles, handles_sets
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
-from fastrf.importers.unpooling import unpooling
 from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
 
 
@@ -273,21 +272,11 @@ def _global_pool(op: Op) -> Result:
 # --- positions that the data decide ---------------------------------------------------------
 
 
-@handles_sets("MaxUnpool")
+@handles("MaxUnpool")
 def _max_unpool(op: Op) -> Result:
-    """Puts each value back where the pooling found it: at any pixel of its window."""
-    x = op.standard(op.x)
-    kernel = op.counts("kernel_shape", [0] * op.ndim, 1)
-    strides = op.counts("strides", [1] * op.ndim, 1)
-    pads = op.counts("pads", [0] * 2 * op.ndim)
-    wanted = op.operand(2, "output_shape")
-    sizes = [None] * op.ndim if wanted is None else wanted[2:]
-    extra = [
-        0 if m is None or n is None else m - ((n - 1) * s + k - pads[i] - pads[i + op.ndim])
-        for i, (n, m, s, k) in enumerate(zip(x.pixels, sizes, strides, kernel, strict=True))
-    ]
-    return op.grid(
-        x, unpooling(kernel, strides, [*zip(pads[: op.ndim], pads[op.ndim :], strict=True)], extra)
+    refuse(
+        "puts values back where the data had them, apart from or together with those of its "
+        "pooling; for the region that its windows read, put Resize (nearest) in its place"
     )
 
 

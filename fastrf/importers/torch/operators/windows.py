@@ -15,7 +15,6 @@ from fastrf.importers.layout import CHANNEL, Const, Digit, Map, join, known
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles, handles_sets
-from fastrf.importers.unpooling import unpooling
 from fastrf.layers import (
     AdaptivePool,
     AvgPool,
@@ -194,15 +193,12 @@ def _fractional(op: Op) -> Result:
     refuse("draws its windows at random at every call; pool with fixed or adaptive windows")
 
 
-@handles_sets("max_unpool2d max_unpool3d")
+@handles("max_unpool2d max_unpool3d")
 def _max_unpool(op: Op) -> Result:
-    """The call tells the result's size alone: the windows are taken to lie side by side."""
-    x = op.standard(op.x)
-    stride = [m // (n or 1) for n, m in zip(x.pixels, op.size[2:], strict=True)]
-    if min(stride) < 1:
-        refuse(f"writes a map of {op.size[2:]} pixels, smaller than the {x.pixels} that it reads")
-    rest = [m - s * (n or 1) for n, m, s in zip(x.pixels, op.size[2:], stride, strict=True)]
-    return op.grid(x, unpooling(stride, stride, [(0, 0)] * op.ndim, rest))
+    refuse(
+        "puts values back where the data had them, apart from or together with those of its "
+        "pooling; for the region that its windows read, put nearest upsampling in its place"
+    )
 
 
 @handles("grid_sampler grid_sampler_2d grid_sampler_3d deform_conv2d")
