@@ -190,6 +190,18 @@ def test_sets_of_channels_in_the_batch() -> None:
     assert network.nodes["d"].layer.groups == 2
 
 
+@pytest.mark.parametrize(("groups", "statistics"), [(1, "layer"), (2, "group"), (4, "instance")])
+def test_groups_are_normalised_in_sequences(groups: int, statistics: Any) -> None:
+    nodes = [
+        node("Reshape", "x,s", "a"),
+        node("GroupNormalization", "a,w,b", "n", num_groups=groups),
+        node("Reshape", "n,t"),
+    ]
+    shapes = {"s": np.array([1, 4, -1]), "t": np.array([1, 4, 5, 6])}
+    network = rf.from_onnx(model(nodes, (1, 4, 5, 6), opset=21, w=(4,), b=(4,), **shapes))
+    assert network.nodes["n"].layer == rf.Norm(statistics)
+
+
 def test_inputs_that_nothing_reads_are_none() -> None:
     """As constants that TensorFlow's exporter folded, and left among the inputs."""
     left = helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, 1, 1, 3])

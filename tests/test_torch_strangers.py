@@ -127,6 +127,17 @@ def test_shared_weights_are_read_once_for_every_set() -> None:
     np.testing.assert_allclose(layer.weights.squares(), wanted, rtol=1e-6)
 
 
+def test_norms_are_read_once_for_every_set() -> None:
+    norm, groups = nn.BatchNorm1d(2), nn.GroupNorm(1, 2)
+    norm.running_var.copy_(torch.tensor([4.0, 9.0]))
+    groups.weight.data.copy_(torch.tensor([2.0, 3.0]))
+    module = Function(lambda x, a, b: b(a(x.view(3, 2, 8))).view(1, 6, 8), norm, groups)
+    network = rf.from_torch(module.eval(), (1, 6, 8), weights="trained", channels="full")
+    first, second = (np.square(network.nodes[f"parts.{i}"].layer.weights) for i in (0, 1))
+    np.testing.assert_allclose(first.ravel(), [1 / 4, 1 / 9] * 3, rtol=1e-4)  # eps = 1e-5
+    np.testing.assert_allclose(second.ravel(), [4, 9] * 3, rtol=1e-6)
+
+
 # --- products over some of the channels -----------------------------------------------------
 
 
@@ -219,6 +230,11 @@ def test_groups_are_normalised_in_sequences() -> None:
         module.parts[0] = nn.GroupNorm(groups, 4)
         network = rf.from_torch(module, (1, 4, 8, 6))
         assert network.nodes["parts.0"].layer == rf.Norm(statistics)
+
+
+def test_one_channel_times_a_scale_of_each() -> None:
+    scale = torch.tensor([2.0, 3.0], dtype=torch.float64).view(1, 2, 1)
+    agree(Function(lambda x, c: c(x.mean(1, keepdim=True) * scale), nn.Conv1d(2, 2, 3)), (1, 4, 9))
 
 
 def test_coordinates_beside_the_channels() -> None:

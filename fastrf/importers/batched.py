@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, join
 from fastrf.importers.operator import Operator, Result
@@ -50,6 +51,12 @@ def repeated(weights: Const, times: int) -> Const:
     first = None if not shape or shape[0] is None else shape[0] * times
     copies = None if array is None else np.concatenate([array] * times)
     return replace(weights, shape=(first, *shape[1:]), array=copies)
+
+
+def for_all(x: Map, factors: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Factors of the channels of one set, once for each."""
+    one_each = factors is not None and factors.ndim == 1 and factors.size > 1
+    return np.tile(factors, sets_of(x)) if one_each and factors is not None else factors
 
 
 def _in_batch(after: Map, before: Map, sets: int) -> Map:

@@ -30,6 +30,26 @@ def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
     return replace(x, axes=axes)
 
 
+def over_channels(op: Operator, x: Map, shapes: Sequence[Shape]) -> Map:
+    """A map of one channel with as many as constants of these shapes have numbers along its axis
+    (a variance over channels times a scale of each)."""
+    if x.axes is None or x.extent[CHANNEL] != 1 or len(x.axes) != op.ndim + 2:
+        return x
+    if x.is_standard:
+        place = 1
+    elif x.axes[1:] == (*x.standard[2:], ()):
+        place = len(x.axes) - 1
+    else:
+        return x
+    behind = len(x.axes) - place
+    counts = [s[-behind] for s in shapes if len(s) >= behind]
+    count = max((n for n in counts if n is not None), default=1)
+    if count == 1:
+        return x
+    many = copied(op, replace(x, axes=x.standard), count)
+    return replace(many, axes=(*x.axes[:place], many.whole(CHANNEL), *x.axes[place + 1 :]))
+
+
 def expanded(op: Operator, x: Map, target: Shape) -> Map:
     """The map with its axes of size 1 repeated to the shape `target`: pixels or the channel."""
     if x.axes is None:

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastrf.errors import UnsupportedOperator
-from fastrf.importers.broadcasting import copied, enlarged, expanded
+from fastrf.importers.broadcasting import copied, enlarged, expanded, over_channels
 from fastrf.importers.cutting import refastened
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
@@ -32,7 +32,9 @@ _PRODUCTS = (
 )
 def arithmetic(op: Op) -> Result:
     shapes = [v.shape for v in op.inputs if isinstance(v, Const) and v.shape is not None]
-    maps = [enlarged(x, shapes, alone=len(op.maps) == 1) for x in op.maps]
+    maps = [enlarged(x, shapes, alone=False) for x in op.maps]
+    if len(maps) == 1:
+        maps = [enlarged(over_channels(op, maps[0], shapes), shapes, alone=True)]
     factors = _factors(op)
     if len(maps) == 1:
         factor = factors[0]

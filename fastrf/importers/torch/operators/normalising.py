@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from fastrf.importers.layout import CHANNEL, Axis, Map
+from fastrf.importers.batched import for_all
+from fastrf.importers.layout import CHANNEL
 from fastrf.importers.mixing import normalised
 from fastrf.importers.operator import Result
 from fastrf.importers.torch.op import Op, handles
@@ -17,7 +17,8 @@ from fastrf.layers import Norm
 @handles("batch_norm _batch_norm_impl_index native_batch_norm cudnn_batch_norm")
 def _batch_norm(op: Op) -> Result:
     if op["training"]:
-        return op.chain(op.x, op.weighting.norm("batch_train", op.learned("weight")))
+        scale = for_all(op.x, op.learned("weight"))
+        return op.chain(op.x, op.weighting.norm("batch_train", scale))
     return op.chain(op.x, _fixed(op))
 
 
@@ -25,10 +26,10 @@ def _fixed(op: Op) -> Norm:
     """A normalisation by running statistics."""
     variance, scale = op.learned("running_var"), op.learned("weight")
     if variance is None:
-        return op.weighting.norm("batch", scale)
+        return op.weighting.norm("batch", for_all(op.x, scale))
     factors = 1 / np.sqrt(variance.astype(np.float64) + op["eps"])
     factors = factors if scale is None else scale * factors
-    return op.weighting.norm("running", factors, fixed=True)
+    return op.weighting.norm("running", for_all(op.x, factors), fixed=True)
 
 
 @handles("instance_norm")
@@ -46,18 +47,10 @@ def _layer_norm(op: Op) -> Result:
     )
 
 
-def _groups_channels(axes: Sequence[Axis], x: Map) -> bool:
-    """Whether the second axis counts channels, and those behind it the positions: in any number of
-    axes, as one (attention normalises a sequence so)."""
-    return all(d.label == CHANNEL for d in axes[1]) and x.holds_grid(
-        tuple(d for axis in axes[2:] for d in axis)
-    )
-
-
 @handles("group_norm native_group_norm")
 def _group_norm(op: Op) -> Result:
     x = op.x
-    if x.axes is None or not _groups_channels(x.axes, x):
+    if x.axes is None or not x.groups_channels():
         x = op.standard(x)
     groups = op.get("num_groups", "group")
     kind: Literal["layer", "instance", "group"] = "group"
@@ -65,7 +58,7 @@ def _group_norm(op: Op) -> Result:
         kind = "layer"
     elif groups == x.extent[CHANNEL]:
         kind = "instance"
-    return op.chain(x, op.weighting.norm(kind, op.learned("weight")))
+    return op.chain(x, op.weighting.norm(kind, for_all(x, op.learned("weight"))))
 
 
 @handles("local_response_norm")
