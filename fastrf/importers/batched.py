@@ -10,10 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, join
 from fastrf.importers.operator import Operator, Result
 
 Op = TypeVar("Op", bound=Operator)
+
+MOST = 1 << 28
+"""Most numbers that weights become by repeating; a file may state any number of sets."""
 
 Regrouped = Callable[[Op, Map, int], Op]
 """The same operator on another map, with so many times the groups."""
@@ -49,14 +53,22 @@ def repeated(weights: Const, times: int) -> Const:
     """Weights that all sets share, once for each."""
     shape, array = weights.shape or (), weights.array
     first = None if not shape or shape[0] is None else shape[0] * times
-    copies = None if array is None else np.concatenate([array] * times)
-    return replace(weights, shape=(first, *shape[1:]), array=copies)
+    return replace(weights, shape=(first, *shape[1:]), array=_copies(array, times))
 
 
 def for_all(x: Map, factors: NDArray[Any] | None) -> NDArray[Any] | None:
     """Factors of the channels of one set, once for each."""
-    one_each = factors is not None and factors.ndim == 1 and factors.size > 1
-    return np.tile(factors, sets_of(x)) if one_each and factors is not None else factors
+    if factors is None or factors.ndim != 1 or factors.size == 1:
+        return factors
+    return _copies(factors, sets_of(x))
+
+
+def _copies(array: NDArray[Any] | None, times: int) -> NDArray[Any] | None:
+    if array is None or times == 1:
+        return array
+    if array.size * times > MOST:
+        refuse(f"repeats {array.size} weights for {times} sets of channels in the batch")
+    return np.concatenate([array] * times)
 
 
 def _in_batch(after: Map, before: Map, sets: int) -> Map:

@@ -9,7 +9,7 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL, Map, Shape, size
 from fastrf.importers.operator import Operator
 from fastrf.importers.spelling import spell
-from fastrf.layers import Concat, Upsample
+from fastrf.layers import Upsample
 
 
 def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
@@ -70,12 +70,10 @@ def expanded(op: Operator, x: Map, target: Shape) -> Map:
 
 
 def copied(op: Operator, x: Map, times: int | None) -> Map:
-    """A map (N, C, spatial…) with all of its channels repeated, by concatenations that double."""
+    """A map (N, C, spatial…) with all of its channels repeated."""
     channels = x.extent[CHANNEL]
     if times is None or channels is None:
         refuse("repeats channels of an unknown number")
-    node = x.node
-    for digit in f"{times:b}"[1:]:
-        node = op.emit(Concat(), node, node, *([x.node] if digit == "1" else []), part="copies")
+    node = op.copies(x.node, times)
     after = replace(op.chain(replace(x, node=node)), extent=(channels * times, *x.pixels))
     return replace(after, axes=after.standard)

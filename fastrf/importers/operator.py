@@ -234,13 +234,21 @@ class Operator(ABC):
                 slow = have // done
                 if slow > 1 < done:
                     node = self.emit(ChannelShuffle(slow), node, part="order")
-                node = self.emit(Concat(), *[node] * count, part="copies")
+                node = self.copies(node, count)
                 if slow > 1:
                     node = self.emit(ChannelShuffle(count * done), node, part="order")
                 have *= count
             done *= count
         laid = tuple((digits[p],) if p in digits else axis for p, axis in enumerate(axes))
         return replace(x, node=node, extent=(want, *x.pixels), axes=laid)
+
+    def copies(self, node: str, times: int) -> str:
+        """A map with all of its channels repeated, by concatenations that double."""
+        found = node
+        for digit in f"{times:b}"[1:]:
+            more = [node] if digit == "1" else []
+            found = self.emit(Concat(), found, found, *more, part="copies")
+        return found
 
     def multiplied(self, maps: Sequence[Map]) -> Map:
         """A product of maps; where an activation is spelled that way, that activation."""
