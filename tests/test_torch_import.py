@@ -360,6 +360,17 @@ def test_channels_of_zeros_add_nothing():
     assert image.max() == image.sum() == 1.0
 
 
+def test_channels_of_zeros_stay_zeros_under_a_scheme():
+    conv = nn.Conv2d(8, 2, 3, bias=False)
+    module = Function(lambda x, conv: conv(F.pad(x, (0, 0, 0, 0, 1, 3))), conv)
+    for init in ("he", "lecun"):
+        imported = rf.erf(rf.from_torch(module, SHAPE, init=init), input_size=(8, 6))
+        later = rf.erf(rf.from_torch(module, SHAPE).initialised(init), input_size=(8, 6))
+        variance = {"he": 2, "lecun": 1}[init] / (8 * 9)  # of one weight, by what it reads
+        for erf in (imported, later):
+            assert erf.log_gain == pytest.approx(math.log(variance * 4 * 9), abs=1e-12)
+
+
 # --- names ----------------------------------------------------------------------------------
 
 
@@ -580,9 +591,6 @@ REFUSED = {
     "rows": (lambda x: x.softmax(3), "some of the spatial axes"),
     "across": (lambda x: x.view(1, 6, 8, 4), "axes that mean different things"),
     "mixed": (lambda x: x[:, :, :6] + x[:, :, :6].transpose(2, 3), "mean different things"),
-    "channels beside zeros": (
-        lambda x: torch.cat([x, x.new_zeros(1, 2, 8, 6)], 1), "joins channels"
-    ),
     "unknown": (lambda x: torch.renorm(x, 2, 0, 1.0), "unknown to fastrf"),
 }  # fmt: skip
 

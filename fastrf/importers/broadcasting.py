@@ -9,7 +9,7 @@ from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL, Map, Shape, size
 from fastrf.importers.operator import Operator
 from fastrf.importers.spelling import spell
-from fastrf.layers import Concat, Upsample
+from fastrf.layers import Upsample
 
 
 def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
@@ -28,6 +28,26 @@ def enlarged(x: Map, shapes: Sequence[Shape], alone: bool) -> Map:
                 if count not in (None, 1) and not axis:
                     refuse(f"spreads a tensor of shape {x.dims} over a constant of {shape}")
     return replace(x, axes=axes)
+
+
+def over_channels(op: Operator, x: Map, shapes: Sequence[Shape]) -> Map:
+    """A map of one channel with as many as constants of these shapes have numbers along its axis
+    (a variance over channels times a scale of each)."""
+    if x.axes is None or x.extent[CHANNEL] != 1 or len(x.axes) != op.ndim + 2:
+        return x
+    if x.is_standard:
+        place = 1
+    elif x.axes[1:] == (*x.standard[2:], ()):
+        place = len(x.axes) - 1
+    else:
+        return x
+    behind = len(x.axes) - place
+    counts = [s[-behind] for s in shapes if len(s) >= behind]
+    count = max((n for n in counts if n is not None), default=1)
+    if count == 1:
+        return x
+    many = copied(op, replace(x, axes=x.standard), count)
+    return replace(many, axes=(*x.axes[:place], many.whole(CHANNEL), *x.axes[place + 1 :]))
 
 
 def expanded(op: Operator, x: Map, target: Shape) -> Map:
@@ -50,12 +70,10 @@ def expanded(op: Operator, x: Map, target: Shape) -> Map:
 
 
 def copied(op: Operator, x: Map, times: int | None) -> Map:
-    """A map (N, C, spatial…) with all of its channels repeated, by concatenations that double."""
+    """A map (N, C, spatial…) with all of its channels repeated."""
     channels = x.extent[CHANNEL]
     if times is None or channels is None:
         refuse("repeats channels of an unknown number")
-    node = x.node
-    for digit in f"{times:b}"[1:]:
-        node = op.emit(Concat(), node, node, *([x.node] if digit == "1" else []), part="copies")
+    node = op.copies(x.node, times)
     after = replace(op.chain(replace(x, node=node)), extent=(channels * times, *x.pixels))
     return replace(after, axes=after.standard)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from fastrf.layers import Activation, Add, Identity, Input, Layer, Multiply, Scale
+from fastrf.layers import Activation, Add, Identity, Layer, Multiply, Scale
 from fastrf.network import Node
 
 _POINTWISE = (Activation, Add, Identity, Multiply, Scale)
@@ -69,14 +69,14 @@ def completed(node: Node, factor: float) -> str | None:
 
 
 def reached(nodes: Mapping[str, Node], ends: Iterable[str]) -> list[Node]:
-    """The inputs and the nodes that `ends` depend on, in their order: no part of a spelling."""
+    """The nodes that `ends` depend on, in their order: no part of a spelling, no unread input."""
     alive, waiting = set(), list(ends)
     while waiting:
         name = waiting.pop()
         if name not in alive:
             alive.add(name)
             waiting.extend(nodes[name].inputs)
-    return [n for n in nodes.values() if n.name in alive or isinstance(n.layer, Input)]
+    return [n for n in nodes.values() if n.name in alive]
 
 
 def lacking(name: str) -> str:

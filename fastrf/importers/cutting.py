@@ -1,4 +1,4 @@
-"""Cutting a tensor along one of its axes, picking indices of it, and joining tensors."""
+"""Cutting a tensor along one of its axes, and picking indices of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import BATCH, CHANNEL, Axis, Digit, Map, broadcast, join, size, total
+from fastrf.importers.layout import BATCH, CHANNEL, Digit, Map, join, size
 from fastrf.importers.operator import Operator
-from fastrf.importers.padding import padded
 from fastrf.importers.spelling import spell
-from fastrf.layers import ChannelShuffle, ChannelSlice, Concat, Crop, Identity, Layer, MaxPool
+from fastrf.layers import ChannelShuffle, ChannelSlice, Concat, Crop, Layer, MaxPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,93 +131,3 @@ def _runs(indices: Sequence[int]) -> Iterator[range]:
             stop += 1
         yield range(indices[start], indices[stop - 1] + 1, step)
         start = stop
-
-
-def _wrapped(op: Operator, x: Map, pieces: Sequence[Map], axis: int) -> Map | None:
-    """Circular padding, spelled as a map with its own far ends joined to it on one axis; None where
-    pieces are anything else."""
-    digits = (x.axes or ())[axis]
-    label = digits[0].label if digits else BATCH
-    count = size(digits)
-    if label <= CHANNEL or digits != x.whole(label) or count is None:
-        return None
-    cuts = [_ends_cut(op, piece, x, label) for piece in pieces]
-    middle = 1 if len(cuts) == 3 else 0 if cuts[0] == (0, 0) else len(cuts) - 1
-    before, behind = cuts[:middle], cuts[middle + 1 :]
-    if cuts[middle] != (0, 0) or len(before) > 1 or len(behind) > 1:
-        return None
-    low = [count - ends[0] for ends in before if ends is not None and ends[1] == 0]
-    high = [count - ends[1] for ends in behind if ends is not None and ends[0] == 0]
-    if len(low) < len(before) or len(high) < len(behind):
-        return None
-    return padded(op, x, {axis: (sum(low), sum(high))}, "circular")
-
-
-def _ends_cut(op: Operator, piece: Map, x: Map, label: int) -> tuple[int, int] | None:
-    """By how many pixels of a spatial axis a map is shorter than x at both ends; None where it is
-    none that is cut out of x along that axis alone."""
-    name = piece.node
-    while name != x.node and isinstance(op.node(name).layer, Identity):
-        (name,) = op.node(name).inputs
-    if name == x.node:
-        return 0, 0
-    node = op.node(name)
-    if not isinstance(node.layer, Crop) or node.inputs != (x.node,):
-        return None
-    amounts = list(node.layer.bind(op.ndim).amount)
-    ends: tuple[int, int] = amounts.pop(label - 1)
-    return None if any(map(any, amounts)) else ends
-
-
-def joined(op: Operator, maps: Sequence[Map], axis: int) -> Map:
-    """Maps joined along an axis of whole channels, or a new one."""
-    first = maps[0]
-    assert first.axes is not None
-    around = next((p for x in maps if (p := _wrapped(op, x, maps, axis)) is not None), None)
-    if around is not None:
-        return around
-    if all(x.axes and len(x.axes) == len(first.axes) and not x.axes[axis] for x in maps) and (
-        len(first.axes) > op.ndim + 2 and stacks(maps, axis)
-    ):
-        return stacked(op, maps, axis)
-    for x in maps:
-        if x.axes is None or len(x.axes) != len(first.axes) or x.axes[axis] != x.whole(CHANNEL):
-            refuse(
-                "joins maps along a spatial axis or some of the channels; only whole channels can "
-                "be joined: cut out the part before it (onnx.utils.extract_model)"
-            )
-        broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
-    channels = total([x.extent[CHANNEL] for x in maps])
-    after = first.resized(CHANNEL, channels, axis)
-    return replace(after, node=op.emit(Concat(), *(x.node for x in maps)))
-
-
-def stacks(maps: Sequence[Map], axis: int) -> bool:
-    """Whether the axis holds the slowest digit of the channels, or none of them."""
-    for x in maps:
-        digits, channels = (x.axes or ())[axis], x.extent[CHANNEL] or 1
-        fast = join([d for p, a in enumerate(x.axes or ()) if p != axis for d in a
-                     if d.label == CHANNEL])  # fmt: skip
-        count = size(digits) or 1
-        rest = channels // count
-        slow: Axis = () if count == 1 else (Digit(CHANNEL, count, rest),)
-        if digits != slow or fast != (() if rest == 1 else (Digit(CHANNEL, rest),)):
-            return False
-    return True
-
-
-def stacked(op: Operator, maps: Sequence[Map], axis: int) -> Map:
-    """Maps joined along the slowest digit of their channels (all of it, or a new axis)."""
-    first = maps[0]
-    assert first.axes is not None
-    for x in maps:
-        broadcast(first.put(axis, ()), x.put(axis, ()))  # refused where the other axes differ
-        if x.pixels != first.pixels:
-            refuse(f"joins maps of {first.pixels} and {x.pixels} pixels")
-    counts = [size((x.axes or ())[axis]) or 1 for x in maps]
-    rest = (first.extent[CHANNEL] or 1) // counts[0]
-    channels = total([x.extent[CHANNEL] for x in maps])
-    after = replace(first, extent=(channels, *first.pixels))
-    own = join([Digit(CHANNEL, sum(counts), rest)])
-    after = replace(after, axes=after.put(axis, own))
-    return replace(after, node=op.emit(Concat(), *(x.node for x in maps)))

@@ -203,6 +203,17 @@ class Map:
         """Whether digits make up the complete position."""
         return all(self.holds(digits, label) for label in range(1, len(self.extent)))
 
+    def groups_channels(self) -> bool:
+        """Whether the second axis counts channels, and those behind it the positions: in any number
+        of axes, as one (attention normalises a sequence so)."""
+        assert self.axes is not None
+        behind = tuple(d for axis in self.axes[2:] for d in axis)
+        return (
+            len(self.axes) > 2
+            and all(d.label == CHANNEL for d in self.axes[1])
+            and self.holds_grid(behind)
+        )
+
     def reads_grid(self, axes: Sequence[Axis]) -> bool:
         """Whether axes cover every position (True) or none (False); others are refused."""
         digits = tuple(d for axis in axes for d in axis)

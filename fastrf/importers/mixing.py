@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Axis, Const, Map, Shape, known, size
 from fastrf.importers.operator import Operator
+from fastrf.importers.spelling import spell
 from fastrf.layers import (
     Activation,
+    AdaptivePool,
     Add,
     Attention,
     ChannelSlice,
@@ -102,6 +104,9 @@ def reduced(op: Operator, x: Map, gone: Collection[int], mean: bool, keep: bool)
     """
     assert x.axes is not None
     digits = tuple(d for p in gone for d in x.axes[p])
+    spatial = {d.label for d in digits if d.label > CHANNEL}
+    if spatial and min(d.label for d in digits) > CHANNEL and not x.holds_grid(digits):
+        return _rows_reduced(op, x, gone, spatial, mean, keep)
     layers: list[Layer] = []
     extent = x.extent
     if x.reads_grid([digits]):
@@ -116,6 +121,23 @@ def reduced(op: Operator, x: Map, gone: Collection[int], mean: bool, keep: bool)
         layers.append(Conv(1, channels=1))
         extent = (1, *extent[1:])
     return replace(op.chain(x, *layers), extent=extent, axes=left(x, gone, keep))
+
+
+def _rows_reduced(
+    op: Operator,
+    x: Map,
+    gone: Collection[int],
+    spatial: Collection[int],
+    mean: bool,
+    keep: bool,
+) -> Map:
+    """Some of the spatial axes as a whole: adaptive pooling to one pixel along them."""
+    if any((x.axes or ())[p] not in ((), *(x.whole(label) for label in spatial)) for p in gone):
+        refuse("works along a part of a spatial axis")
+    pixels = tuple(1 if label in spatial else n for label, n in enumerate(x.pixels, 1))
+    layer = AdaptivePool(spell(pixels), "avg" if mean else "max")
+    after = replace(op.chain(x, layer), extent=(x.extent[CHANNEL], *pixels))
+    return replace(after, axes=left(x, gone, keep))
 
 
 def left(x: Map, gone: Collection[int], keep: bool) -> tuple[Axis, ...]:

@@ -12,13 +12,26 @@ from typing import NoReturn
 from fastrf.errors import InputError
 from fastrf.importers.composed import completed, composed
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import Const, Map, Shape, Value, broadcast, fits, known, total
+from fastrf.importers.layout import (
+    CHANNEL,
+    Axis,
+    Const,
+    Digit,
+    Map,
+    Shape,
+    Value,
+    broadcast,
+    fits,
+    known,
+    total,
+)
 from fastrf.importers.registry import extent_behind
 from fastrf.importers.weighting import Weighted, Weighting
 from fastrf.layers import (
     Activation,
     Add,
     Attention,
+    ChannelShuffle,
     Concat,
     Conv,
     GlobalPool,
@@ -48,6 +61,9 @@ class Operator(ABC):
 
     layouts = ""
     """What else may help where axes are not in their places."""
+
+    cutting = ""
+    """What cuts out a part of a model."""
 
     def __init__(
         self,
@@ -192,11 +208,47 @@ class Operator(ABC):
             if behind and not (x.shape and wide.dims and fits(x.shape, wide.dims)):
                 refuse(f"joins shapes {x.shape} and {wide.dims}, one of them behind attention")
             laid.append(self._adopt(x, wide) if behind else x)
+        laid = [self._repeated(x, wide) for x in laid]
         axes, extent = laid[0].axes or (), laid[0].extent
         for x in laid[1:]:
             axes, extent = broadcast(axes, x.axes or ()), _wider(extent, x.extent)
         node = self.emit(layer, *(x.node for x in laid))
         return replace(laid[0], node=node, extent=extent, axes=axes)
+
+    def _repeated(self, x: Map, wide: Map) -> Map:
+        """A map with its channels repeated along the axes of the tensor `wide` over which it is
+        broadcast, where those count channels; one channel needs no copies."""
+        have, want = x.extent[0], wide.extent[0]
+        if have is None or want is None or have in (1, want):
+            return x
+        axes = ((),) * (len(wide.axes or ()) - len(x.axes or ())) + (x.axes or ())
+        digits, own = _channel_digits(wide.axes or ()), _channel_digits(axes)
+        if any(own[place].size != digits[place].size for place in own.keys() & digits.keys()) or (
+            [p for p in digits if p in own] != list(own)
+        ):
+            refuse("joins tensors whose axes mean different things")
+        node, done = x.node, 1
+        for place in reversed(digits):  # the fastest digit first: (slow, done) → (slow, n, done)
+            count = digits[place].size or 1
+            if place not in own:
+                slow = have // done
+                if slow > 1 < done:
+                    node = self.emit(ChannelShuffle(slow), node, part="order")
+                node = self.copies(node, count)
+                if slow > 1:
+                    node = self.emit(ChannelShuffle(count * done), node, part="order")
+                have *= count
+            done *= count
+        laid = tuple((digits[p],) if p in digits else axis for p, axis in enumerate(axes))
+        return replace(x, node=node, extent=(want, *x.pixels), axes=laid)
+
+    def copies(self, node: str, times: int) -> str:
+        """A map with all of its channels repeated, by concatenations that double."""
+        found = node
+        for digit in f"{times:b}"[1:]:
+            more = [node] if digit == "1" else []
+            found = self.emit(Concat(), found, found, *more, part="copies")
+        return found
 
     def multiplied(self, maps: Sequence[Map]) -> Map:
         """A product of maps; where an activation is spelled that way, that activation."""
@@ -263,6 +315,14 @@ class Operator(ABC):
             node = self.emit(Conv(1, channels=first.extent[0]), node, part="channels")
         node = self.emit(Attention(), node)
         return Map(node, first.extent, None, first.batch, self.shape)
+
+
+def _channel_digits(axes: Sequence[Axis]) -> dict[int, Digit]:
+    """The digits of the channels by their axes, the slowest first; each has an axis of its own."""
+    found = {p: a[0] for p, a in enumerate(axes) if any(d.label == CHANNEL for d in a)}
+    if any(len(axes[p]) > 1 for p in found):
+        refuse("joins tensors whose axes mean different things")
+    return dict(sorted(found.items(), key=lambda item: -item[1].step))
 
 
 def _wider(a: Shape, b: Shape) -> Shape:

@@ -71,8 +71,9 @@ def from_onnx(
     Returns:
         A network whose nodes are called like the ONNX nodes (like their output where a node has
         no name of its own). Tensors that the graph returns under another name are end points.
-        A batch size that is left open counts as 1. Pooling over a window as large as its whole
-        map, where that has a fixed size, is a `GlobalPool`.
+        Inputs that no output depends on are left out. A batch size that is left open counts as 1.
+        Pooling over a window as large as its whole map, where that has a fixed size, is a
+        `GlobalPool`.
 
     Raises:
         NetworkFileError: the file cannot be read, is no ONNX model, or has no spatial input.

@@ -14,19 +14,30 @@ from fastrf.importers.onnx.op import Op
 from fastrf.importers.onnx.reading import SMALL, array, constant_tensor
 
 _FOLDED = """
-    Abs Add And Cast Ceil Concat Div Equal Flatten Floor Gather Greater GreaterOrEqual Identity Less
-    LessOrEqual Max Min Mod Mul Neg Not Or Pow ReduceMax ReduceMin ReduceProd ReduceSum Reshape
-    Round Shape Size Slice Split Sqrt Squeeze Sub Sum Transpose Unsqueeze Where
+    Abs Add And Cast Ceil Concat DequantizeLinear Div Equal Flatten Floor Gather Greater
+    GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Pow QuantizeLinear
+    Reciprocal ReduceL2 ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round Shape Size Slice
+    Split Sqrt Squeeze Sub Sum Transpose Unsqueeze Where
 """.split()  # noqa: SIM905  (one name a line would fill the screen)
 """Operators that models compute sizes with. Their results are no larger than a product of their
 inputs' sizes, so that no file can make folding allocate much."""
+
+_OF_WEIGHTS = """
+    Add Cast DequantizeLinear Div Flatten Identity Mul Reciprocal ReduceL2 ReduceSum Reshape Sqrt
+    Squeeze Sub Transpose Unsqueeze
+""".split()  # noqa: SIM905
+"""Those that weights go through: stored in few bits, transposed, normalised."""
 
 _FOLD_ELEMENTS = 1024
 """Largest input of a node that is computed; lists of sizes and axes are far shorter."""
 
 
-def fold(op: Op) -> list[Value]:
-    """The results of a node that reads constants alone: their values where they are small."""
+def fold(op: Op, weights: bool = False) -> list[Value]:
+    """The results of a node that reads constants alone: their values where they are small.
+
+    Args:
+        weights: weights are read, and so is what is made of them, no larger than they are.
+    """
     shapes: list[Value] = [Const(shape) for shape in op.shapes]
     if op.type == "Constant":
         return [_constant(op)]
@@ -42,8 +53,11 @@ def fold(op: Op) -> list[Value]:
             return [shape_of(op, value.shape)]
         else:
             return shapes
-    few = all(a is None or a.size <= _FOLD_ELEMENTS for a in arrays)
-    if op.type not in _FOLDED or not few or _broadcast(arrays) > _FOLD_RESULT:
+    sizes = [a.size for a in arrays if a is not None]
+    most = max(sizes, default=0)
+    few = most <= _FOLD_ELEMENTS and _broadcast(arrays) <= _FOLD_RESULT
+    own = weights and op.type in _OF_WEIGHTS and _broadcast(arrays) <= most
+    if op.type not in _FOLDED or not (few or own):
         return shapes
     results = _run(op, arrays)
     return shapes if results is None else [Const.of(r) for r in results]
@@ -73,7 +87,10 @@ def _run(op: Op, arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | 
         [helper.make_value_info(n, TypeProto()) for n in given],
         [helper.make_value_info(n, TypeProto()) for n in op.proto.output],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", op.version)])
+    # The references of these two begin at 19, and include what they were before.
+    quantises = op.type in ("QuantizeLinear", "DequantizeLinear")
+    version = max(op.version, 19) if quantises else op.version
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(r) for r in ReferenceEvaluator(model).run(None, given)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -82,9 +83,36 @@ class Graph:
         self.layout = layout
         self._inlined = 0
         versions = {o.domain: o.version for o in model.opset_import}
+        self._put_in_order()
         self.version: int = versions.get("", versions.get("ai.onnx", 1))
         self.ndim = self._ndim()
         self._fix_sizes()
+
+    def _put_in_order(self) -> None:
+        """Puts nodes behind those that they read, as ONNX has them; some converters append theirs.
+
+        Nodes in a circle stay where they are.
+        """
+        nodes = list(self.model.graph.node)
+        writers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+        needs = [{writers[name] for name in reads(node) if name in writers} for node in nodes]
+        if all(max(need, default=-1) < i for i, need in enumerate(needs)):
+            return
+        readers: dict[int, list[int]] = {}
+        for i, need in enumerate(needs):
+            for writer in need:
+                readers.setdefault(writer, []).append(i)
+        ready = [i for i, need in enumerate(needs) if not need]
+        order: list[int] = []
+        while ready:
+            order.append(heapq.heappop(ready))
+            for reader in readers.get(order[-1], ()):
+                needs[reader].discard(order[-1])
+                if not needs[reader]:
+                    heapq.heappush(ready, reader)
+        order += sorted(set(range(len(nodes))) - set(order))
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(nodes[i] for i in order)
 
     # --- inputs
 

@@ -131,20 +131,20 @@ class Importer:
         subgraph = any(True for _ in subgraphs(proto))
         if not op.maps:
             folded = standard and not subgraph
-            return fold(op) if folded else [Const(s) for s in op.shapes]
+            return fold(op, self.read is not None) if folded else [Const(s) for s in op.shapes]
         before = len(self.nodes)
+        handler = HANDLERS.get(op.type if standard else _qualified(proto))
         try:
             if is_choice(proto):
                 refuse(self._undecided(proto))
             if subgraph:
                 refuse("runs a subgraph; export the model with its loop unrolled")
             own = of_operator(_qualified(proto))
-            handler = HANDLERS.get(op.type) if standard else None
             if own is not None:
                 call = _call(_qualified(proto), op)
                 result: Result = op.embed(block(call.name, own(call), len(op.maps)), op.maps)
             elif handler is None:
-                refuse("is unknown to fastrf")
+                refuse(_unknown(proto))
             else:
                 result = _handle(handler, op)
         except UnsupportedOperator as error:
@@ -155,8 +155,7 @@ class Importer:
                     # Behind attention every element reads everything, whatever moves or mixes them.
                     result = op.attend(op.maps)
                 else:
-                    known = standard and op.type in HANDLERS
-                    result = by_policy(op, self.unknown, str(error), known)
+                    result = by_policy(op, self.unknown, str(error), handler is not None)
             except UnsupportedOperator as final:
                 kind = op.type if standard else f"{proto.domain}.{op.type}"
                 raise UnsupportedOperator(
@@ -190,6 +189,12 @@ class Importer:
             for name in values
         ]
         return f"{reason}; {' and '.join(ways)}"
+
+
+def _unknown(proto: NodeProto) -> str:
+    if proto.domain.startswith("com.microsoft.nchwc"):
+        return "is laid out for one processor; save the model with ORT_ENABLE_EXTENDED at most"
+    return "is unknown to fastrf"
 
 
 def _qualified(proto: NodeProto) -> str:

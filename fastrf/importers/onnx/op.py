@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from numpy.typing import NDArray
 
 from fastrf.errors import short
+from fastrf.importers.batched import regrouped, repeated
 from fastrf.importers.failing import fail, refuse
-from fastrf.importers.layout import Const, Value, known
+from fastrf.importers.layout import Const, Map, Value, known
 from fastrf.importers.onnx.graph import Graph
 from fastrf.importers.operator import Operator, Result
 from fastrf.importers.weighting import Weighting
@@ -33,6 +34,7 @@ class Op(Operator):
     """
 
     layouts = "; if the channels of its inputs come last, give layout='channels_last'"
+    cutting = " (onnx.utils.extract_model)"
 
     def __init__(
         self,
@@ -52,6 +54,33 @@ class Op(Operator):
     def with_inputs(self, proto: NodeProto, inputs: Sequence[Value | None]) -> Op:
         """The same operator, written otherwise."""
         return Op(proto, self.name, inputs, self.graph, self._nodes, self.weighting)
+
+    def proto_as(self, type: str) -> NodeProto:
+        """The node as one of a standard operator."""
+        proto = self._copied()
+        proto.op_type, proto.domain = type, ""
+        return proto
+
+    def _copied(self) -> NodeProto:
+        proto = type(self.proto)()
+        proto.CopyFrom(self.proto)
+        return proto
+
+    def regrouped(self, x: Map, sets: int) -> Op:
+        """The same operator on another map, with so many times the groups."""
+        proto = self._copied()
+        inputs = [x if i == 0 else v for i, v in enumerate(self.inputs)]
+        place = 3 if self.type == "QLinearConv" else 1
+        weight = self.input(place)
+        if "Conv" in self.type and isinstance(weight, Const):
+            from onnx import helper
+
+            inputs[place] = repeated(weight, sets)
+            kept = [a for a in proto.attribute if a.name != "group"]
+            del proto.attribute[:]
+            groups = helper.make_attribute("group", self.attr("group", 1) * sets)
+            proto.attribute.extend([*kept, groups])
+        return self.with_inputs(proto, inputs)
 
     def fail(self, message: str) -> NoReturn:
         fail(self.graph.source, f"{self.type} (node {self.name!r}): {message}")
@@ -139,7 +168,8 @@ class Op(Operator):
 
 Handler = Callable[[Op], Result]
 HANDLERS: dict[str, Handler] = {}
-"""The handler of every operator that fastrf knows; `operators` fills it."""
+"""The handler of every operator that fastrf knows, by "domain::operator" where it is no standard
+one; `operators` fills it."""
 
 
 def handles(types: str) -> Callable[[Handler], Handler]:
@@ -150,3 +180,9 @@ def handles(types: str) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def handles_sets(types: str) -> Callable[[Handler], Handler]:
+    """As `handles`, of operators that take sets of channels in the batch, too."""
+    register = handles(types)
+    return lambda handler: register(regrouped(handler, Op.regrouped))

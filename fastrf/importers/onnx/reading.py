@@ -215,7 +215,8 @@ def _with_subgraphs(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def constants(graph: GraphProto, source: str, folder: Path | None) -> dict[str, NDArray[Any]]:
-    """The floating-point constants of a graph by name, its weights among them.
+    """The floating-point constants of a graph by name, its weights among them, and those that it
+    stores in few bits.
 
     Args:
         folder: where external data lie; None: nowhere.
@@ -230,6 +231,7 @@ def constants(graph: GraphProto, source: str, folder: Path | None) -> dict[str, 
         value = constant_tensor(node)
         if value is not None:
             tensors[node.output[0]] = value
+    quantised = {name for n in graph.node if n.op_type == "DequantizeLinear" for name in n.input}
     found = {}
     for name, tensor in tensors.items():
         if tensor.data_location == tensor.EXTERNAL and folder is None:
@@ -242,7 +244,9 @@ def constants(graph: GraphProto, source: str, folder: Path | None) -> dict[str, 
             fail(
                 source, f"its weights {name!r} cannot be read: {line(error)}; save the model again"
             )
-        if values.dtype.kind == "f":
+        if values.dtype.name == "bfloat16":
+            values = values.astype(np.float32)
+        if values.dtype.kind == "f" or name in quantised:
             found[name] = values
     return found
 

@@ -16,8 +16,9 @@ weights are a buffer (blur-pooling) have the buffer's squares for taps. A detach
 read: the region is that of the forward pass. Attention within windows counts as attention over the
 whole map; so do tokens that are no grid any more, such as positions with a class token beside them.
 
-The modules build on each other in this order: `tracing` (module → graph), `names`, `op` (one
-operator; the registry of handlers), `operators` (a handler per operator), `importer` (the walk).
+The modules build on each other in this order: `tracing` (module → graph), `sources`, `names`, `op`
+(one operator; the registry of handlers), `operators` (a handler per operator), `importer` (the
+walk).
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ from fastrf.network import Network
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 __all__ = ["from_torch"]
 
 
 def from_torch(
-    module: nn.Module,
+    module: nn.Module | ExportedProgram,
     input_shape: Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]],
     *,
     unknown: Policy = "error",
@@ -52,11 +54,14 @@ def from_torch(
 
     Args:
         module: any `torch.nn.Module`, on any device; it is neither run nor changed. One that was
-            made under ``torch.device("meta")`` needs no memory for its weights.
+            made under ``torch.device("meta")`` needs no memory for its weights. Also what
+            `torch.export` recorded, with inputs of the shapes and in the mode that it was recorded
+            with, and TorchScript, scripted or traced, whose nodes are called like its operators.
         input_shape: (N, C, spatial…) of its input, with one to three spatial axes, or (N, T) of a
             signal that the module gives an axis of channels; for several
             inputs a sequence of shapes, or a mapping from the names of `forward`'s arguments.
-            Inputs with another number of axes than the first map's (a time step, say) are no maps.
+            Inputs with another number of axes than the first map's (a time step, say) are no maps,
+            and those that no output depends on no inputs of the network.
         unknown: what an operator that fastrf cannot express becomes: "error" raises; "identity"
             passes every pixel on; "global" lets each output read every input.
             `fastrf.importers.register` teaches it new ones.
@@ -85,27 +90,22 @@ def from_torch(
         MissingExtra: the package ``torch`` is not installed.
     """
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
         raise MissingExtra(
             'reading PyTorch modules needs the package torch; pip install "fastrf[torch]"'
         ) from None
     from fastrf.importers.torch.importer import Importer
+    from fastrf.importers.torch.sources import as_module
     from fastrf.importers.torch.tracing import trace
 
     checked_policy(unknown)
     weighting = Weighting.of(init, weights, channels)
-    if not isinstance(module, torch.nn.Module):
-        called = f"{module.__name__} is a class" if isinstance(module, type) else "it"
-        raise InputError(
-            f"{short(module)} is no torch.nn.Module"
-            + (f"; {called}, give an instance of it" if isinstance(module, type) else "")
-            + ("" if isinstance(module, type) else "; wrap a function in a module's forward")
-        )
     shapes = _shapes(input_shape)
+    own = getattr(module, "original_name", type(module).__name__)
+    module = as_module(module, shapes)
     ranks = [len(s) for s in (shapes.values() if isinstance(shapes, Mapping) else shapes)]
     rank = next((n for n in ranks if n > 2), 2)
-    own = type(module).__name__
     if weighting.trained and any(p.is_meta for p in module.parameters()):
         raise InputError(
             f"{own} was made on the meta device, and has no weights for weights='trained' to read; "

@@ -6,6 +6,7 @@ import operator as python
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +109,8 @@ class Importer:
             changed = _changed(node)
             if changed is not None:
                 values[changed] = values[node]
+                if node in partial:
+                    _write_whole(_base(changed), values[node], values)
             self._note_ends(node, values[node])
 
     def _note_ends(self, node: fx.Node, value: Any) -> None:
@@ -132,7 +135,7 @@ class Importer:
             copied = operator_name(node) in _COPIES and isinstance(read[0], Const)
             if copied:
                 return read[0]
-            found = _computed(node, values) if self._weighting.trained else None
+            found = _computed(node, values) if self._weighting.trained or _counts(node) else None
             return _constants(node.meta.get("val")) if found is None else found
         return self._operator(node, arguments)
 
@@ -187,7 +190,7 @@ class Importer:
                     "writes into a part of a tensor that is read again; build the tensor with "
                     "cat, stack or pad instead"
                 )
-            handler = HANDLERS.get(op.type) if target.startswith("aten::") else None
+            handler = HANDLERS.get(op.type) if target.startswith(_NAMESPACES) else None
             if handler is None:
                 refuse("is unknown to fastrf")
             result = handler(op)
@@ -201,11 +204,18 @@ class Importer:
             refuse(f"is called in a way that fastrf does not read ({error!r})")
 
     def _otherwise(self, op: Op, node: fx.Node, reason: str) -> Result:
-        if any(x.axes is None for x in op.maps):
+        policy = self._unknown
+        behind = any(x.axes is None for x in op.maps)
+        if node in self._partial:
+            # What lies beside the part is read too: it must be constant or read everything as well.
+            part = op.get("self")
+            alone = not isinstance(part, Map) or part.axes is None
+            behind, policy = alone and (behind or policy == "global"), "error"
+        if behind:
             # Behind attention every element reads everything, whatever moves or mixes them.
             return op.attend(op.maps)
         try:
-            return by_policy(op, self._unknown, reason)
+            return by_policy(op, policy, reason)
         except UnsupportedOperator as error:
             raise UnsupportedOperator(
                 f"{self._source}: {_qualified(node)} ({op.name!r}, {op.where}) {line(error)}; "
@@ -239,8 +249,20 @@ def _check_shapes(op: Op, result: Result, broadcasting: bool) -> None:
 # --- reading the graph ----------------------------------------------------------------------
 
 
+_NAMESPACES = ("aten::", "quantized_decomposed::")
+"""Those of the operators that `HANDLERS` knows."""
+
 _COPIES = frozenset(("lift_fresh_copy", "detach", "clone", "alias", "to", "_to_copy"))
 """Operators behind which a constant is what it was."""
+
+_COUNTING = frozenset(
+    (
+        "arange", "linspace", "to", "_to_copy", "floor", "ceil", "round", "trunc", "add", "sub",
+        "rsub", "mul", "div", "remainder", "clamp", "flip", "roll", "cat", "stack", "repeat",
+        "repeat_interleave", "slice", "select", "view", "reshape", "flatten",
+    )
+)  # fmt: skip
+"""Operators that modules compute indices with."""
 
 _VIEWS = frozenset(
     (
@@ -266,6 +288,14 @@ def _base(node: fx.Node) -> fx.Node:
     while operator_name(node) in _VIEWS and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
+
+
+def _write_whole(base: fx.Node, written: Any, values: dict[fx.Node, Any]) -> None:
+    """Tells all that shows the memory of `base` that a part of it was written."""
+    if isinstance(written, Map):
+        for node in list(values):
+            if _base(node) is base:
+                values[node] = replace(written, shape=_shape(node.meta["val"]))
 
 
 def _is_read_beside(view: fx.Node, needed: set[fx.Node]) -> bool:
@@ -390,6 +420,13 @@ def _known(tensor: Tensor, learned: bool) -> Const:
     own = tensor.detach().cpu()
     own = own.float() if own.dtype == torch.bfloat16 else own
     return Const(tuple(own.shape), own.numpy(), learned)
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether an operator makes a few numbers that may become indices."""
+    shape = _shape(node.meta.get("val"))
+    few = shape is not None and len(shape) == 1 and shape[0] is not None and shape[0] <= KEPT
+    return few and operator_name(node) in _COUNTING
 
 
 def _computed(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from numpy.typing import NDArray
 
 from fastrf.errors import InputError
+from fastrf.importers.batched import regrouped, repeated
 from fastrf.importers.failing import line, refuse
 from fastrf.importers.layout import Const, Map, Shape, Value
 from fastrf.importers.operator import Operator, Result
@@ -46,6 +47,23 @@ class Op(Operator):
 
     def fail(self, message: str) -> NoReturn:
         raise InputError(f"{self.type} ({self.name!r}, {self.where}): {line(message)}")
+
+    def regrouped(self, x: Map, sets: int) -> Op:
+        """The same operator on another map, with so many times the groups."""
+        own: dict[str, Any] = dict(self.arguments)
+        own |= {name: x for name, value in own.items() if value is self.inputs[0]}
+        if isinstance(own.get("weight"), Const):
+            own |= {"weight": repeated(own["weight"], sets), "groups": own["groups"] * sets}
+        return Op(
+            self.type,
+            self.name,
+            own,
+            self.shapes,
+            self.where,
+            self.ndim,
+            self._nodes,
+            self.weighting,
+        )
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -119,3 +137,9 @@ def handles(types: str) -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def handles_sets(types: str) -> Callable[[Handler], Handler]:
+    """As `handles`, of operators that take sets of channels in the batch, too."""
+    register = handles(types)
+    return lambda handler: register(regrouped(handler, Op.regrouped))

@@ -24,7 +24,7 @@ from fastrf.errors import InputError
 from fastrf.importers.failing import line
 from fastrf.importers.layout import known
 from fastrf.importers.registry import block, extent_behind, of_module
-from fastrf.layers import Layer, Norm
+from fastrf.layers import Identity, Layer, Norm
 from fastrf.network import Network
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def trace(module: nn.Module, shapes: Shapes, *, training: bool) -> Trace:
             kwargs = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         else:
             args, kwargs = tuple(torch.empty(shape, dtype=dtype) for shape in shapes), {}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             return _exported(hollow, args, kwargs)
         except Exception as error:
@@ -108,7 +108,8 @@ class _Hollow:
         for tensor in _tensors(module):
             memo[id(tensor)] = self._fake(tensor, mode)
         try:
-            self.module = copy.deepcopy(module, memo).train(training)
+            with quiet():
+                self.module = copy.deepcopy(module, memo).train(training)
         except Exception as error:
             raise InputError(
                 f"{type(module).__name__} cannot be copied: {line(error)}; import it before it "
@@ -147,10 +148,21 @@ class _Hollow:
 
 def _known_leaf(module: nn.Module) -> Callable[[nn.Module], Layer] | None:
     """Modules that PyTorch writes with operators which hide what they do: local response
-    normalisation pools over a map of one more axis."""
+    normalisation pools over a map of one more axis, and observers look at the values that they
+    pass on."""
     import torch
 
+    if any(kind.__name__ in _OBSERVERS for kind in type(module).__mro__):
+        return _passed_on
     return _response_norm if isinstance(module, torch.nn.LocalResponseNorm) else None
+
+
+_OBSERVERS = ("ObserverBase", "FakeQuantizeBase")
+"""The classes of quantisation's observers, which move from package to package."""
+
+
+def _passed_on(module: nn.Module) -> Layer:
+    return Identity()
 
 
 def _response_norm(module: nn.Module) -> Layer:
@@ -320,7 +332,7 @@ def found_in(returned: Any, kind: type, name: str = "") -> Iterator[tuple[str, A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """PyTorch explains a failure at length, in its log and by dumps of the graph on standard error;
     fastrf says it on one line."""
     before = logging.root.manager.disable
@@ -343,6 +355,11 @@ def _explained(error: Exception, module: nn.Module, shapes: Shapes) -> InputErro
             f"{name}: {where}: what runs here depends on the values of a tensor, and an import "
             f"has none; decide by shapes or constants, or make the module that holds the line a "
             f"leaf with fastrf.importers.register"
+        )
+    if "PackedParams" in str(error):
+        return InputError(
+            f"{name} holds quantised weights that are packed for one processor; import the module "
+            f"before its conversion (as prepared), or its ONNX export"
         )
     given = dict(shapes) if isinstance(shapes, Mapping) else list(shapes)
     reason = str(error).partition("\n")[0]

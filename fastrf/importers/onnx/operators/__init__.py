@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastrf.importers.onnx.op import HANDLERS
 from fastrf.importers.onnx.operators import (
     arithmetic,
+    contributed,
     cutting,
     matrices,
     normalising,
@@ -17,6 +18,7 @@ from fastrf.importers.onnx.operators import (
 __all__ = [
     "HANDLERS",
     "arithmetic",
+    "contributed",
     "cutting",
     "matrices",
     "normalising",

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.broadcasting import copied, enlarged, expanded
+from fastrf.importers.broadcasting import copied, enlarged, expanded, over_channels
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import Const, Map
 from fastrf.importers.onnx.op import Op, handles
@@ -24,7 +24,9 @@ _PRODUCTS = ("Mul", "Div", "Pow", "Mod", "And", "BitwiseAnd")
 )
 def _arithmetic(op: Op) -> Result:
     shapes = [v.shape for v in op.inputs if isinstance(v, Const) and v.shape is not None]
-    maps = [enlarged(x, shapes, alone=len(op.maps) == 1) for x in op.maps]
+    maps = [enlarged(x, shapes, alone=False) for x in op.maps]
+    if len(maps) == 1:
+        maps = [enlarged(over_channels(op, maps[0], shapes), shapes, alone=True)]
     if len(maps) > 1:
         return _merged(op, maps)
     factor = _factor(op)

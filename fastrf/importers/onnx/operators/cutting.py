@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.cutting import Cut, cut, cut_pixels, joined, picked
+from fastrf.importers.cutting import Cut, cut, cut_pixels, picked
 from fastrf.importers.failing import refuse
+from fastrf.importers.joining import joined, with_constants
 from fastrf.importers.layout import CHANNEL, Const, Map, Value, size
 from fastrf.importers.onnx.op import Op, handles
 from fastrf.importers.operator import Result
@@ -110,6 +111,23 @@ def _gather(op: Op) -> Result:
     return replace(after, axes=tuple(a for p, a in enumerate(after.axes or ()) if p != axis))
 
 
+@handles("GatherElements GatherND ScatterElements ScatterND Scatter")
+def _scattered(op: Op) -> Result:
+    refuse(
+        "reads or writes at single places; cut with slices, and build tensors with Concat or Pad"
+    )
+
+
+@handles("TopK NonZero Unique NonMaxSuppression Compress")
+def _picked_by_value(op: Op) -> Result:
+    refuse(f"orders or picks elements by their values; take the maps before it{op.cutting}")
+
+
+@handles("CumSum CumProd ReverseSequence")
+def _along(op: Op) -> Result:
+    refuse("adds up along an axis, or turns it round, so that no window says what it reads")
+
+
 # --- joining --------------------------------------------------------------------------------
 
 
@@ -117,10 +135,14 @@ def _gather(op: Op) -> Result:
 def _concat(op: Op) -> Result:
     parts = [v for v in op.inputs if not (isinstance(v, Const) and v.shape and 0 in v.shape)]
     maps = [op.standard(v) if v.axes is None else v for v in parts if isinstance(v, Map)]
-    if len(maps) < len(parts):
-        refuse("joins a map with a constant")
     first = maps[0]
-    if len(maps) == 1:
+    if len(parts) == 1:
         return op.chain(first)
     assert first.axes is not None
-    return joined(op, maps, op.axis(op.attr("axis", 1), len(first.axes)))
+    axis = op.axis(op.attr("axis", 1), len(first.axes))
+    if len(maps) < len(parts):
+        found = with_constants(op, [v for v in parts if v is not None], axis)
+        if found is None:
+            refuse("joins a map with a constant along neither its channels nor a spatial axis")
+        return found
+    return joined(op, maps, axis)

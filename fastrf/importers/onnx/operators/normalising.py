@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrf.importers.batched import for_all
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL
 from fastrf.importers.mixing import normalised
@@ -23,9 +24,10 @@ def _batch_norm(op: Op) -> Result:
         training = not op.flag("is_test")
     scale, variance = op.learned(1), op.learned(4)
     if training or scale is None or variance is None:
-        return op.chain(op.x, op.weighting.norm("batch_train" if training else "batch", scale))
+        kind: Any = "batch_train" if training else "batch"
+        return op.chain(op.x, op.weighting.norm(kind, for_all(op.x, scale)))
     factors = scale / np.sqrt(variance.astype(np.float64) + op.attr("epsilon", 1e-5))
-    return op.chain(op.x, op.weighting.norm("running", factors, fixed=True))
+    return op.chain(op.x, op.weighting.norm("running", for_all(op.x, factors), fixed=True))
 
 
 @handles("LRN")
@@ -51,10 +53,12 @@ def _lp_norm(op: Op) -> Result:
 
 @handles("GroupNormalization")
 def _group_norm(op: Op) -> Result:
-    x = op.standard(op.x)
+    x = op.x if op.x.axes is not None and op.x.groups_channels() else op.standard(op.x)
     groups = op.attr("num_groups", 1)
-    kind: Any = "layer" if groups == 1 else "instance" if groups == x.extent[CHANNEL] else "group"
-    return op.chain(x, op.weighting.norm(kind, op.learned(1)))
+    whole = (x.axes or ((), ()))[1] == x.whole(CHANNEL)
+    alone = groups == x.extent[CHANNEL]
+    kind: Any = "layer" if groups == 1 and whole else "instance" if alone else "group"
+    return op.chain(x, op.weighting.norm(kind, for_all(x, op.learned(1))))
 
 
 @handles("MeanVarianceNormalization")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Digit, Map, Value, join, known
-from fastrf.importers.onnx.op import Handler, Op, handles
+from fastrf.importers.onnx.op import Handler, Op, handles, handles_sets
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell, uncropped
 from fastrf.layers import AvgPool, Conv, ConvTranspose, GlobalPool, Layer, MaxPool
@@ -135,7 +135,7 @@ def _groups(op: Op, x: Map) -> Any:
     return "depthwise" if groups > 1 and groups == x.extent[CHANNEL] else groups
 
 
-@handles("Conv ConvInteger QLinearConv")
+@handles_sets("Conv ConvInteger QLinearConv")
 @_lined
 def _conv(op: Op) -> Result:
     shape = _weights(op, 3 if op.type == "QLinearConv" else 1)
@@ -146,7 +146,7 @@ def _conv(op: Op) -> Result:
     return op.grid(x, *before, op.weighted(layer, _kernel(op)))
 
 
-@handles("ConvTranspose")
+@handles_sets("ConvTranspose")
 @_lined
 def _conv_transpose(op: Op) -> Result:
     shape = _weights(op, 1)
@@ -232,7 +232,7 @@ def _waves(window: NDArray[Any], length: int, bins: int) -> Const:
 # --- pooling --------------------------------------------------------------------------------
 
 
-@handles("MaxPool AveragePool LpPool")
+@handles_sets("MaxPool AveragePool LpPool")
 @_lined
 def _pool(op: Op) -> Result:
     kernel = op.attr("kernel_shape")
@@ -267,3 +267,22 @@ def _is_global(op: Op, x: Map, kernel: tuple[int, ...]) -> bool:
 @handles("GlobalAveragePool GlobalMaxPool GlobalLpPool")
 def _global_pool(op: Op) -> Result:
     return op.grid(op.x, GlobalPool("avg" if op.type == "GlobalAveragePool" else "max"))
+
+
+# --- positions that the data decide ---------------------------------------------------------
+
+
+@handles("MaxUnpool")
+def _max_unpool(op: Op) -> Result:
+    refuse(
+        "puts values back where the data had them, apart from or together with those of its "
+        "pooling; for the region that its windows read, put Resize (nearest) in its place"
+    )
+
+
+@handles("GridSample RoiAlign MaxRoiPool DeformConv")
+def _sampled(op: Op) -> Result:
+    refuse(
+        f"reads at positions that the data decide, which no receptive field of the layers says; "
+        f"state a window for it with fastrf.importers.register('ai.onnx::{op.type}')"
+    )

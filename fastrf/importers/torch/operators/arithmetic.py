@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastrf.errors import UnsupportedOperator
-from fastrf.importers.broadcasting import copied, enlarged, expanded
+from fastrf.importers.broadcasting import copied, enlarged, expanded, over_channels
 from fastrf.importers.cutting import refastened
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import BATCH, CHANNEL, Const, Map, size
@@ -28,11 +28,13 @@ _PRODUCTS = (
     "add sub rsub subtract mul multiply div divide true_divide floor_divide pow float_power fmod "
     "remainder maximum minimum fmax fmin atan2 arctan2 hypot logaddexp lerp addcmul addcdiv eq ne "
     "gt ge lt le greater less where bitwise_and bitwise_or bitwise_xor logical_and logical_or "
-    "logical_xor __and__ __or__ __xor__ xlogy copysign"
+    "logical_xor __and__ __or__ __xor__ xlogy copysign complex polar"
 )
 def arithmetic(op: Op) -> Result:
     shapes = [v.shape for v in op.inputs if isinstance(v, Const) and v.shape is not None]
-    maps = [enlarged(x, shapes, alone=len(op.maps) == 1) for x in op.maps]
+    maps = [enlarged(x, shapes, alone=False) for x in op.maps]
+    if len(maps) == 1:
+        maps = [enlarged(over_channels(op, maps[0], shapes), shapes, alone=True)]
     factors = _factors(op)
     if len(maps) == 1:
         factor = factors[0]
@@ -141,6 +143,8 @@ def _repeat_interleave(op: Op) -> Result:
     if not isinstance(repeats, int) or op["dim"] is None or x.axes is None:
         refuse("repeats its elements by numbers that are no constant, or without an axis")
     (axis,) = op.axes_of(x, op["dim"])
+    if repeats == 1:
+        return x
     digits = x.axes[axis]
     label = digits[0].label if digits else BATCH
     if x.is_standard and axis == 1:

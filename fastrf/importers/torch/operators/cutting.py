@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.importers.cutting import cut, joined, picked, stacked, stacks
+from fastrf.importers.cutting import cut, picked
 from fastrf.importers.failing import refuse
+from fastrf.importers.joining import joined, side_by_side, sizes, stacked, stacks, with_constants
 from fastrf.importers.layout import (
     CHANNEL,
     Const,
@@ -16,9 +17,7 @@ from fastrf.importers.layout import (
     Value,
 )
 from fastrf.importers.operator import Result
-from fastrf.importers.padding import padded, spatial_label
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import Add
 
 
 def _kept(op: Op, x: Map, axis: int, kept: range, name: str = "") -> Map:
@@ -134,7 +133,7 @@ def _at(op: Op, x: Map, axis: int, index: object, count: int) -> Map:
 
 @handles("cat concat concatenate")
 def _cat(op: Op) -> Result:
-    parts = [v for v in op.inputs if v is not None and 0 not in _dims(v)]
+    parts = [v for v in op.inputs if v is not None and 0 not in sizes(v)]
     return _joined(op, parts, op.get("dim", "axis") or 0)
 
 
@@ -145,12 +144,8 @@ def _stack(op: Op) -> Result:
     return _joined(op, [_with_axis(v, axis) for v in op.inputs if v is not None], axis)
 
 
-def _dims(value: Value) -> tuple[int | None, ...]:
-    return (value.dims if isinstance(value, Map) else value.shape) or ()
-
-
 def _with_axis(value: Value, axis: int) -> Value:
-    dims = _dims(value)
+    dims = sizes(value)
     shape = (*dims[:axis], 1, *dims[axis:])
     if isinstance(value, Const):
         return Const(shape)
@@ -170,41 +165,16 @@ def _joined(op: Op, parts: Sequence[Value], dim: int) -> Map:
     assert first.axes is not None
     digits = [(x.axes or ())[axis] for x in maps]
     if len(maps) < len(parts):
-        return _with_constants(op, parts, axis)
+        found = with_constants(op, parts, axis)
+        if found is None and all(d.label == CHANNEL for own in digits for d in own):
+            refuse("joins some of a map's channels with a constant")
+        # A class token or registers beside the positions are no grid any more, and only attention
+        # reads such tokens.
+        return op.attend(maps) if found is None else found
     if all(d.label == CHANNEL for own in digits for d in own) and stacks(maps, axis):
         return stacked(op, maps, axis)
     if any(d.label == CHANNEL for own in digits for d in own):
         return joined(op, maps, axis)
     if len({d.label for own in digits for d in own}) > 1:
         return op.attend(maps)  # a token of the mean beside the positions
-    return _side_by_side(op, parts, axis)
-
-
-def _side_by_side(op: Op, parts: Sequence[Value], axis: int) -> Map:
-    """Maps joined along a spatial axis: each padded with zeros to the whole, and added up."""
-    before = 0
-    counts = [_dims(part)[axis] or 0 for part in parts]
-    placed: list[Map] = []
-    for part, count in zip(parts, counts, strict=True):
-        if isinstance(part, Map):
-            pair = (before, sum(counts) - before - count)
-            placed.append(_padded_part(op, part, axis, pair))
-        before += count
-    return op.merge(placed, Add()) if len(placed) > 1 else placed[0]
-
-
-def _padded_part(op: Op, x: Map, axis: int, pair: tuple[int, int]) -> Map:
-    spatial_label(x, axis)
-    return padded(op, x, {axis: pair}, "zeros")
-
-
-def _with_constants(op: Op, parts: Sequence[Value], axis: int) -> Map:
-    maps = [v for v in parts if isinstance(v, Map)]
-    labels = {d.label for x in maps for d in (x.axes or ())[axis]}
-    if labels and min(labels) > CHANNEL:
-        if len(labels) == 1:
-            return _side_by_side(op, parts, axis)
-        # A class token or registers beside the positions: no grid any more, and only attention
-        # reads such tokens.
-        return op.attend(maps)
-    refuse("joins channels of a map with a constant")
+    return side_by_side(op, parts, axis)

@@ -21,9 +21,8 @@ from fastrf.importers.mixing import (
     turned,
 )
 from fastrf.importers.operator import Result
-from fastrf.importers.spelling import spell
 from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import AdaptivePool, Add, Conv, GlobalPool
+from fastrf.layers import Add, Conv, GlobalPool
 
 # --- products with constant weights ---------------------------------------------------------
 
@@ -184,8 +183,6 @@ def _reduced(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
         refuse("works along the batch")
     if channels and not x.holds(digits, CHANNEL) and (not spatial or x.holds_grid(digits)):
         return _reduced_in_part(op, _pooled(op, x) if spatial else x, gone, keep)
-    if spatial and not channels and not x.holds_grid(digits):
-        return _reduced_rows(op, x, gone, spatial, keep)
     return reduced(op, x, gone, mean, keep)
 
 
@@ -214,18 +211,6 @@ def _reduced_in_part(op: Op, x: Map, gone: Collection[int], keep: bool) -> Map:
         after = _grouped(op, x, axes[0], Conv(1, channels=groups, groups=groups), 1)
         return replace(after, axes=left(after, gone, keep))
     refuse("reduces a part of the channels")
-
-
-def _reduced_rows(
-    op: Op, x: Map, gone: Collection[int], spatial: Collection[int], keep: bool
-) -> Map:
-    """Some of the spatial axes as a whole: adaptive pooling to one pixel along them."""
-    if any((x.axes or ())[p] not in ((), *(x.whole(label) for label in spatial)) for p in gone):
-        refuse("works along a part of a spatial axis")
-    pixels = tuple(1 if label in spatial else n for label, n in enumerate(x.pixels, 1))
-    layer = AdaptivePool(spell(pixels), "avg" if op.type in _MEANS else "max")
-    after = replace(op.chain(x, layer), extent=(x.extent[CHANNEL], *pixels))
-    return replace(after, axes=left(x, gone, keep))
 
 
 @handles("cumsum cumprod flip flipud fliplr sort topk multinomial nonzero masked_select unique")

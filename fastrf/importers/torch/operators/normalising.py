@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from fastrf.importers.batched import for_all
 from fastrf.importers.layout import CHANNEL
 from fastrf.importers.mixing import normalised
 from fastrf.importers.operator import Result
@@ -16,7 +17,8 @@ from fastrf.layers import Norm
 @handles("batch_norm _batch_norm_impl_index native_batch_norm cudnn_batch_norm")
 def _batch_norm(op: Op) -> Result:
     if op["training"]:
-        return op.chain(op.x, op.weighting.norm("batch_train", op.learned("weight")))
+        scale = for_all(op.x, op.learned("weight"))
+        return op.chain(op.x, op.weighting.norm("batch_train", scale))
     return op.chain(op.x, _fixed(op))
 
 
@@ -24,10 +26,10 @@ def _fixed(op: Op) -> Norm:
     """A normalisation by running statistics."""
     variance, scale = op.learned("running_var"), op.learned("weight")
     if variance is None:
-        return op.weighting.norm("batch", scale)
+        return op.weighting.norm("batch", for_all(op.x, scale))
     factors = 1 / np.sqrt(variance.astype(np.float64) + op["eps"])
     factors = factors if scale is None else scale * factors
-    return op.weighting.norm("running", factors, fixed=True)
+    return op.weighting.norm("running", for_all(op.x, factors), fixed=True)
 
 
 @handles("instance_norm")
@@ -47,14 +49,16 @@ def _layer_norm(op: Op) -> Result:
 
 @handles("group_norm native_group_norm")
 def _group_norm(op: Op) -> Result:
-    x = op.standard(op.x)
+    x = op.x
+    if x.axes is None or not x.groups_channels():
+        x = op.standard(x)
     groups = op.get("num_groups", "group")
     kind: Literal["layer", "instance", "group"] = "group"
-    if groups == 1:
+    if groups == 1 and (x.axes or ((), ()))[1] == x.whole(CHANNEL):
         kind = "layer"
     elif groups == x.extent[CHANNEL]:
         kind = "instance"
-    return op.chain(x, op.weighting.norm(kind, op.learned("weight")))
+    return op.chain(x, op.weighting.norm(kind, for_all(x, op.learned("weight"))))
 
 
 @handles("local_response_norm")

@@ -12,8 +12,9 @@ from fastrf.layers import Activation, Attention, Dropout
 
 
 @handles(
-    "abs acos acosh asin asinh atan atanh bitwise_not ceil celu clamp clamp_max clamp_min clip cos "
-    "cosh elu erf erfc exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh "
+    "abs acos acosh angle asin asinh atan atanh bitwise_not ceil celu clamp clamp_max clamp_min "
+    "clip cos cosh elu erf erfc exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish "
+    "hardtanh "
     "isfinite isinf isnan leaky_relu log log10 log1p log2 log_sigmoid logical_not logit "
     "masked_fill mish nan_to_num prelu _prelu_kernel reciprocal relu relu6 round "
     "rrelu rsqrt selu sgn sigmoid sign silu sin sinh softplus softshrink softsign sqrt square tan "
@@ -42,11 +43,15 @@ def _function(op: Op) -> tuple[str | None, float | None]:
 
 
 @handles(
-    "_to_copy alias alpha_dropout clone contiguous cpu data detach double float half "
-    "identity lift lift_fresh_copy positive requires_grad to type_as view_as_real bfloat16"
+    "_to_copy alias alpha_dropout clone conj contiguous cpu data dequantize dequantize_per_channel "
+    "dequantize_per_tensor detach double fake_quantize_per_channel_affine "
+    "fake_quantize_per_tensor_affine float fused_moving_avg_obs_fake_quant half identity imag lift "
+    "lift_fresh_copy positive quantize_per_channel quantize_per_tensor real requires_grad "
+    "resolve_conj resolve_neg to type_as view_as_real bfloat16"
 )
 def unchanged(op: Op) -> Result:
-    """The first input; of `type_as` that may be a constant, and the map give its type alone."""
+    """The first input; of `type_as` that may be a constant, and the map give its type alone. A
+    complex number counts as one element, and so do its parts."""
     first = op.inputs[0]
     return first if isinstance(first, Const) else op.x
 

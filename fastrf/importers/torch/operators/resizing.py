@@ -11,18 +11,14 @@ from fastrf.importers.cutting import picked
 from fastrf.importers.failing import refuse
 from fastrf.importers.layout import CHANNEL, Map, known
 from fastrf.importers.operator import Result
-from fastrf.importers.padding import padded, spatial_label
+from fastrf.importers.padding import more_channels, padded, spatial_label
 from fastrf.importers.spelling import spell
-from fastrf.importers.torch.op import Op, handles
-from fastrf.layers import Concat, Conv, Crop, Pad, Upsample
+from fastrf.importers.torch.op import Op, handles, handles_sets
+from fastrf.layers import Crop, Pad, Upsample
 
 _MODES = {
     "constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"
 }  # fmt: skip
-
-
-NOTHING = 2.0**-100
-"""Gain of what stands for channels of zeros: far below the rounding of what is added to it."""
 
 
 @handles("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d")
@@ -45,25 +41,12 @@ def _padded_from_the_end(op: Op, mode: str) -> Result:
         if any(pair):
             pairs[len(x.axes) - 1 - i] = pair
     if list(pairs) == [1] and mode == "zeros" and x.is_standard:
-        return _more_channels(op, x, *pairs[1])
+        return more_channels(op, x, 1, *pairs[1])
     if any(d.label < 1 for axis in pairs for d in x.axes[axis]):
         refuse(f"pads the batch or a part of the channels of a tensor of shape {x.dims}")
     if op.type.startswith("reflection"):
         mode = "reflect"
     return padded(op, x, pairs, mode) if pairs else x
-
-
-def _more_channels(op: Op, x: Map, before: int, behind: int) -> Map:
-    """Channels of zeros before and behind a map's own (the shortcut of CIFAR's ResNets)."""
-    if min(before, behind) < 0:
-        refuse("cuts channels off by padding; cut them off with a slice")
-    parts = [x.node]
-    if before:
-        parts.insert(0, op.emit(Conv(1, channels=before, gain=NOTHING), x.node, part="zeros"))
-    if behind:
-        parts.append(op.emit(Conv(1, channels=behind, gain=NOTHING), x.node, part="zeros"))
-    after = x.resized(CHANNEL, (x.extent[CHANNEL] or 0) + before + behind, 1)
-    return replace(after, node=op.emit(Concat(), *parts))
 
 
 @handles("roll")
@@ -95,7 +78,7 @@ def _roll(op: Op) -> Result:
 # --- resizing -------------------------------------------------------------------------------
 
 
-@handles(
+@handles_sets(
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
     "_upsample_nearest_exact2d _upsample_nearest_exact3d"
 )
@@ -104,12 +87,12 @@ def _nearest(op: Op) -> Result:
     return _resized(op, mode, "half_pixel")
 
 
-@handles("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa")
+@handles_sets("upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa")
 def _linear(op: Op) -> Result:
     return _interpolated(op, "linear")
 
 
-@handles("upsample_bicubic2d _upsample_bicubic2d_aa")
+@handles_sets("upsample_bicubic2d _upsample_bicubic2d_aa")
 def _cubic(op: Op) -> Result:
     return _interpolated(op, "cubic")
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from fastrf.importers.failing import refuse
-from fastrf.importers.layout import CHANNEL, Const, Map, known
+from fastrf.importers.layout import CHANNEL, Const, Digit, Map, join, known
 from fastrf.importers.operator import Result
 from fastrf.importers.spelling import spell
-from fastrf.importers.torch.op import Op, handles
+from fastrf.importers.torch.op import Op, handles, handles_sets
 from fastrf.layers import (
     AdaptivePool,
     AvgPool,
@@ -66,7 +66,7 @@ def _taps(weight: Const, reads: int) -> dict[str, Any]:
     return {"taps": squares.tolist(), "gain": gain} if math.isfinite(gain) and gain > 0 else {}
 
 
-@handles("conv1d conv2d conv3d convolution _convolution")
+@handles_sets("conv1d conv2d conv3d convolution _convolution")
 def _conv(op: Op) -> Result:
     if op.arguments.get("transposed"):
         return _conv_transpose(op)
@@ -125,7 +125,7 @@ def _filter(weight: Const, channels: int, groups: int) -> list[Any] | None:
     return kernel
 
 
-@handles("conv_transpose1d conv_transpose2d conv_transpose3d")
+@handles_sets("conv_transpose1d conv_transpose2d conv_transpose3d")
 def _conv_transpose(op: Op) -> Result:
     weight = _weights(op)
     before, per_group, *kernel = known(weight.shape or ()) or ()
@@ -159,7 +159,7 @@ def _window(op: Op) -> dict[str, Any]:
     }
 
 
-@handles(
+@handles_sets(
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
     "max_pool3d_with_indices"
 )
@@ -168,7 +168,7 @@ def _max_pool(op: Op) -> Result:
     return op.grid(op.standard(op.x), MaxPool(**_window(op), dilation=dilation))
 
 
-@handles("avg_pool1d avg_pool2d avg_pool3d")
+@handles_sets("avg_pool1d avg_pool2d avg_pool3d")
 def _avg_pool(op: Op) -> Result:
     window = _window(op)
     # With a divisor of its own a window divides by it wherever it lies.
@@ -176,7 +176,7 @@ def _avg_pool(op: Op) -> Result:
     return op.grid(op.x, AvgPool(**window, count_include_pad=counted or window["padding"] == 0))
 
 
-@handles(
+@handles_sets(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
     "adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"
 )
@@ -193,9 +193,50 @@ def _fractional(op: Op) -> Result:
     refuse("draws its windows at random at every call; pool with fixed or adaptive windows")
 
 
-@handles("grid_sampler grid_sampler_2d grid_sampler_3d deform_conv2d max_unpool2d max_unpool3d")
+@handles("max_unpool2d max_unpool3d")
+def _max_unpool(op: Op) -> Result:
+    refuse(
+        "puts values back where the data had them, apart from or together with those of its "
+        "pooling; for the region that its windows read, put nearest upsampling in its place"
+    )
+
+
+@handles("grid_sampler grid_sampler_2d grid_sampler_3d deform_conv2d")
 def _sampled(op: Op) -> Result:
     refuse("reads at positions that the data decide, which no receptive field of the layers says")
+
+
+# --- spectra --------------------------------------------------------------------------------
+
+
+@handles("stft")
+def _stft(op: Op) -> Result:
+    """A convolution with the waves of a window; a complex number counts as one channel."""
+    x = op.x
+    if op.ndim != 1 or x.axes is None or len(x.axes) != 2 or x.axes[1] != x.whole(1):
+        refuse(f"reads a tensor of shape {x.dims}, which holds no signals (N, T)")
+    if op.get("center"):
+        refuse("pads its signal; pad it before, and call it with center=False")
+    length = op["n_fft"]
+    window, inner = op.get("window"), op.get("win_length") or length
+    bins = length if op.get("onesided") is False else length // 2 + 1
+    signals = x.extent[CHANNEL] or 1
+    layer = Conv(
+        inner,
+        stride=op.get("hop_length") or length // 4,
+        channels=signals * bins,
+        groups="depthwise" if signals > 1 else 1,
+    )
+    if not op.weighting.compensated:
+        curve = window.array if isinstance(window, Const) else np.ones(inner)
+        # |cos| and |sin| of a wave together have the window's squares.
+        waves = None if curve is None else Const.of(np.tile(curve, (signals * bins, 1, 1)))
+        layer = replace(op.weighting, init=None, trained=True).weighted(layer, waves, 1)
+    outside = (length - inner) // 2
+    crop = [Crop((((outside, length - inner - outside)),))] if inner < length else []
+    after = op.grid(replace(x, axes=x.standard), *crop, layer)
+    batch = tuple(replace(d, step=bins) if d.label == CHANNEL else d for d in x.axes[0])
+    return replace(after, axes=(batch, join([Digit(CHANNEL, bins)]), after.whole(1)))
 
 
 # --- windows as channels --------------------------------------------------------------------
