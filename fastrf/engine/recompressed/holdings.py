@@ -2,8 +2,8 @@
 
 The script is followed as `carrier.Numbers` follows it, with the sizes of what each call makes
 beside what is held then. Blocks that come from the unit alone have shapes that the script tells to
-the byte. How many columns a reduction leaves, and whether traces are dropped, is for values to
-decide: there `MOST_COLUMNS` and all terms are taken, and the count is an upper bound.
+the byte. How many columns a reduction leaves is for values to decide, of which `ranks` sees a few;
+traces are counted as if none were dropped.
 """
 
 from __future__ import annotations
@@ -15,20 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrf.engine.recompressed import lowrank, volumes
-from fastrf.engine.recompressed.powers import TOGETHER, Passage
+from fastrf.engine.recompressed.powers import TOGETHER
+from fastrf.engine.recompressed.ranks import IMAGE, Columns
 from fastrf.engine.recompressed.script import Apply, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Words
-from fastrf.maps import Spread, Window
-
-MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
-"""Most columns that a reduction has left of an axis in any network tried, by the number of axes:
-of images that are smooth, that one layer with strides has made coarse, and of others (holes, taps
-that are no product). They hardly depend on the size of an image or on the tolerance.
-
-One network of 300 random ones had more: 240 of 286, twice the memory foretold, behind strides and
-23 layers of dilations 2, 3 and 4, with taps of even length. As many columns as a smooth image has
-times the common period of all strides and holes would be a bound there, but foretold the others
-with holes at three to 17 times of what they take (60 suffice)."""
 
 POWER_BYTES = 320
 """What Python holds of an array, and of the place of one in a list."""
@@ -97,12 +87,11 @@ class Form(NamedTuple):
 
 @dataclass(slots=True)
 class _Held:
-    """A block: its terms, whether their factors may be negative, how coarse it is (an index of
-    `MOST_COLUMNS`), and the powers that are there of it and of its absolute values, by map."""
+    """A block: its terms, whether their factors may be negative, and the powers that are there of
+    it and of its absolute values, by map."""
 
     form: Form
     signed: bool
-    coarse: int = 0
     powers: dict[int, int] = field(default_factory=dict)
     absolute: dict[int, int] | None = None
 
@@ -121,14 +110,17 @@ class Holdings:
         seen: shape of the pixels that can be seen,
         whole: and of those that the unit can reach, on which what is of either sign is formed.
         size: bytes of a pixel of the result.
+        columns: that reductions leave (`ranks.columns`).
 
     Attributes:
         fullest: most numbers of 8 bytes that are held at a time,
         forming: and when pixels are formed of what is left in factors; 0 where nothing is.
     """
 
-    def __init__(self, script: Script, seen: Shape, whole: Shape, size: int) -> None:
-        self.script, self.size = script, size
+    def __init__(
+        self, script: Script, seen: Shape, whole: Shape, size: int, columns: Columns
+    ) -> None:
+        self.script, self.size, self.columns = script, size, columns
         self.fullest, self.forming = 0, 0
         seed = script.seed
         self.held = {seed.number: _Held(Form(seed.shape, (1,) * len(seed.shape), False), False)}
@@ -158,7 +150,7 @@ class Holdings:
 
     def _settled(self, step: Settle, done: int) -> _Held:
         parts, signed = self._multiplied_out(step.words)
-        terms, coarse = sum(p.terms for p in parts), self._coarseness(step.words)
+        terms = sum(p.terms for p in parts)
         self._release(done)
         if terms <= self.script.few:
             form = self._joined(parts)
@@ -169,12 +161,8 @@ class Holdings:
                 few = self.script.few
                 columns = tuple(min(few, n) if form.cored else few for n in form.shape)
                 form = Form(form.shape, columns, form.cored)
-            return _Held(form, signed, coarse)
-        return _Held(self._reduced(parts, coarse), True, coarse)
-
-    def _coarseness(self, words: tuple[Words, ...]) -> int:
-        holes = any(w.step is not None and _coarsens(w.step) for w in words)
-        return 2 if holes else max(self.held[w.block.number].coarse for w in words)
+            return _Held(form, signed)
+        return _Held(self._reduced(parts, self.columns[step.block.number]), True)
 
     def _applied(self, step: Apply) -> _Held:
         source, passage = self.held[step.source.number], step.passage
@@ -188,10 +176,7 @@ class Holdings:
         signed = source.signed or not passage.move.separable
         # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
         self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
-        coarse = min(source.coarse + _coarsens(passage), 2)
-        if len(shape) == 2 and not passage.move.separable:
-            coarse = 2
-        return _Held(form, signed, coarse)
+        return _Held(form, signed)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
         """The terms of words, and whether any may be negative, as `Numbers` makes and rounds
@@ -258,14 +243,14 @@ class Holdings:
 
     # --- reductions -------------------------------------------------------------------------
 
-    def _reduced(self, parts: list[Form], coarse: int) -> Form:
+    def _reduced(self, parts: list[Form], most: Shape) -> Form:
         shape = parts[0].shape
         if len(shape) > 2:
-            return self._reduced_volume(parts, MOST_COLUMNS[3][coarse])
+            return self._reduced_volume(parts, most)
         form = self._joined(parts)
         # Absolute values of a factor, or the terms that are no traces beside all.
         self._note(self._made + form.factors)
-        left = min(form.terms, MOST_COLUMNS[2][coarse], *shape)
+        left = min(form.terms, *most, *shape)
         held = max(self._made, form.factors)
         if form.terms >= min(shape) and min(shape) <= lowrank.WHOLE:
             self._reduce_pixels(form, left, held)
@@ -306,10 +291,11 @@ class Holdings:
         off by, its Q, and products of that."""
         return form.factors + 5 * form.widest
 
-    def _reduced_volume(self, parts: list[Form], most: int) -> Form:
+    def _reduced_volume(self, parts: list[Form], most: Shape) -> Form:
         """As `volumes.reduced`, whose fullest groups are that of most columns, and the last."""
         shape = parts[0].shape
-        left = tuple(min(most, n) for n in shape)
+        every = [sum(own) for own in zip(*(p.columns for p in parts), strict=True)]
+        left = tuple(map(min, every, most, shape))
         # Two cores that were not worth reducing may come here, for the terms that are expected.
         cores = 2 * min(self.script.few, *shape) ** 3
         held, kept = max(self._made, cores), Form(shape, left, True)
@@ -355,11 +341,10 @@ class Holdings:
 
     def _finish(self, words: tuple[Words, ...], seen: Shape, whole: Shape) -> None:
         parts, signed = self._multiplied_out(words)
-        coarse = self._coarseness(words)
         self.held.clear()
         terms, shape = sum(p.terms for p in parts), parts[0].shape
         if signed and len(shape) > 2 and terms > self.script.few:
-            form = self._reduced(parts, coarse)
+            form = self._reduced(parts, self.columns[IMAGE])
         else:
             form = self._joined(parts)
             if signed and not form.cored:
@@ -380,14 +365,6 @@ class Holdings:
         self._note(pixels + pixels / 8)
         if self.size < 8:
             self._note(pixels * (1 + self.size / 8))
-
-
-def _coarsens(passage: Passage) -> bool:
-    """Whether pixels behind a map differ by their phase: strides and holes make them so."""
-    return any(
-        not isinstance(a, Window | Spread) or max(a.stride, a.dilation) > 1
-        for a in passage.move.axes
-    )
 
 
 def _groups(parts: list[Form]) -> list[list[Form]]:
