@@ -269,21 +269,23 @@ class Holdings:
 
     def _reduce_factors(self, form: Form, left: int, held: int) -> None:
         """As `lowrank._of_factors`, a batch after the other."""
-        batch = lowrank.BATCH
-        more = form.terms > batch
-        order = min(form.terms, batch + (left if more else 0))
-        at_work, kept = form.of(order), form.of(left)
-        # The last batch with what the others have left, side by side.
-        held += 2 * kept.factors + at_work.factors if more else 0
-        orders = [min(order, n) for n in form.shape]
+        kept = form.of(left)
+        for start in range(0, form.terms, lowrank.BATCH):
+            order = min(lowrank.BATCH, form.terms - start)
+            # Batches but the first are laid beside what those before have left.
+            at_work = form.of(order + left if start else order)
+            self._reduce_batch(at_work, kept, held + (start > 0) * (kept.factors + at_work.factors))
+
+    def _reduce_batch(self, form: Form, kept: Form, held: int) -> None:
+        orders = [min(form.terms, n) for n in form.shape]
         qs = sum(n * o for n, o in zip(form.shape, orders, strict=True))
-        self._note(held + qs + at_work.widest + 4 * order**2)
-        held += qs + 5 * order**2 + kept.factors
+        self._note(held + qs + form.widest + 4 * form.terms**2)
+        held += qs + 5 * form.terms**2 + kept.factors
         if form.pixels <= lowrank.MEASURED:
-            self._note(held + form.pixels + max(at_work.forming, kept.forming))
-            self._note(held + at_work.factors + at_work.forming)
+            self._note(held + form.pixels + max(form.forming, kept.forming))
+            self._note(held + form.factors + form.forming)
         else:
-            self._note(held + self._replacing(at_work))
+            self._note(held + self._replacing(form))
 
     @staticmethod
     def _replacing(form: Form) -> int:
