@@ -481,8 +481,8 @@ def of_channelwise(
                     spread = isinstance(layer, ConvTranspose)
                     met = inside // read if spread else written
                     kernel = math.prod(own.array.shape[2:])
-                    # The squares, in double precision and in the image's type; ordered by tap, where
-                    # they are not yet; what taps are added up to, one tap's part, and what that
+                    # The squares, in double precision and in the image's type; ordered by tap,
+                    # unless they are; what taps are added up to, one tap's part, and what that
                     # reads, where it is no piece of memory.
                     squares = own.array.size * (1 + 8 // size if size < 8 else 1)
                     ordered = spread and kernel == 1

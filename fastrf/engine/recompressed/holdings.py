@@ -27,7 +27,8 @@ from fastrf.engine.recompressed.script import Apply, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Words
 
 POWER_BYTES = 320
-"""What Python holds of an array, and of the place of one in a list."""
+"""What Python holds of a power: an array and its shape (112 and 32 bytes), a tuple of up to three
+exponents (64 and 28 each), places in two lists that have room to grow."""
 
 Shape = tuple[int, ...]
 

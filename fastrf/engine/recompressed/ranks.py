@@ -140,8 +140,8 @@ class _Model:
         ndim, steps = len(script.seed.shape), np.arange(count)
         line, a, b = ((0.5 + steps * step) % 1 for step in (_LINE, *_PLANE))
         others = [line] if ndim == 2 else [a, 2 * b - 1]
-        self.nodes = [np.pi * np.concatenate([x, -x]) for x in others]
-        self.nodes.insert(axis, np.pi * line)
+        nodes = [np.concatenate([x, -x]) for x in others]
+        self.nodes: list[Floats] = [np.pi * x for x in (*nodes[:axis], line, *nodes[axis:])]
         # By the number of a block: how many pixels of the finest map one of its map is.
         self.jumps: dict[int, Jumps] = {script.seed.number: (1.0,) * ndim}
         for step in script.steps:
@@ -238,7 +238,8 @@ def _line(axis: AxisMap, taps: Floats | None, at: Floats) -> Waves:
     # x = y·stride + place, or y = x·stride + place.
     over = places / axis.stride if isinstance(axis, Window) else -places
     share = axis.stride if isinstance(axis, Spread) else 1
-    return np.asarray(np.exp(1j * np.multiply.outer(at, over)) @ own) / share
+    found: Waves = np.exp(1j * np.multiply.outer(at, over)) @ own
+    return found / share
 
 
 def _spectrum(waves: Waves, exponent: int) -> Spectrum:
