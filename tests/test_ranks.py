@@ -17,7 +17,8 @@ TOL = 1e-9
 
 
 def conv(kernel: Any, stride: int = 1, dilation: int = 1) -> rf.Conv:
-    return rf.Conv(kernel, stride, dilation, "same" if stride == 1 else dilation * (kernel - 1) // 2)
+    padding = "same" if stride == 1 else dilation * (kernel - 1) // 2
+    return rf.Conv(kernel, stride, dilation, padding)
 
 
 def blocks(*layers: rf.Conv, ndim: int = 2, before: tuple[rf.Conv, ...] = ()) -> rf.Network:
