@@ -141,6 +141,8 @@ def test_no_image_is_formed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     peak = traced(lambda: found.append(over(network, options)))
     (field,) = found
     assert peak <= CLOSE * field.plan.working
+    if name == "reduced volume":  # the only one whose work, too, takes more than Python's objects
+        assert field.plan.working <= CLOSE * peak
 
     def ask() -> None:
         json.dumps(field.to_dict())

@@ -480,14 +480,16 @@ def of_channelwise(
                 if isinstance(layer, Conv | ConvTranspose | FullyConnected) and own is not None:
                     spread = isinstance(layer, ConvTranspose)
                     met = inside // read if spread else written
-                    # The squares, in double precision and in the image's type, or there and ordered
-                    # by tap; what taps are added up to, one tap's part, and what that reads, where
-                    # it is no piece of memory.
-                    squares = own.array.size * (1 + 8 // size)
-                    strided = spread * met * (graph.channels[name] or 1)
-                    beside = max(squares, 2 * own.array.size + whole + read * met + strided)
-                    products += own.array.size * met
                     kernel = math.prod(own.array.shape[2:])
+                    # The squares, in double precision and in the image's type; ordered by tap,
+                    # unless they are; what taps are added up to, one tap's part, and what that
+                    # reads, where it is no piece of memory.
+                    squares = own.array.size * (1 + 8 // size if size < 8 else 1)
+                    ordered = spread and kernel == 1
+                    strided = spread * met * (graph.channels[name] or 1)
+                    at_work = own.array.size * (2 - ordered) + whole + read * met + strided
+                    beside = max(squares, at_work)
+                    products += own.array.size * met
                     taps += kernel
                     moved += kernel * read * met
                 else:

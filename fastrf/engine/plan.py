@@ -58,10 +58,10 @@ class Plan:
         memory: predicted peak memory in bytes, with that of all pixels: of arrays, and of what
             kernels allocate, on a network that was planned before. Below `MEMORY_FLOOR`, a field
             takes no more than that. Above it is right to a tenth on one thread, or an upper bound
-            where values decide: how many columns reductions leave ("recompressed"), how many
-            windows it takes ("tilted"), where an image ends that fades before its support does
-            (float32, a `tail`). On several threads it is an upper bound of what their kernels
-            work in.
+            where values decide: how many windows it takes ("tilted"), where an image ends that
+            fades before its support does (float32, a `tail`). How many columns reductions leave
+            ("recompressed") is foretold without borders, mostly to a tenth. On several threads it
+            is an upper bound of what their kernels work in.
         channel: the unit's channel, where channels are told apart; None: the mean over all.
         formed: the part of `memory` that is taken only when `ERF.image` is asked for.
         memory_limit: bytes, as asked for; where the default does not hold all pixels, what it was.

@@ -49,7 +49,7 @@ def of_sweep(layer: Layer, layers: int, shape: Sequence[int], size: int, workers
     tile = (-(-shape[0] // count), *shape[1:])
     if layer.taps is None:
         return count * _box_tile(tile, taps, size)
-    return count * _conv_tile(tile, k, layers, size)
+    return count * _conv_tile(tile, k, layers, size, grows=count == 1)
 
 
 def _line(layer: Layer, layers: int, count: int, size: int) -> int:
@@ -87,7 +87,10 @@ def _box_tile(shape: Sequence[int], taps: Sequence[int], size: int) -> int:
     return lines + middle + (planes + taps[0] - 1) * rows * ROW
 
 
-def _conv_tile(shape: Sequence[int], k: tuple[int, ...], layers: int, size: int) -> int:
+def _conv_tile(
+    shape: Sequence[int], k: tuple[int, ...], layers: int, size: int, grows: bool = False
+) -> int:
+    """A tile, and what lies between two sweeps; of an image that `grows`, that is smaller."""
     volume = len(shape) == 3
     depth = max(1, (SWEEP_3D if volume else SWEEP) // max(1, max(k) - 1))
     sweeps = -(-layers // depth)
@@ -95,9 +98,17 @@ def _conv_tile(shape: Sequence[int], k: tuple[int, ...], layers: int, size: int)
     lanes = VECTOR // size
     wide = shape[-1] + own * (k[-1] - 1) + 2 * lanes > NARROW // size
     rows = (STRIP_3D if volume else STRIP) + own * (k[-2] - 1)
-    planes = min(PLANES, shape[0]) + own * (k[0] - 1) if volume else 1
-    between = min(sweeps - 1, 2) * math.prod(shape) * size
-    return planes * rows * (WIDE if wide else NARROW) + between
+    row = WIDE if wide else NARROW
+
+    def at_work(last: int) -> int:
+        """In one of the last sweeps, which reads what the one before has written."""
+        back = [(last + n) * (layers // sweeps) * grows for n in (0, 1)]
+        sides = [[n - b * (w - 1) for n, w in zip(shape, k, strict=True)] for b in back]
+        planes = min(PLANES, sides[0][0]) + own * (k[0] - 1) if volume else 1
+        between = math.prod(sides[1]) + (math.prod(sides[0]) if last else 0)
+        return planes * rows * row + size * between * (sweeps > last + 1)
+
+    return max(at_work(0), at_work(1) if sweeps > 2 else 0)
 
 
 def of_pass(axis: AxisMap, taps: Any, shape: Sequence[int], at: int, size: int) -> int:

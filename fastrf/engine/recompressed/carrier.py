@@ -12,7 +12,7 @@ from fastrf.engine.recompressed import lowrank, volumes
 from fastrf.engine.recompressed.lowrank import Loss, Terms, joined, rounding, without_traces
 from fastrf.engine.recompressed.maps import largest_gain, total_gain
 from fastrf.engine.recompressed.powers import Block, Passage, raised
-from fastrf.engine.recompressed.script import Ahead, Apply, Booked, Neglect, Script, Settle
+from fastrf.engine.recompressed.script import HERE, Ahead, Apply, Booked, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Image, Words
 from fastrf.engine.scaled import ONE, ZERO, Scaled
 
@@ -60,9 +60,7 @@ class Numbers:
 
     def __init__(self, script: Script, size: tuple[int, ...] | None, allowed: float) -> None:
         self.script = script
-        area = math.inf if size is None else math.prod(size)
-        # Of a peak that is at least the mean pixel, divided among all layers.
-        self.allowed = allowed / (4 * max(script.operations, 1) * area)
+        self.allowed = script.allowed(allowed, size)
         self.blocks: dict[int, Block] = {}
         self.changed, self.rounded = Errors(), Errors()
         self.roundings = 0
@@ -117,21 +115,20 @@ class Numbers:
         signed = any(self.blocks[w.block.number].signed for w in words)
         parts, exponent = self._multiplied_out(words, 0 if signed else _LIFT)
         scale = image.scale * Scaled.of(1.0, exponent)
-        here = Ahead(ONE, ONE)
-        self._round(words, image.roundings, image.scale, here)
+        self._round(words, image.roundings, image.scale, HERE)
         self._release(len(self.script.steps) + 1)
         if not signed:
             terms = _together(parts)
             self.roundings += terms.roundings
             return Found(terms, scale, signed)
         if len(words[0].block.shape) > 2 and sum(p.rank for p in parts) > self.script.few:
-            terms, loss = self._reduced(parts, image.scale, exponent, here)
+            terms, loss = self._reduced(parts, image.scale, exponent, HERE)
         else:
             terms, loss = _together(parts), Loss()
             if terms.diagonal:
                 terms, loss = without_traces(terms)
-        self.changed.count(loss, scale, here)
-        self.rounded.count(terms.bound().times(rounding(terms.roundings)), scale, here)
+        self.changed.count(loss, scale, HERE)
+        self.rounded.count(terms.bound().times(rounding(terms.roundings)), scale, HERE)
         return Found(terms, scale, signed)
 
     def _settled(self, step: Settle, done: int) -> Block:
@@ -150,8 +147,7 @@ class Numbers:
         self, parts: list[Terms], scale: Scaled, exponent: int, ahead: Ahead
     ) -> tuple[Terms, Loss]:
         """The sum of the parts, which are emptied, with fewer terms."""
-        room = (ahead.largest * scale * Scaled.of(1.0, exponent)).over(self.script.whole)
-        budget = self.allowed / room if room else 0.0
+        budget = self.script.budget(self.allowed, ahead, scale * Scaled.of(1.0, exponent))
         if len(parts[0].shape) == 2:
             terms, loss = without_traces(_together(parts))
             terms, more = lowrank.reduced(terms, budget)

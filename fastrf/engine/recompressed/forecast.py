@@ -24,7 +24,8 @@ from fastrf.engine.recompressed.lowrank import (
 )
 from fastrf.engine.recompressed.maps import field_window
 from fastrf.engine.recompressed.powers import Passage
-from fastrf.engine.recompressed.script import KEPT, TYPICAL_RANK, Apply, Script, Settle, script
+from fastrf.engine.recompressed.ranks import IMAGE, Columns, columns, spectra
+from fastrf.engine.recompressed.script import KEPT, Apply, Script, Settle, script
 from fastrf.engine.recompressed.words import Words
 from fastrf.engine.rehearsal import survey
 from fastrf.lowering import PlaneGraph
@@ -89,9 +90,9 @@ def of_recompressed(
 ) -> Forecast:
     """What `propagate_recompressed` will do, for a field without an obstacle.
 
-    Neither `dtype` nor `tail` nor `tol` makes much of a difference to it.
+    Neither `dtype` nor `tail` makes much of a difference to it.
     """
-    return _of(script(graph, node, unit, input_node), graph, node, unit, input_node, dtype)
+    return _of(script(graph, node, unit, input_node), graph, node, unit, input_node, dtype, tol)
 
 
 def of_powers(
@@ -105,7 +106,7 @@ def of_powers(
 ) -> Forecast:
     """What `propagate_powers` will do, for a field that it serves (`is_relative`)."""
     where = (graph, node, unit, input_node)
-    return _of(script(*where, KEPT[graph.ndim]), *where, dtype)
+    return _of(script(*where, KEPT[graph.ndim]), *where, dtype, 0.0)
 
 
 def _of(
@@ -115,12 +116,17 @@ def _of(
     unit: tuple[int, ...],
     input_node: str,
     dtype: np.dtype[Any],
+    tol: float,
 ) -> Forecast:
     # Only pixels that can be seen are formed.
     seen = survey(graph, node, unit, input_node, dtype, None).support
     shape = tuple(max(n, 1) for _, n in seen)
     whole = tuple(max(n, 1) for _, n in field_window(graph, node, unit, input_node))
-    count, holdings = Counts(written, shape), Holdings(written, shape, whole, dtype.itemsize)
+    left = _left(graph, written, tol)
+    count, holdings = (
+        Counts(written, left, shape),
+        Holdings(written, shape, whole, dtype.itemsize, left),
+    )
     if graph.input_size is None:
         count.seconds += count.operators * OPERATOR_SECONDS
     pixels = math.prod(shape)
@@ -136,9 +142,16 @@ def _of(
     )
 
 
+def _left(graph: PlaneGraph, written: Script, tol: float = 0.0) -> Columns:
+    """Columns that reductions are expected to leave, to a tolerance; by default to the finest."""
+    found = graph.once(("ranks of terms", id(written)), lambda: spectra(written))
+    return columns(written, found, written.allowed(tol, graph.input_size))
+
+
 def finest(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> float:
     """The tolerance down to which the engine is expected to show its result right."""
-    count = Counts(script(graph, node, unit, input_node))
+    written = script(graph, node, unit, input_node)
+    count = Counts(written, _left(graph, written))
     # Twice, for the pixel and for the sum of all; and both are parts of what is left of that.
     return count.error + 2 * rounding(count.roundings) * (1 + 1e-9)
 
@@ -149,13 +162,14 @@ def is_relative(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node:
     few = KEPT[graph.ndim]
     written = script(graph, node, unit, input_node, few)
     many = graph.ndim > 2 and written.terms > few
-    return not many and Counts(written).changes == 0
+    return not many and Counts(written, _left(graph, written)).changes == 0
 
 
 class Counts:
     """What a script amounts to.
 
     Args:
+        left: columns that reductions leave.
         seen: shape of the image that is formed; nothing: all of the script's window.
 
     Attributes:
@@ -167,24 +181,29 @@ class Counts:
         roundings: that befall a pixel, one after the other.
     """
 
-    def __init__(self, written: Script, seen: tuple[int, ...] = ()) -> None:
+    def __init__(self, written: Script, left: Columns, seen: tuple[int, ...] = ()) -> None:
         self.cells, self.changes, self.roundings = 0, 0, 0
         self.error = 0.0
         self.seconds = len(written.steps) * STEP_SECONDS
         self._powers: dict[tuple[int, int], int] = {}
         passages: set[int] = set()
         signed = self._signed = set[int]()
+        # Most columns of the axes of each block.
+        ranks = self._ranks = {written.seed.number: 1}
         for step in written.steps:
             if isinstance(step, Settle):
-                terms = self._multiplied_out(step.words)
-                if step.reduces:
-                    self._reduce(step.block.shape, terms)
-                    signed.add(step.block.number)
+                number = step.block.number
+                ranks[number] = terms = self._multiplied_out(step.words)
+                if terms > written.few:
+                    ranks[number] = self._reduce(step.block.shape, terms, left[number])
+                    signed.add(number)
                 elif signed.intersection(w.block.number for w in step.words):
                     signed.add(step.block.number)
                 passages.update(id(w.step) for w in step.words)
             elif isinstance(step, Apply):
-                self._apply(step.passage, step.block.rank)
+                count = max(map(len, step.passage.taps.vectors))
+                ranks[step.block.number] = ranks[step.source.number] * count
+                self._apply(step.passage, ranks[step.block.number])
                 if not step.passage.move.separable:
                     self._change(CHANGE_ERROR[len(step.block.shape)])
                     signed.add(step.block.number)
@@ -194,10 +213,9 @@ class Counts:
         if written.final is not None:
             words = written.final.sum.words
             terms, shape = self._multiplied_out(words), words[0].block.shape
-            if len(shape) > 2 and signed.intersection(w.block.number for w in words):
-                if terms > written.few:
-                    self._reduce(shape, terms)
-                terms = min(terms, TYPICAL_RANK[3])
+            any_signed = signed.intersection(w.block.number for w in words)
+            if len(shape) > 2 and terms > written.few and any_signed:
+                terms = self._reduce(shape, terms, left[IMAGE])
             self.seconds += 1e-9 * GEMM_NANOSECONDS * math.prod(seen or shape) * terms
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
@@ -212,9 +230,9 @@ class Counts:
                 more = max(0, wanted - self._powers.get(key, 0))
                 ways = 1 + (w.block.number in self._signed)
                 self.seconds += ways * (BESIDE_SECONDS + (key not in self._powers) * POWERS_SECONDS)
-                self._apply(w.step, w.block.rank, ways * more)
+                self._apply(w.step, self._ranks[w.block.number], ways * more)
                 self._powers[key] = max(wanted, self._powers.get(key, 0))
-        return sum(w.rank for w in words)
+        return sum(self._ranks[w.block.number] * len(w.values) for w in words)
 
     def _apply(self, passage: Passage, terms: int, times: int = 1) -> None:
         pixels = sum(n for _, n in passage.x)
@@ -226,15 +244,16 @@ class Counts:
         self.changes += times
         self.error += times * error
 
-    def _reduce(self, shape: tuple[int, ...], terms: int) -> None:
-        if len(shape) == 2:
-            self._reduce_plane(shape, terms)
-        else:
-            self._reduce_volume(shape, terms)
+    def _reduce(self, shape: tuple[int, ...], terms: int, left: tuple[int, ...]) -> int:
+        """Counts a reduction, and says how many columns it leaves."""
+        rank = max(min(terms, *pair) for pair in zip(left, shape, strict=True))
+        reduce = self._reduce_plane if len(shape) == 2 else self._reduce_volume
+        reduce(shape, terms, rank)
+        return rank
 
-    def _reduce_volume(self, shape: tuple[int, ...], terms: int) -> None:
+    def _reduce_volume(self, shape: tuple[int, ...], terms: int, rank: int) -> None:
         batches = math.ceil(terms / volumes.BATCH)
-        at_once = min(terms, volumes.BATCH + (batches > 1) * TYPICAL_RANK[3])
+        at_once = min(terms, volumes.BATCH + (batches > 1) * rank)
         columns, pixels = [min(at_once, n) for n in shape], math.prod(shape)
         work = CORE_NANOSECONDS * math.prod(columns) * max(columns)
         work += QR_NANOSECONDS * sum(shape) * max(columns) ** 2
@@ -245,7 +264,7 @@ class Counts:
         self.cells += pixels if measured else sum(shape) * max(columns)
         self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)
 
-    def _reduce_plane(self, shape: tuple[int, ...], terms: int) -> None:
+    def _reduce_plane(self, shape: tuple[int, ...], terms: int, rank: int) -> None:
         pixels, order = math.prod(shape), min(terms, BATCH, *shape)
         batches = 1
         if terms >= min(shape) and min(shape) <= WHOLE:
@@ -253,7 +272,7 @@ class Counts:
         else:
             batches = max(1, math.ceil(terms / BATCH))
             if batches > 1:  # beside what the batches before have left
-                order = min(BATCH + TYPICAL_RANK[2], *shape)
+                order = min(BATCH + rank, *shape)
             work = QR_NANOSECONDS * sum(shape) * order**2
             if pixels <= MEASURED:
                 work += 4 * GEMM_NANOSECONDS * pixels * order

@@ -2,8 +2,14 @@
 
 The script is followed as `carrier.Numbers` follows it, with the sizes of what each call makes
 beside what is held then. Blocks that come from the unit alone have shapes that the script tells to
-the byte. How many columns a reduction leaves, and whether traces are dropped, is for values to
-decide: there `MOST_COLUMNS` and all terms are taken, and the count is an upper bound.
+the byte. How many columns a reduction leaves is for values to decide, of which `ranks` sees a few;
+traces are counted as if none were dropped.
+
+What LAPACK works in is not counted, nor does tracemalloc see it: copies of what enters and leaves
+and its workspace. A decomposition of order n takes 7.3·n² numbers beside its results, 6 MiB for the
+largest plane that is decomposed as it is (`lowrank.WHOLE`); an orthogonal factor up to 2.9 times
+its own numbers, beside an image of n·n pixels 3·`lowrank.BATCH`/n of it (resident memory of
+NumPy 2 with OpenBLAS, 2026-11-28).
 """
 
 from __future__ import annotations
@@ -15,23 +21,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrf.engine.recompressed import lowrank, volumes
-from fastrf.engine.recompressed.powers import TOGETHER, Passage
+from fastrf.engine.recompressed.powers import TOGETHER
+from fastrf.engine.recompressed.ranks import IMAGE, Columns
 from fastrf.engine.recompressed.script import Apply, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Words
-from fastrf.maps import Spread, Window
-
-MOST_COLUMNS = {2: (22, 26, 60), 3: (22, 26, 40)}
-"""Most columns that a reduction has left of an axis in any network tried, by the number of axes:
-of images that are smooth, that one layer with strides has made coarse, and of others (holes, taps
-that are no product). They hardly depend on the size of an image or on the tolerance.
-
-One network of 300 random ones had more: 240 of 286, twice the memory foretold, behind strides and
-23 layers of dilations 2, 3 and 4, with taps of even length. As many columns as a smooth image has
-times the common period of all strides and holes would be a bound there, but foretold the others
-with holes at three to 17 times of what they take (60 suffice)."""
 
 POWER_BYTES = 320
-"""What Python holds of an array, and of the place of one in a list."""
+"""What Python holds of a power: an array and its shape (112 and 32 bytes), a tuple of up to three
+exponents (64 and 28 each), places in two lists that have room to grow."""
 
 Shape = tuple[int, ...]
 
@@ -97,12 +94,11 @@ class Form(NamedTuple):
 
 @dataclass(slots=True)
 class _Held:
-    """A block: its terms, whether their factors may be negative, how coarse it is (an index of
-    `MOST_COLUMNS`), and the powers that are there of it and of its absolute values, by map."""
+    """A block: its terms, whether their factors may be negative, and the powers that are there of
+    it and of its absolute values, by map."""
 
     form: Form
     signed: bool
-    coarse: int = 0
     powers: dict[int, int] = field(default_factory=dict)
     absolute: dict[int, int] | None = None
 
@@ -121,14 +117,17 @@ class Holdings:
         seen: shape of the pixels that can be seen,
         whole: and of those that the unit can reach, on which what is of either sign is formed.
         size: bytes of a pixel of the result.
+        columns: that reductions leave (`ranks.columns`).
 
     Attributes:
         fullest: most numbers of 8 bytes that are held at a time,
         forming: and when pixels are formed of what is left in factors; 0 where nothing is.
     """
 
-    def __init__(self, script: Script, seen: Shape, whole: Shape, size: int) -> None:
-        self.script, self.size = script, size
+    def __init__(
+        self, script: Script, seen: Shape, whole: Shape, size: int, columns: Columns
+    ) -> None:
+        self.script, self.size, self.columns = script, size, columns
         self.fullest, self.forming = 0, 0
         seed = script.seed
         self.held = {seed.number: _Held(Form(seed.shape, (1,) * len(seed.shape), False), False)}
@@ -158,23 +157,11 @@ class Holdings:
 
     def _settled(self, step: Settle, done: int) -> _Held:
         parts, signed = self._multiplied_out(step.words)
-        terms, coarse = sum(p.terms for p in parts), self._coarseness(step.words)
+        terms = sum(p.terms for p in parts)
         self._release(done)
         if terms <= self.script.few:
-            form = self._joined(parts)
-            # Of fewer columns than are taken here, more may be added up before they are reduced.
-            grown = signed and terms > max(p.terms for p in parts)
-            grown = grown or (signed and len(step.words[0].values) > 1)
-            if grown:
-                few = self.script.few
-                columns = tuple(min(few, n) if form.cored else few for n in form.shape)
-                form = Form(form.shape, columns, form.cored)
-            return _Held(form, signed, coarse)
-        return _Held(self._reduced(parts, coarse), True, coarse)
-
-    def _coarseness(self, words: tuple[Words, ...]) -> int:
-        holes = any(w.step is not None and _coarsens(w.step) for w in words)
-        return 2 if holes else max(self.held[w.block.number].coarse for w in words)
+            return _Held(self._joined(parts), signed)
+        return _Held(self._reduced(parts, self.columns[step.block.number]), True)
 
     def _applied(self, step: Apply) -> _Held:
         source, passage = self.held[step.source.number], step.passage
@@ -188,10 +175,7 @@ class Holdings:
         signed = source.signed or not passage.move.separable
         # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
         self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
-        coarse = min(source.coarse + _coarsens(passage), 2)
-        if len(shape) == 2 and not passage.move.separable:
-            coarse = 2
-        return _Held(form, signed, coarse)
+        return _Held(form, signed)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
         """The terms of words, and whether any may be negative, as `Numbers` makes and rounds
@@ -258,14 +242,14 @@ class Holdings:
 
     # --- reductions -------------------------------------------------------------------------
 
-    def _reduced(self, parts: list[Form], coarse: int) -> Form:
+    def _reduced(self, parts: list[Form], most: Shape) -> Form:
         shape = parts[0].shape
         if len(shape) > 2:
-            return self._reduced_volume(parts, MOST_COLUMNS[3][coarse])
+            return self._reduced_volume(parts, most)
         form = self._joined(parts)
         # Absolute values of a factor, or the terms that are no traces beside all.
         self._note(self._made + form.factors)
-        left = min(form.terms, MOST_COLUMNS[2][coarse], *shape)
+        left = min(form.terms, *most, *shape)
         held = max(self._made, form.factors)
         if form.terms >= min(shape) and min(shape) <= lowrank.WHOLE:
             self._reduce_pixels(form, left, held)
@@ -284,21 +268,23 @@ class Holdings:
 
     def _reduce_factors(self, form: Form, left: int, held: int) -> None:
         """As `lowrank._of_factors`, a batch after the other."""
-        batch = lowrank.BATCH
-        more = form.terms > batch
-        order = min(form.terms, batch + (left if more else 0))
-        at_work, kept = form.of(order), form.of(left)
-        # The last batch with what the others have left, side by side.
-        held += 2 * kept.factors + at_work.factors if more else 0
-        orders = [min(order, n) for n in form.shape]
+        kept = form.of(left)
+        for start in range(0, form.terms, lowrank.BATCH):
+            order = min(lowrank.BATCH, form.terms - start)
+            # Batches but the first are laid beside what those before have left.
+            at_work = form.of(order + left if start else order)
+            self._reduce_batch(at_work, kept, held + (start > 0) * (kept.factors + at_work.factors))
+
+    def _reduce_batch(self, form: Form, kept: Form, held: int) -> None:
+        orders = [min(form.terms, n) for n in form.shape]
         qs = sum(n * o for n, o in zip(form.shape, orders, strict=True))
-        self._note(held + qs + at_work.widest + 4 * order**2)
-        held += qs + 5 * order**2 + kept.factors
+        self._note(held + qs + form.widest + 4 * form.terms**2)
+        held += qs + 5 * form.terms**2 + kept.factors
         if form.pixels <= lowrank.MEASURED:
-            self._note(held + form.pixels + max(at_work.forming, kept.forming))
-            self._note(held + at_work.factors + at_work.forming)
+            self._note(held + form.pixels + max(form.forming, kept.forming))
+            self._note(held + form.factors + form.forming)
         else:
-            self._note(held + self._replacing(at_work))
+            self._note(held + self._replacing(form))
 
     @staticmethod
     def _replacing(form: Form) -> int:
@@ -306,10 +292,11 @@ class Holdings:
         off by, its Q, and products of that."""
         return form.factors + 5 * form.widest
 
-    def _reduced_volume(self, parts: list[Form], most: int) -> Form:
+    def _reduced_volume(self, parts: list[Form], most: Shape) -> Form:
         """As `volumes.reduced`, whose fullest groups are that of most columns, and the last."""
         shape = parts[0].shape
-        left = tuple(min(most, n) for n in shape)
+        every = [sum(own) for own in zip(*(p.columns for p in parts), strict=True)]
+        left = tuple(map(min, every, most, shape))
         # Two cores that were not worth reducing may come here, for the terms that are expected.
         cores = 2 * min(self.script.few, *shape) ** 3
         held, kept = max(self._made, cores), Form(shape, left, True)
@@ -355,11 +342,10 @@ class Holdings:
 
     def _finish(self, words: tuple[Words, ...], seen: Shape, whole: Shape) -> None:
         parts, signed = self._multiplied_out(words)
-        coarse = self._coarseness(words)
         self.held.clear()
         terms, shape = sum(p.terms for p in parts), parts[0].shape
         if signed and len(shape) > 2 and terms > self.script.few:
-            form = self._reduced(parts, coarse)
+            form = self._reduced(parts, self.columns[IMAGE])
         else:
             form = self._joined(parts)
             if signed and not form.cored:
@@ -380,14 +366,6 @@ class Holdings:
         self._note(pixels + pixels / 8)
         if self.size < 8:
             self._note(pixels * (1 + self.size / 8))
-
-
-def _coarsens(passage: Passage) -> bool:
-    """Whether pixels behind a map differ by their phase: strides and holes make them so."""
-    return any(
-        not isinstance(a, Window | Spread) or max(a.stride, a.dilation) > 1
-        for a in passage.move.axes
-    )
 
 
 def _groups(parts: list[Form]) -> list[list[Form]]:

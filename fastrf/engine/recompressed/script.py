@@ -29,7 +29,7 @@ from fastrf.engine.recompressed.maps import (
 )
 from fastrf.engine.recompressed.powers import Passage
 from fastrf.engine.recompressed.words import Image, Sum, Symbol, Words, rounds
-from fastrf.engine.scaled import ZERO, Scaled
+from fastrf.engine.scaled import ONE, ZERO, Scaled
 from fastrf.errors import UnboundedError
 from fastrf.lowering import Operation, PlaneGraph, Shares
 from fastrf.maps import SpatialMap
@@ -61,6 +61,10 @@ class Ahead(NamedTuple):
 
     largest: Scaled
     total: Scaled
+
+
+HERE = Ahead(ONE, ONE)
+"""Of what is on the input."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +172,16 @@ class Script:
         if self.final is not None:
             sums.append(self.final.sum.words)
         return max((sum(w.rank for w in words) for words in sums), default=1)
+
+    def allowed(self, tol: float, size: tuple[int, ...] | None) -> float:
+        """The part of a tolerance that one reduction may use up, on an input of this size: of a
+        peak that is at least the mean pixel, divided among all layers."""
+        return 0.0 if size is None else tol / (4 * max(self.operations, 1) * math.prod(size))
+
+    def budget(self, allowed: float, ahead: Ahead, scale: Scaled) -> float:
+        """What a reduction may drop of an image of that scale, with these gains before it."""
+        room = (ahead.largest * scale).over(self.whole)
+        return allowed / room if room else 0.0
 
     def last_uses(self) -> dict[int, int]:
         """The last step that reads each block; the number of steps stands for the image."""
