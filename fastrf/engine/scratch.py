@@ -122,22 +122,28 @@ def of_pass(axis: AxisMap, taps: Any, shape: Sequence[int], at: int, size: int) 
     if axis.stride > 1:
         common = math.gcd(axis.stride, axis.dilation)
         count = axis.kernel // (axis.stride // common)
-        if -(-axis.kernel * common // axis.stride) <= DIRECT or not count:
+        few = SHORT if axis.dilation // common * width < SHORT else DIRECT
+        if -(-axis.kernel * common // axis.stride) <= few or not count:
             return 0
         block = count * (axis.dilation // common)
         chunk = max(1, CHUNK // (block * width)) * block
-        return size * width * min(chunk, shape[at] // axis.stride + block)
+        some = width * min(chunk, shape[at] // axis.stride + block)
+        return size * some + _sums(count, axis.dilation // common * width, some, size)
     lag = axis.dilation * width
     if axis.kernel <= (DIRECT if lag >= SHORT else SHORT):
         return 0
     # A window is no longer than what it is of; then come pixels that hold all of that.
     whole, spread = width * shape[at], axis.kernel * lag
     rows = min(axis.kernel, -(-(whole - spread + lag) // lag))
+    return _sums(rows, lag, max(rows * lag, whole - spread), size)
+
+
+def _sums(count: int, lag: int, length: int, size: int) -> int:
+    """Of sums of `count` elements that lie `lag` apart, of which the longest piece has so many."""
     if lag < SHORT:
-        reach, longest = (rows - 1) * lag, max(rows * lag, whole - spread)
-        return 2 * size * (reach + min(longest, max(PIECE, 2 * reach)))
-    row = min(lag, max(SHORT, SUFFIX // rows))
-    return size * (rows + 2) * row
+        reach = (count - 1) * lag
+        return 2 * size * (reach + min(length, max(PIECE, 2 * reach)))
+    return size * (count + 2) * min(lag, max(SHORT, SUFFIX // count))
 
 
 def _rounded(count: int, unit: int) -> int:
