@@ -60,9 +60,9 @@ class Plan:
             takes no more than that. Above it is right to a tenth on one thread, or an upper bound
             where values decide: how many windows it takes ("tilted"), where an image ends that
             fades before its support does (float32, a `tail`). How many columns reductions leave
-            ("recompressed") is foretold without borders, mostly to a tenth, and what LAPACK works in
-            there comes on top: some 7·n² numbers for n columns. On several threads it is an upper
-            bound of what their kernels work in.
+            ("recompressed") is foretold without borders, mostly to a tenth, and there what LAPACK
+            works in comes on top: some 7·n² numbers for n columns. On several threads it is an
+            upper bound of what their kernels work in.
         channel: the unit's channel, where channels are told apart; None: the mean over all.
         formed: the part of `memory` that is taken only when `ERF.image` is asked for.
         memory_limit: bytes, as asked for; where the default does not hold all pixels, what it was.
