@@ -18,8 +18,9 @@ from fastrf.kernels import load
 from test_over_limit import traced
 
 import fastrf as rf
-from fastrf.engine import ENGINES, direct, scratch
+from fastrf.engine import ENGINES, direct, profiles, scratch
 from fastrf.engine.plan import MEMORY_FLOOR, Plan
+from fastrf.engine.profiles import Factor
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
 from fastrf.maps import Window
@@ -196,6 +197,26 @@ def test_what_sums_of_equal_taps_along_a_line_work_in(
     window = Window(kernel, stride)
     found = scratch.of_pass(window, None, out.shape, 1, one.itemsize)
     assert found == pytest.approx(held, rel=0.02, abs=16 << 10)
+
+
+BINOMIAL = np.array([0.25, 0.5, 0.25]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {Factor(3, 1): 20_000, Factor(3, 2): 20_000},
+        {Factor(3, 1): 20_000, Factor(5, 1): 20_000, Factor(7, 1): 10_000},
+        {Factor(3, 1, BINOMIAL): 30_000},
+        {Factor(3, 1, BINOMIAL): 20_000, Factor(5, 2): 20_000},
+        {Factor(101, 1): 500},
+    ],
+    ids=str,
+)
+def test_what_profiles_are_made_in(runs: dict[Factor, int]) -> None:
+    made = profiles.profile(runs, load("cpu"))  # compiles
+    held = traced(lambda: profiles.profile(runs, load("cpu"))) - made.nbytes
+    assert profiles.making_bytes(runs) == pytest.approx(held, rel=0.01)
 
 
 def test_a_deep_series_of_taps_that_are_no_product_keeps_its_scale() -> None:

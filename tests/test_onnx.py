@@ -649,6 +649,12 @@ COMPUTED = {
 }  # fmt: skip
 
 
+def test_the_parts_of_a_sum_are_called_like_it():
+    nodes = from_onnx(COMPUTED["sum of a stack"]).nodes
+    assert [name for name in nodes if name.startswith("y")] == ["y.part", "y.part2", "y.part3", "y"]
+    assert nodes["y"].inputs == ("y.part", "y.part2", "y.part3")
+
+
 @pytest.mark.parametrize("model", COMPUTED.values(), ids=COMPUTED)
 def test_network_computes_what_the_model_computes(model):
     shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim)

@@ -223,20 +223,33 @@ def convolved(a: Floats, b: Floats, spacing: int = 1) -> Floats:
 
 
 def making_bytes(runs: Runs) -> int:
-    """Bytes that `profile` works in beside its result: both halves of a recurrence; or the last of
-    the factors' products, what it is made of, and which numbers are too small; or a long kernel's
+    """Bytes that `profile` works in beside its result: both halves of a recurrence; or the last
+    product, the two that it is of and what `numpy.convolve` copies, the shorter; or a long kernel's
     last layer, the one before and what it works in."""
     used = [f for f, n in runs.items() if n and f.kernel > 1]
     pixels = span(runs) + 1
     if len(used) == 1 and used[0].miller:
         return 16 * ((pixels + 1) // 2) if used[0].spacing == 1 else 0
-    most = 17 * pixels if used else 0
+    most = 0
+    if len(used) > 1:
+        finest = max(used, key=_coarsest_first)
+        own = runs[finest] * (finest.kernel - 1) + 1
+        most = _product_bytes(pixels, min(own, pixels - own + 1))
     for f in used:
-        if f.taps is None and not f.miller:
-            last = runs[f] * (f.kernel - 1) + 1
-            work = scratch.of_pass(Window(f.kernel), None, (1, last, 1), 1, 8)
-            most = max(most, 8 * (2 * last - f.kernel + 1) + work)
+        count, length = runs[f], runs[f] * (f.kernel - 1) + 1
+        if f.taps is not None:
+            whole = 1 << count.bit_length() - 1  # the last square
+            most = max(most, _product_bytes(length, min(whole, count - whole) * (f.kernel - 1)))
+        elif not f.miller:
+            work = scratch.of_pass(Window(f.kernel), None, (1, length, 1), 1, 8)
+            most = max(most, 8 * (2 * length - f.kernel + 1) + work)
     return most
+
+
+def _product_bytes(pixels: int, shorter: int) -> int:
+    """Of a product, its factors, and a copy of the shorter one; then which numbers are too small
+    instead of that."""
+    return 16 * pixels + max(pixels, 8 * shorter)
 
 
 def making_seconds(runs: Runs) -> float:
