@@ -167,6 +167,16 @@ def test_peak_memory_is_the_forecast(name: str) -> None:
         assert peak_of_two <= max(CLOSE * plan_of_two, MEMORY_FLOOR), (engine, plan_of_two)
 
 
+@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize(("method", "accuracy"), [("factored", "auto"), ("spectral", "absolute")])
+def test_of_few_pixels_what_python_holds_is_foretold(method: str, accuracy: str, ndim: int) -> None:
+    net, options = rf.zoo.plain(3, ndim=ndim), {"method": method, "accuracy": accuracy}
+    field = rf.erf(net, **options)
+    _ = field.image
+    held = traced(lambda: rf.erf(net, **options).image)
+    assert field.plan.memory == pytest.approx(held, rel=0.5)
+
+
 def test_every_engine_has_cases_above_the_floor() -> None:
     counts = dict.fromkeys(ENGINES, 0)
     for name in CASES:
