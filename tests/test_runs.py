@@ -36,6 +36,7 @@ from fastrf.engine.chains import (
 from fastrf.engine.choice import CLEARLY_SLOWER, NOTICEABLE
 from fastrf.engine.plan import make_plan
 from fastrf.engine.reach import Reach, Reaches
+from fastrf.engine.scaled import Headroom
 from fastrf.engine.transfer import transfer_function
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import SpatialMap, Window
@@ -474,6 +475,27 @@ def test_tiny_taps_and_zeros_make_no_run(values: Any) -> None:
     layer = rf.Conv(2, padding=((1, 0), (0, 1)), taps=np.array(values, dtype=float))
     graph = lowered(*[layer] * 6, ndim=2)
     assert not assert_equal(graph, (0, 0), "float64")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_a_run_counts_as_zero_is_less_than_a_rounding_of_any_result(dtype: str) -> None:
+    """It is below the smallest normal number over the smallest tap; pixels that show lie above that
+    number by what is kept below the largest value."""
+    room = Headroom.of(dtype)
+    kept = room.top - room.slack
+    assert kept + np.log2(SMALLEST_TAP) > np.finfo(dtype).nmant
+
+
+@pytest.mark.parametrize(
+    ("kernel", "given", "widest", "long"),
+    [(40, False, 1, True), (40, True, 40, False), (3, False, 3, False), (3, True, 3, False)],
+)
+def test_long_equal_taps_have_a_closed_form(
+    kernel: int, given: bool, widest: int, long: bool
+) -> None:
+    graph = lowered(rf.Conv(kernel, taps=taps(kernel) if given else None), ndim=1)
+    function = transfer_function(graph, graph.output_node(None), graph.input_node(None))
+    assert (function.widest, function.long) == (widest, long)
 
 
 @pytest.mark.parametrize("size", [None, (15, 15)])
