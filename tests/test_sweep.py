@@ -489,6 +489,33 @@ def test_interrupt_keeps_what_is_done(tmp_path, expected):
         assert table(found) == expected["chains"]
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_interrupt_between_new_columns_and_their_rows(committed, tmp_path, monkeypatch):
+    """Whether it comes before they stay or right after, the next write has them."""
+    block = store.PointRows(("depth",), [("p", 0, "k", 3)], [])
+
+    def interrupting():
+        raise KeyboardInterrupt
+        yield
+
+    with store.Writer(tmp_path / "s.db") as writer:
+        own = writer._transaction
+        if committed:
+
+            @contextmanager
+            def interrupted():
+                with own():
+                    yield
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(writer, "_transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.write([block], () if committed else interrupting())
+        monkeypatch.setattr(writer, "_transaction", own)
+        writer.write([block])
+        assert writer.rows("SELECT _point, depth FROM points") == [("p", 3)]
+
+
 # --- stores that refuse ---------------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ TABLE_NANOSECONDS = 1.2
 WRITE_NANOSECONDS = 2.4
 """One pixel of the result: normalised, or formed from profiles, into fresh pages."""
 
-FIELD_BYTES = 1 << 14
+FIELD_BYTES = 18 << 10
 """What a field takes that is no array of pixels, profiles or terms: Python's own."""
 
 WAVES_SECONDS, WAVE_SECONDS = 200e-6, 120e-6

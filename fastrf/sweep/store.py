@@ -21,7 +21,7 @@ import socket
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
@@ -449,11 +449,13 @@ class Writer(Store):
                 "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                 (f"process {os.getpid()} on {socket.gethostname()}",),
             )
-            self._parameters = [
-                name for _, name, *_ in run("PRAGMA table_info(points)") if name[0] != "_"
-            ]
+            self._read_parameters()
             self._make_view()
             ((self._number_of_run,),) = run(f"SELECT COALESCE(MAX({_RUN}), 0) + 1 FROM points")
+
+    def _read_parameters(self) -> None:
+        columns = self._connection.execute("PRAGMA table_info(points)")
+        self._parameters = [name for _, name, *_ in columns if name[0] != "_"]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -506,8 +508,13 @@ class Writer(Store):
                     self._write_points(block)
                 self._connection.executemany(_UPSERT_RESULT, sorted(results, key=_first))
                 self._connection.executemany(_UPSERT_LAYER, layers)
-        except sqlite3.Error as error:
-            raise _failure(self.path, error) from None
+        except BaseException as error:
+            # New columns went with all else; or an interrupt came right after they had stayed.
+            with suppress(sqlite3.Error):
+                self._read_parameters()
+            if isinstance(error, sqlite3.Error):
+                raise _failure(self.path, error) from None
+            raise
 
     def _write_points(self, block: PointRows) -> None:
         known = {name.lower() for name in self._parameters}
