@@ -207,9 +207,9 @@ def _product(graph: PlaneGraph, node: str, input_node: str) -> Scaled:
     gain = Scaled.of(graph.planes[plane].share)
     for op in graph.between(node, input_node):
         shares = (share for _, share in (*op.sources, *op.targets))
-        factor = math.prod((op.gain, *shares, *(m.gain for m in op.maps)))
-        if factor != 1:  # most are
-            gain = gain * factor
+        for factor in (op.gain, *shares, *(m.gain for m in op.maps)):
+            if factor != 1:  # most are
+                gain = gain * factor
     return gain
 
 
