@@ -44,7 +44,7 @@ from fastrf.layers import (
     Upsample,
 )
 from fastrf.layers.checks import MAXIMUM, MAXIMUM_CHANNELS, is_whole
-from fastrf.layers.weights import weights_of
+from fastrf.layers.weights import check_channels, weights_of
 from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Spread, Table, Window
 from fastrf.meanfield.settling import RANDOM, MeanField, along_identities, around_pools
 from fastrf.network import Network, Node
@@ -426,16 +426,18 @@ def _forward(
         followed = along_identities(graph.network.nodes)
         pooled = around_pools(graph.network.nodes)
     means = MeanField(graph.network.nodes, followed, pooled) if settles else None
+    told = _channels_told(graph.network.nodes) if any(map(weights_of, layers)) else {}
     for given in graph.network.nodes.values():
         node, layer = given, given.layer
         try:
             if isinstance(layer, Input):
                 graph.sizes[node.name] = sizes[node.name]
-                graph.channels[node.name] = layer.channels
+                graph.channels[node.name] = layer.channels or told.get(node.name)
                 pieces[node.name] = ()
                 if means is not None:
                     means.settle(node, graph.channels, graph.sizes)
                 continue
+            check_channels(layer, graph.channels[node.inputs[0]])
             channels = layer.output_channels([graph.channels[i] for i in node.inputs])
             if channels is not None and channels > MAXIMUM_CHANNELS:
                 raise InputError(
@@ -469,6 +471,20 @@ def _forward(
             if name in followed and not isinstance(graph.network.nodes[name].layer, MaxPool)
         }
     return pieces
+
+
+def _channels_told(nodes: Mapping[str, Node]) -> dict[str, int]:
+    """Channels of maps, as the weights of layers tell that read them, at once or behind layers that
+    keep their number."""
+    told: dict[str, int] = {}
+    for node in reversed([*nodes.values()]):
+        layer = node.layer
+        read = layer.channels_read
+        if read is None and type(layer).output_channels is Layer.output_channels:
+            read = told.get(node.name)
+        if read is not None and len(node.inputs) == 1:
+            told[node.inputs[0]] = read
+    return told
 
 
 def _weighed(

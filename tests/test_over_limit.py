@@ -6,7 +6,6 @@ tracemalloc, to which NumPy tells of every array, shows that the pixels were not
 
 from __future__ import annotations
 
-import gc
 import json
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -73,7 +72,6 @@ def over(network: rf.Network, options: dict[str, Any]) -> rf.ERF:
 
 def traced(ask: Callable[[], Any]) -> int:
     """Bytes at the fullest moment."""
-    gc.collect()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

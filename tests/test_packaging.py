@@ -95,7 +95,7 @@ def test_wheel_is_pure_and_complete(wheel, tmp_path):
         "import fastrf, fastrf.kernels\n"
         f"assert fastrf.kernels.__file__.startswith({str(tmp_path)!r}), fastrf.kernels.__file__\n"
         "from fastrf.cli import main\n"
-        "sys.exit(main(['check', 'plain(3)']))\n"
+        "sys.exit(main(['erf', 'plain(3)']))\n"
     )
     run(sys.executable, "-S", "-c", code, cwd=tmp_path)
 

@@ -272,6 +272,17 @@ def test_pixels_that_layers_write_are_counted() -> None:
         assert plan_of(net, method="direct").cells == cells
 
 
+def test_an_outer_product_of_lines_writes_its_pixels() -> None:
+    """Of one line, there is none."""
+    line, *others = (
+        plan_of(rf.Sequential(*[rf.Conv(3, padding=1)] * 6, ndim=n), 8, method="factored")
+        for n in (1, 2, 3)
+    )
+    walked = plan_of(rf.Sequential(*[rf.Conv(3, padding=1)] * 6, ndim=1), 8, method="direct")
+    assert line.cells == walked.cells
+    assert [plan.cells - line.cells for plan in others] == [8**2, 8**3]
+
+
 MEMORY: dict[str, tuple[rf.Network, Any]] = {
     "plain": (rf.zoo.plain(60, 3), None),
     "large kernels": (rf.Sequential(*[rf.Conv(9, padding=4)] * 40), None),

@@ -361,22 +361,28 @@ def test_columns_dropped_from_a_volume_show(monkeypatch: pytest.MonkeyPatch) -> 
     assert_close(found, direct(place), 1000, U["float64"])
 
 
-@pytest.mark.parametrize("budget", [0.0, 1e-3])
-@pytest.mark.parametrize("measured", [volumes.MEASURED, 0])
-def test_what_reducing_a_volume_costs(
-    budget: float, measured: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Terms of one column and a core, together, in several batches."""
-    monkeypatch.setattr(volumes, "MEASURED", measured)
+@cache
+def summed_volumes() -> tuple[list[Terms], np.ndarray]:
+    """Terms of one column and a core, together, and the sum of their pixels."""
     planes = [gaussians(n, 40) for n in (30, 36, 27)]
     terms = Terms(tuple(p.factors[1] for p in planes), planes[0].weights)
     core = np.multiply.outer(np.multiply.outer([1.0, 0.5], [1.0, -0.2, 0.1]), [0.3, 0.2])
     parts = [terms, Terms((terms.factors[0][:, :2], terms.factors[1][:, 5:8],
                            terms.factors[2][:, 3:5]), core), terms]  # fmt: skip
+    return parts, sum(naive_volume(p) for p in parts)
+
+
+@pytest.mark.parametrize("budget", [0.0, 1e-3])
+@pytest.mark.parametrize("measured", [volumes.MEASURED, 0])
+def test_what_reducing_a_volume_costs(
+    budget: float, measured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several batches."""
+    monkeypatch.setattr(volumes, "MEASURED", measured)
+    parts, formed = summed_volumes()
     kept, loss = volumes.reduced(parts, budget)
     assert kept.weights.ndim == 3
     assert kept.rank < 30
-    formed = sum(naive_volume(p) for p in parts)
     off = np.abs(formed - naive_volume(kept))
     slack = 200 * U["float64"] * float(formed.max())
     assert float(off.max()) <= loss.largest + slack

@@ -618,9 +618,51 @@ def test_bad_channels() -> None:
         rf.erf(rf.Conv(3), method="channelwise")
     with pytest.raises(InputError, match="check compares engines and formulas that average weigh"):
         rf.check(net)
-    unknown = rf.Sequential(rf.Conv(1, weights=np.ones((2, 1, 1, 1))))
-    with pytest.raises(InputError, match="the number of channels of 'input' is not known"):
+    unknown = rf.Sequential(rf.Conv(1, weights=np.ones((2, 1, 1, 1))), rf.Conv(3), rf.Conv(3))
+    said = "the number of channels of 'conv2' is not known; give its layer channels=$"
+    with pytest.raises(InputError, match=said):
         rf.erf(unknown)
+
+
+TELL_CHANNELS = {
+    "at once": (rf.Conv(2, weights=np.ones((2, 3, 2, 2))), 3),
+    "groups": (rf.Conv(1, groups=2, weights=np.ones((2, 3, 1, 1))), 6),
+    "transposed": (rf.ConvTranspose(1, weights=np.ones((5, 3, 1, 1))), 5),
+    "fully connected": (rf.FullyConnected(weights=np.ones((2, 4, 2, 2))), 4),
+    "norm": (rf.Norm(weights=np.ones(7)), 7),
+    "behind others": (
+        rf.Sequential(
+            rf.Activation("relu"), rf.MaxPool(2), rf.Conv(1, weights=np.ones((2, 3, 1, 1)))
+        ),
+        3,
+    ),
+    "in a branch": (rf.Residual(rf.Conv(1, weights=np.ones((4, 4, 1, 1)))), 4),
+}
+
+
+@pytest.mark.parametrize("name", TELL_CHANNELS)
+def test_weights_tell_the_channels_of_the_input(name: str) -> None:
+    block, count = TELL_CHANNELS[name]
+    told, given = rf.Sequential(block), rf.Sequential(rf.Input(count), block)
+    found, stated = (rf.erf(n, [*n.nodes][-1], input_size=2) for n in (told, given))
+    assert found.plan.engine == "channelwise"
+    np.testing.assert_array_equal(found.image, stated.image)
+    with pytest.raises(InputError, match=f"do not fit the {count + 1} channels read"):
+        rf.plan(rf.Sequential(rf.Input(count + 1), block), input_size=2)
+
+
+def test_filters_of_one_channel_each() -> None:
+    """One or several of every channel: their number does not tell that of the channels."""
+    layer = rf.Conv(1, groups="depthwise", weights=np.ones((6, 1, 1, 1)))
+    for count in (1, 2, 3, 6):
+        assert rf.erf(rf.Sequential(rf.Input(count), layer)).plan.engine == "channelwise"
+    with pytest.raises(InputError, match="do not fit the 4 channels read; check them and groups="):
+        rf.plan(rf.Sequential(rf.Input(4), layer))
+    two = rf.Conv(1, groups="depthwise", weights=np.ones((6, 2, 1, 1)))
+    with pytest.raises(InputError, match="do not fit the 6 channels read"):
+        rf.plan(rf.Sequential(rf.Input(6), two))
+    with pytest.raises(InputError, match="the number of channels of 'input' is not known"):
+        rf.plan(rf.Sequential(layer))
 
 
 @pytest.mark.parametrize(
@@ -646,7 +688,9 @@ def test_weights_that_do_not_fit_the_map() -> None:
     with pytest.raises(InputError, match="do not fit the 4 channels read"):
         rf.erf(wrong)
     norm = rf.Sequential(rf.Input(4), rf.Norm(weights=np.ones(3)))
-    with pytest.raises(InputError, match="do not fit the 4 read; give one factor per channel"):
+    with pytest.raises(
+        InputError, match=r"norm1: weights of shape \(3,\) do not fit the 4 channels"
+    ):
         rf.erf(norm)
     head = rf.Sequential(rf.Input(1), rf.FullyConnected(weights=np.ones((2, 1, 3, 3))))
     with pytest.raises(InputError, match=r"do not fit a map of \(4, 4\); give the input_size"):

@@ -135,10 +135,10 @@ def test_layers_that_move_no_pixel_share_an_image() -> None:
 
 
 def test_deep_gains_keep_their_range() -> None:
-    """300 layers with a gain of 2^20 each between pools, in lines and in sums of them."""
+    """60 layers with a gain of 2^20 each between pools, in lines and in sums of them."""
     wide = rf.Conv(3, padding=1, gain=2.0**20)
     for ndim in (1, 2):
-        layers = (AVG, *[wide] * 300, AVG, CONV, AVG)
+        layers = (AVG, *[wide] * 60, AVG, CONV, AVG)
         graph = lower(rf.Sequential(*layers, ndim=ndim))
         node = graph.output_node(None)
         function = transfer_function(graph, node, "input")

@@ -73,7 +73,9 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     if not needed(graph, node, input_node):
         return "no layer holds its weights"
     unknown = _unknown(graph, node)
-    return None if unknown is None else f"the number of channels of {unknown!r} is not known"
+    if unknown is None:
+        return None
+    return f"the number of channels of {unknown!r} is not known; give its layer channels="
 
 
 def _unknown(graph: PlaneGraph, node: str) -> str | None:
@@ -214,7 +216,7 @@ class _Walk:
                 whole[to] = moved.array
                 moved = replace(moved, array=whole)
             if isinstance(layer, Norm) and own is not None and moved is not None:
-                squares = self._fitting(name, own.squares(), moved.array.shape[0])
+                squares = own.squares()
                 factors = self.xp.asarray(squares / (squares.mean() or 1.0), self.dtype)
                 moved = replace(moved, array=moved.array * _column(factors, self.graph.ndim))
         else:
@@ -229,14 +231,6 @@ class _Walk:
             normal = self._normal(moved)
             if normal is not None:
                 self.images[source] = self._sum(self.images.get(source), normal)
-
-    def _fitting(self, name: str, squares: Any, channels: int) -> Any:
-        if len(squares) != channels:
-            raise InputError(
-                f"{name}: weights for {len(squares)} channels do not fit the {channels} read; give "
-                f"one factor per channel"
-            )
-        return squares
 
     # --- maps -------------------------------------------------------------------------------
 
@@ -313,13 +307,6 @@ class _Walk:
             axes = tuple(Window(k) for k in kernel)
         written = image.array.shape[0]
         groups = (written if transposed else read) // weights.shape[1]
-        given = 1 if isinstance(layer, FullyConnected) else layer.groups
-        fits = weights.shape[0] if transposed else groups * weights.shape[1]
-        if fits != read or groups != (read if given == "depthwise" else given):
-            raise InputError(
-                f"{name}: weights of shape {weights.shape} do not fit the {read} channels read; "
-                f"check them and groups={given}"
-            )
         split = squares.reshape(groups, -1, *weights.shape[1:])
         if not transposed:
             split = split.swapaxes(1, 2)

@@ -88,9 +88,11 @@ class Choice:
             if why_not is None:
                 return name
             reasons.append(f"{name}: {why_not}")
+        graph, node, _, source = self.where
+        other = "channelwise" if channelwise.needed(graph, node, source) else "direct"
         raise InputError(
-            f"method={short(method)} does not serve this field: {'; '.join(reasons)}; "
-            f"use method='direct' or 'auto'"
+            f"method={short(method)} does not serve this field: {'; '.join(reasons)}"
+            + (f"; use method={other!r} or 'auto'" if method != other else "")
         )
 
     def within(self, limit: int) -> Chosen:

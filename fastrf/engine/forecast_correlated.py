@@ -38,10 +38,10 @@ from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Kind, SpatialMap, Window
 
-_MEET_BYTES, _ROW_BYTES, _KEPT_BYTES = 8 + 8 + 1, 3 * 8, 2 * 8
+_MEET_BYTES, _KEPT_BYTES = 8 + 8 + 1, 2 * 8
 """For each lag and pixel above and each tap that meet a lag: coefficients, where they meet and
-whether they do. For each lag and pixel, which pixels these are, and where; and what is kept of
-that."""
+whether they do. For each lag and pixel, what is kept of which pixels these are, and where; it takes
+half as much more to find that out, before anything meets, and less than what meets takes."""
 
 _OPERATION_BYTES = 128
 """What Python holds of an operation: lags, coefficients of a line, and what was lost. Of the 959 of
@@ -336,7 +336,7 @@ class _Survey:
                 meet = min(len(above), 2 * taps)
                 size_of = self.dtype.itemsize
                 met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
-                rows = max(_ROW_BYTES * len(above) * read, _KEPT_BYTES * len(above) * read + met)
+                rows = _KEPT_BYTES * len(above) * read + met
                 # Of either sign: parts of what is read, and one lag.
                 some = size // len(above) * meet
                 signs = 2 * some + out // len(wanted[axis]) if self.signed else 0

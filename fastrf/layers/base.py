@@ -51,6 +51,15 @@ class Layer:
         """Channels of the output map, given those of the maps read (None: not known)."""
         return channels[0]
 
+    @property
+    def channels_read(self) -> int | None:
+        """Channels of the map that the weights of a bound layer are for; None: they do not tell."""
+        return None
+
+    def fits(self, channels: int) -> bool:
+        """Whether the weights of a bound layer, if it holds any, are for so many channels read."""
+        return self.channels_read in (None, channels)
+
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         """The primitive maps from input to output, in forward order; () where nothing moves.
 

@@ -120,6 +120,22 @@ class _Convolution(Windowed):
             return channels[0]
         return self.channels
 
+    @property
+    def channels_read(self) -> int | None:
+        if self.weights is None:
+            return None
+        first, second = self.weights.shape[:2]
+        if self.transposed:
+            return int(first)
+        return None if self.groups == "depthwise" else int(second * self.groups)
+
+    def fits(self, channels: int) -> bool:
+        if self.weights is None or self.transposed or self.groups != "depthwise":
+            return super().fits(channels)
+        # Filters of one channel each, one or several of every channel.
+        first, second = self.weights.shape[:2]
+        return bool(second == 1 and first % channels == 0)
+
     def _spatial_taps(self) -> SpatialTaps:
         return None if self.taps is None else factor(np.asarray(self.taps, dtype=np.float64))
 
@@ -253,6 +269,10 @@ class FullyConnected(Layer):
 
     def output_channels(self, channels: Sequence[int | None]) -> int | None:
         return self.channels
+
+    @property
+    def channels_read(self) -> int | None:
+        return None if self.weights is None else int(self.weights.shape[1])
 
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         if self.map_size is not None:

@@ -168,6 +168,10 @@ class Norm(Layer):
         return self.mean_field
 
     @property
+    def channels_read(self) -> int | None:
+        return None if self.weights is None else int(self.weights.shape[0])
+
+    @property
     def whole_map(self) -> bool:
         """Whether the statistics are taken over the whole map."""
         return self.statistics in ("batch_train", "layer", "group", "instance")

@@ -111,6 +111,20 @@ def derived(owner: str, stated: float, own: float) -> float:
     return own
 
 
+def check_channels(layer: Any, read: int | None) -> None:
+    """Whether the weights that a bound layer holds are for the channels that it reads.
+
+    Raises:
+        InputError: they are not.
+    """
+    if read is None or layer.fits(read):
+        return
+    raise InputError(
+        f"weights of shape {layer.weights.shape} do not fit the {read} channels read; check them"
+        + (f" and groups={layer.groups}" if hasattr(layer, "groups") else "")
+    )
+
+
 def weights_of(layer: object) -> Weights | None:
     """The weights that a bound layer holds."""
     found = getattr(layer, "weights", None)
