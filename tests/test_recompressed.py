@@ -402,9 +402,9 @@ def naive_volume(terms: Terms) -> np.ndarray:
         core = np.zeros((terms.rank,) * 3)
         for t, weight in enumerate(terms.weights):
             core[t, t, t] = weight
-    for columns, weight in np.ndenumerate(core):
+    for columns in zip(*np.nonzero(core), strict=True):
         a, b, c = (f[:, i] for f, i in zip(terms.factors, columns, strict=True))
-        found += weight * np.multiply.outer(np.multiply.outer(a, b), c)
+        found += core[columns] * np.multiply.outer(np.multiply.outer(a, b), c)
     return found
 
 

@@ -79,8 +79,9 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
 
 
 def _unknown(graph: PlaneGraph, node: str) -> str | None:
-    """A map whose number of channels is not known."""
-    return next((n for n in graph.ancestors(node) if graph.channels[n] is None), None)
+    """The first map whose number of channels is not known."""
+    read = graph.ancestors(node)
+    return next((n for n in graph.network.nodes if n in read and graph.channels[n] is None), None)
 
 
 @dataclass(frozen=True, slots=True)
