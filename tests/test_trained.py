@@ -301,6 +301,17 @@ def test_memory_beside_large_weights(dtype: str) -> None:
     assert foretold == pytest.approx(peak, rel=0.1)
 
 
+def test_below_what_reads_padding_alone_nothing_is_counted() -> None:
+    """The unit at the corner of a layer whose padding is wider than its kernel."""
+    top = rf.Conv(1, padding=3, weights=np.ones((2, 2, 1, 1)))
+    wide = rf.Conv(3, padding=1, weights=np.ones((2, 2, 3, 3)))
+    plans = [
+        rf.plan(rf.Sequential(*[wide] * depth, top), unit=(0, 0), input_size=9)
+        for depth in (0, 1, 5)
+    ]
+    assert plans[0].cells == plans[1].cells == plans[2].cells
+
+
 # --- what is read ---------------------------------------------------------------------------
 
 
