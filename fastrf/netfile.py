@@ -44,6 +44,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrf.errors import InputError, NetworkFileError, short
+from fastrf.exchange import hosted
 from fastrf.layers import LAYERS, Input, Layer
 from fastrf.layers.weights import Weights
 from fastrf.network import DEFAULT_NDIM, Network, Node, Parallel, Residual, Sequential
@@ -286,8 +287,8 @@ def _once(layer: Layer, name: str, value: Any, ndim: int) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Weights):
         return value.packed()
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+    if isinstance(value, np.generic) or hasattr(value, "__dlpack__"):
+        value = hosted(value).tolist()
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, Fraction):

@@ -649,7 +649,7 @@ def as_network(net: Any) -> Network:
         return Sequential(*net)
     raise InputError(
         f"{type(net).__name__} is not a network; give a Network, layers, or read one with "
-        f"fastrf.load (TOML, JSON), fastrf.from_onnx or fastrf.zoo"
+        f"fastrf.load (TOML, JSON), fastrf.from_onnx, fastrf.from_torch or fastrf.zoo"
     )
 
 

@@ -202,7 +202,11 @@ def unbounded(node: str) -> UnboundedError:
 
 
 def nothing_read(
-    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    more: str = "",
 ) -> InputError:
     if not graph.between(node, input_node):
         return InputError(
@@ -210,8 +214,8 @@ def nothing_read(
             f"choose another output or input"
         )
     return EmptyFieldError(
-        f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
-        f"or the gaps of transposed convolutions; choose another unit"
+        f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding"
+        f"{', ' + more if more else ''} or the gaps of transposed convolutions; choose another unit"
     )
 
 

@@ -267,7 +267,7 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
     if array.shape != kernel:
         raise InputError(
             f"{owner}: taps of shape {array.shape} do not fit kernel={kernel}; "
-            f"give one variance per tap"
+            f"give one variance per tap{of_axes(array.ndim, kernel)}"
         )
     largest = array.max()
     if not np.all(np.isfinite(array)) or array.min() < 0 or largest == 0:
@@ -294,12 +294,18 @@ def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
     if array.shape != kernel:
         raise InputError(
             f"{owner}: weights of shape {array.shape} do not fit kernel={kernel}; "
-            f"give one number per tap"
+            f"give one number per tap{of_axes(array.ndim, kernel)}"
         )
     if not np.all(np.isfinite(array)) or not array.any():
         raise InputError(f"{owner}: weights must be finite numbers, not all 0")
     nested: Taps = _as_tuples(array.tolist())
     return nested
+
+
+def of_axes(given: int, kernel: tuple[int, ...]) -> str:
+    """A further remedy for an array with the axes of another grid than the network's."""
+    other = given in (1, 2, 3) and given != len(kernel)
+    return f", or the network ndim={given}" if other else ""
 
 
 def _as_tuples(value: Any) -> Any:
@@ -317,6 +323,8 @@ def _finite(value: Any) -> float | None:
 
 
 def _spelled_out(owner: str, name: str, value: Any, ndim: int, remedy: str) -> tuple[Any, ...]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * ndim
     if len(values) != ndim:
         raise InputError(

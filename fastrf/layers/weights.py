@@ -18,6 +18,10 @@ MUTED = 2.0**-200
 """The gain that stands for 0, which a layer cannot have: what passes it is below all rounding."""
 
 
+LARGEST = 1e140
+"""The greatest weight: squares of it, over all taps and channels that there can be, have a sum."""
+
+
 class Weights:
     """An array of weights that nobody can change.
 
@@ -44,6 +48,12 @@ class Weights:
             raise InputError(
                 f"weights of shape {self.array.shape} must be finite numbers, and some; check the "
                 f"model"
+            )
+        largest = float(np.abs(self.array).max())
+        if largest > LARGEST:
+            raise InputError(
+                f"weights of shape {self.array.shape} reach {largest:.3g}, whose "
+                f"squares are beyond all numbers; scale them to at most {LARGEST:g}"
             )
         self.array.flags.writeable = False
 

@@ -18,6 +18,7 @@ from fastrf.erf import ERF, erf
 from fastrf.errors import FastrfError, InputError
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import IDENTITY
+from fastrf.metrics.given import defined
 from fastrf.network import Network, as_network
 from fastrf.report.pictures import COARSEST, Picture, picture
 
@@ -62,7 +63,8 @@ class LayerReport:
         field: the layer's own field; its `ends` say every unit's box.
         inner: first and last unit per axis that meet no padding; None on the unbounded grid.
         samples: pictures, the central unit's first; empty where there is none.
-        std, luo_size, ratio, log_gain, lost_mass: of the central unit's ERF, None without.
+        std, luo_size, ratio, log_gain, lost_mass: of the central unit's ERF, None without
+            (the sizes also where they are not defined).
         note: why there is no ERF, or "".
     """
 
@@ -266,7 +268,7 @@ class _Fields:
 
     def _take(self, layer: LayerReport, found: ERF) -> None:
         layer.std, layer.log_gain, layer.lost_mass = found.std, found.log_gain, found.lost_mass
-        layer.luo_size, layer.ratio = found.luo_size(), found.ratio
+        layer.luo_size, layer.ratio = defined(found.luo_size), defined(lambda: found.ratio)
         self._sample(layer, found)
 
     def _sample(self, layer: LayerReport, found: ERF) -> None:
