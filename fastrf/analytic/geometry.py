@@ -52,7 +52,7 @@ from fastrf.analytic.intervals import (
     union,
 )
 from fastrf.errors import InputError
-from fastrf.layers import AdaptivePool, AvgPool, Conv, Layer, MaxPool, Pad, Upsample
+from fastrf.layers import AdaptivePool, AvgPool, Conv, Filter, Layer, MaxPool, Pad, Upsample
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Table
 from fastrf.network import Network, as_network
@@ -155,7 +155,7 @@ def extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, ..
     if size is None or out is None:
         return maps
     ndim = len(size)
-    if isinstance(layer, Conv):
+    if isinstance(layer, Conv | Filter):
         return replace(layer, padding_mode="zeros").maps(size, ndim)
     if isinstance(layer, Pad):
         return replace(layer, mode="zeros").maps(size, ndim)

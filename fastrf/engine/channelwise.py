@@ -84,7 +84,8 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
 def _unknown(graph: PlaneGraph, node: str) -> str | None:
     """The first map whose number of channels is not known and matters. It does not where all are
     mixed that read it: such a map counts as one channel."""
-    wanted, found = graph.ancestors(node), set()
+    wanted = graph.ancestors(node)
+    found: set[str] = set()
     for name in wanted:
         own = graph.network.nodes[name]
         if graph.channels[name] is not None and not isinstance(own.layer, _MIXING):

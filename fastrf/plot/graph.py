@@ -226,8 +226,8 @@ def _texts(
         numbers = "sees nothing of the input"
     else:
         numbers = f"TRF {style.brief(row.size)} · stride {style.brief(row.stride)}"
-    if last in fields and (size := defined(fields[last].luo_size)) is not None:
-        numbers += f" · ERF {size:.4g}"
+    if last in fields and (luo := defined(fields[last].luo_size)) is not None:
+        numbers += f" · ERF {luo:.4g}"
     return [name, what, numbers]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class _Point(NamedTuple):
     name: str
     trf: float | None
     luo: float | None
-    fwhm: float
+    fwhm: float | None
     sigma: float
 
 
@@ -103,11 +104,15 @@ def _points(fields: Mapping[str, ERF]) -> list[_Point]:
                 name,
                 _mean(table[name].size),
                 defined(erf.luo_size),
-                _mean(defined(lambda erf=erf: erf.fwhm) or ()) or 0.0,
+                defined(partial(_width, erf)),
                 _mean(erf.std) or 0.0,
             )
         )
     return points
+
+
+def _width(erf: ERF) -> float:
+    return _mean(erf.fwhm) or 0.0
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
