@@ -253,8 +253,7 @@ class PlaneGraph:
         return index_of_unit(node, self.sizes[node] or (None,) * self.ndim, unit)
 
     def between(self, node: str, input_node: str) -> list[Operation]:
-        """The operations on paths from `input_node` to `node`, in topological order; not those on
-        channels that no reader on the way reads."""
+        """The operations on paths from `input_node` to `node`, in topological order."""
         return self.once(("between", node, input_node), lambda: self._between(node, input_node))
 
     def _between(self, node: str, input_node: str) -> list[Operation]:
@@ -265,13 +264,7 @@ class PlaneGraph:
             if op.node in wanted and any(q in reached for q, _ in op.sources):
                 reached.update(p for p, _ in op.targets)
                 found.append(op)
-        wanted_planes = set(self.planes_of[node])
-        kept = []
-        for op in reversed(found):
-            if any(p in wanted_planes for p, _ in op.targets):
-                wanted_planes.update(q for q, _ in op.sources)
-                kept.append(op)
-        return kept[::-1]
+        return found
 
     def ancestors(self, node: str) -> set[str]:
         """`node` and every node that it depends on."""
