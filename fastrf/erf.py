@@ -732,8 +732,13 @@ def plan(
 ) -> Plan:
     """What `erf` would do with the same arguments, without doing it.
 
+    Of ``layers="all"`` there is no one plan: every layer's field has one, as its `plan`.
+
     Raises:
         InputError, PlanError, DeviceError: as `erf`.
     """
+    options.pop("progress", None)
+    if (layers := options.pop("layers", "last")) != "last":
+        raise InputError(f"layers={short(layers)}: a plan is of one field; choose it by output=")
     question = _Question.of(net, input_size, **options)
     return question.plan(question.graph.output_node(output), unit, channel)

@@ -679,6 +679,10 @@ def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, 
         if not _reads(node.layer, count := len(node.inputs)):
             least, most = node.layer.inputs
             wanted = f"{least}" if least == most else f"at least {least}"
+            if isinstance(node.layer, Input):
+                raise InputError(
+                    f"{node.name}: Input is a map of its own, and reads none; put it first"
+                )
             raise InputError(
                 f"{node.name}: {type(node.layer).__name__} reads {wanted} map(s), got {count}; "
                 f"name as many nodes"

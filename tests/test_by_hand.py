@@ -321,3 +321,59 @@ def test_check_without_weights_is_the_remedy() -> None:
         rf.check(rf.Conv(3, weights=W))
     layer = rf.Sequential(rf.Conv(3, weights=W)).bound.nodes["conv1"].layer
     assert rf.check(rf.Conv(3, gain=layer.gain, taps=layer.taps))
+
+
+def test_arguments_of_a_plan() -> None:
+    assert rf.plan(rf.Conv(3), layers="last", progress=print).node == "conv1"
+    with pytest.raises(InputError, match="a plan is of one field; choose it by output="):
+        rf.plan(rf.Conv(3), layers="all")
+
+
+def test_layers_are_saved_as_networks(tmp_path: Path) -> None:
+    for name in ("net.toml", "net.json"):
+        rf.save([rf.Conv(3), rf.Residual(rf.Conv(3, padding=1))], tmp_path / name)
+        assert len(rf.load(tmp_path / name)) == 3
+    with pytest.raises(InputError, match="int is not a network; give a Network, layers"):
+        rf.save(5, tmp_path / "net.toml")
+
+
+def test_activations_are_named() -> None:
+    with pytest.raises(InputError, match="must be a name, such as 'relu'"):
+        rf.erf([rf.Conv(3), rf.Activation(torch.relu)])  # type: ignore[arg-type]
+
+
+def test_an_input_comes_first() -> None:
+    with pytest.raises(InputError, match="Input is a map of its own, and reads none; put it first"):
+        rf.Sequential(rf.Conv(3), rf.Input(3))
+    assert rf.Sequential(rf.Input(3), rf.Conv(3)).inputs == ("input",)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("layer", [rf.MaxPool, rf.AvgPool])
+def test_windows_of_padding_alone(layer: Any, ndim: int) -> None:
+    """Whoever pads by a whole window has units that see nothing; the others are as without."""
+    options = {"count_include_pad": False} if layer is rf.AvgPool else {}
+    pool = layer((3,) * ndim, padding=3, **options)
+    with pytest.raises(EmptyFieldError, match="reads nothing of 'input', only padding"):
+        rf.erf(pool, unit=0, input_size=6)
+    found = rf.erf(pool, unit=1, input_size=6)
+    expected = rf.erf(layer((3,) * ndim), unit=0, input_size=6)
+    np.testing.assert_allclose(found.image, expected.image, rtol=1e-14)
+    assert found.log_gain == pytest.approx(expected.log_gain, abs=1e-14)
+
+
+def test_a_report_of_weights(tmp_path: Path) -> None:
+    """Without the cross-check, which averages over channels."""
+    assert rf.report(rf.Conv(3, weights=W), tmp_path / "net.html") is None
+    page = (tmp_path / "net.html").read_text(encoding="utf-8")
+    assert "the cross-check, which compares averages over channels, is left out" in page
+
+
+def test_advice_on_weights() -> None:
+    """Larger kernels have other weights."""
+    own = rf.Sequential(rf.Conv(3, weights=W, padding=1), rf.Conv(3, weights=normal(2, 5, 3, 3)))
+    changes = {change.what: change for change in rf.advice(own).changes}
+    assert changes["kernels larger by 2 in all layers"].trf_factor == 9 / 5
+    for nothing in ([], [rf.GlobalPool(), rf.FullyConnected(10)], rf.Conv(1)):
+        with pytest.raises(InputError, match="sees one pixel through layers of one tap; there is"):
+            rf.advice(nothing)

@@ -671,7 +671,8 @@ def _growth(axis: AxisMap, taps: Array | None, span: Span) -> float:
     if isinstance(axis, Table):
         starts, rows = axis.rows(*span)
         pixels = starts[:, None] - starts.min() + np.arange(rows.shape[1])
-        return math.log2(np.bincount(pixels.ravel(), rows.ravel()).max())
+        most = np.bincount(pixels.ravel(), rows.ravel()).max()
+        return math.log2(most) if most > 0 else 0.0  # windows of padding alone hand nothing on
     return 0.0 if taps is not None or isinstance(axis, Everything) else math.log2(axis.kernel)
 
 
