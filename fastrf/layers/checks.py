@@ -35,6 +35,10 @@ MAXIMUM_CHANNELS = 2**20
 MAXIMUM_RATIO = 2**16
 """Greatest numerator and denominator of a scale: a resize is held as a table of one period."""
 
+LARGEST = 1e140
+"""The greatest weight and factor: sums of their squares, over all taps and channels that there can
+be, are numbers."""
+
 MAXIMUM_TABLE = 2**25
 """Most numbers in the table of a resize, a border or a pattern of taps: 256 MB."""
 
@@ -170,10 +174,11 @@ def nonnegative(owner: str, name: str, value: Any, ndim: int) -> float:
 
 
 def nonzero(owner: str, name: str, value: Any, ndim: int) -> float:
-    """A finite number other than 0, such as a factor."""
+    """A finite number other than 0, such as a factor, with a square."""
     number = _finite(value)
     if not number:
         raise InputError(f"{owner}: {name}={short(value)} must be a finite number other than 0")
+    _check_squares(owner, name, number)
     return number
 
 
@@ -298,8 +303,18 @@ def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
         )
     if not np.all(np.isfinite(array)) or not array.any():
         raise InputError(f"{owner}: weights must be finite numbers, not all 0")
+    _check_squares(owner, "weights", float(np.abs(array).max()))
     nested: Taps = _as_tuples(array.tolist())
     return nested
+
+
+def _check_squares(owner: str, name: str, largest: float) -> None:
+    """Refuses values whose squares, variances, are beyond all numbers."""
+    if not 1 / LARGEST <= abs(largest) <= LARGEST:
+        raise InputError(
+            f"{owner}: {name}={largest:g} has no square among numbers; scale it to between "
+            f"{1 / LARGEST:g} and {LARGEST:g} in magnitude"
+        )
 
 
 def of_axes(given: int, kernel: tuple[int, ...]) -> str:

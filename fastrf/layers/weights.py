@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 
 from fastrf.errors import InputError, short
 from fastrf.exchange import REFUSED, hosted
+from fastrf.layers.checks import LARGEST
 
 MUTED = 2.0**-200
 """The gain that stands for 0, which a layer cannot have: what passes it is below all rounding."""
-
-
-LARGEST = 1e140
-"""The greatest weight: squares of it, over all taps and channels that there can be, have a sum."""
 
 
 class Weights:
