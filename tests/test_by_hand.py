@@ -308,6 +308,16 @@ def test_several_inputs_without_a_choice() -> None:
     assert rf.erf(net, input="x").shape == (1, 1)
 
 
+def test_units_that_all_read_gaps() -> None:
+    """There is a path, along which nothing is seen."""
+    gaps = [rf.ConvTranspose((1,), stride=2), rf.Crop(((1, 0),)), rf.MaxPool(1, 2)]
+    with pytest.raises(EmptyFieldError, match="no unit of 'maxpool1' sees 'input': all read"):
+        rf.receptive_field(gaps)
+    with pytest.raises(EmptyFieldError, match="or the gaps of transposed convolutions"):
+        rf.erf(gaps)
+    assert rf.receptive_field(gaps, "crop1").box(1) == ((1, 1),)
+
+
 def test_modules_are_imported() -> None:
     with pytest.raises(InputError, match=r"Conv2d is not a network; .*fastrf.from_torch"):
         rf.erf(torch.nn.Conv2d(1, 1, 3))

@@ -51,7 +51,7 @@ from fastrf.analytic.intervals import (
     push,
     union,
 )
-from fastrf.errors import InputError
+from fastrf.errors import EmptyFieldError, InputError
 from fastrf.layers import AdaptivePool, AvgPool, Conv, Filter, Layer, MaxPool, Pad, Upsample
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Table
@@ -794,6 +794,11 @@ def receptive_field(
     # Fields of several maps of one network share the pass.
     found = graph.once(("ascent", source), lambda: _ascend(graph, source))
     if () in found.nodes[node]:
+        if graph.between(node, source):
+            raise EmptyFieldError(
+                f"no unit of {node!r} sees {source!r}: all read the gaps of transposed "
+                f"convolutions; choose another stride or padding before it, or another output="
+            )
         left_out = " once global layers are left out" if ignore_global else ""
         raise InputError(
             f"no path leads from the input {source!r} to {node!r}{left_out}; choose another "
