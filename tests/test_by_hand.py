@@ -391,3 +391,36 @@ def test_advice_on_weights() -> None:
     for nothing in ([], [rf.GlobalPool(), rf.FullyConnected(10)], rf.Conv(1)):
         with pytest.raises(InputError, match="sees one pixel through layers of one tap; there is"):
             rf.advice(nothing)
+
+
+# --- blocks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        rf.Sequential(rf.Sequential(rf.Input(3), rf.Conv(3)), rf.Conv(3)),
+        rf.Sequential([[rf.Sequential(rf.Sequential(rf.Input(3), rf.Conv(3)))], rf.Conv(3)]),
+        rf.Residual(rf.Sequential(rf.Input(3), rf.Conv(3))),
+        rf.Parallel(None, rf.Conv(3), rf.Network({"x": rf.Input(3), "y": (rf.Conv(3), "x")})),
+        rf.Sequential(*[rf.Sequential(*[rf.Input(3), *[rf.Conv(3)] * 90])]),
+        rf.Sequential(rf.Residual(rf.Sequential(rf.Input(3), *[rf.Conv(3)] * 90)), rf.Conv(3)),
+    ],
+)
+def test_the_first_block_states_the_channels(net: rf.Network) -> None:
+    assert lower(net).channels["input"] == 3
+    assert net.nodes["input"].layer == rf.Input(3)
+
+
+def test_an_outer_input_goes_before_a_block_s() -> None:
+    net = rf.Sequential(rf.Input(5), rf.Sequential(rf.Input(3), rf.Conv(3)))
+    assert lower(net).channels["input"] == 5
+
+
+def test_names_of_what_is_read() -> None:
+    with pytest.raises(InputError, match=r"a reads \(\['input'\],\); give the names of nodes"):
+        rf.Network({"a": (rf.Conv(3), ["input"])})
+    with pytest.raises(InputError, match=r"is no mapping name .* or use Sequential"):
+        rf.Network(rf.Conv(3))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="name=5 must be a text"):
+        rf.Builder().add(rf.Conv(3), "input", name=5)  # type: ignore[arg-type]
