@@ -159,6 +159,7 @@ def test_arrays_as_values_per_axis() -> None:
         (rf.Scale(-1e-200), "factor=-1e-200 has no square among numbers"),
         (rf.Filter(1, weights=[[1e200]]), "weights=1e.200 has no square among numbers"),
         (rf.Filter(1, weights=[[-1e-200]]), "weights=1e-200 has no square among numbers"),
+        (rf.Conv(3, weights=W, taps=np.ones((3, 3))), "taps of their own; leave out taps, or we"),
         (rf.Conv(3, weights=W, taps="corner"), "taps of their own; leave out taps, or weights"),
         (rf.FullyConnected(weights=np.ones((2, 3))), "must be .*; reshape them, to one pixel per"),
         (rf.FullyConnected(weights=np.ones((2, 3, 1, 1)), init="he"), "leave it out, or weights"),

@@ -86,7 +86,7 @@ class _Convolution(Windowed):
         squares = own.squares().mean(axis=(0, 1))
         gain = float(squares.sum()) * (reads // groups) or MUTED
         taps = normalised_taps(owner, squares, self.kernel) if squares.any() else None
-        if self.taps not in (None, taps) and normalised_taps(owner, self.taps, self.kernel) != taps:
+        if self.taps is not None and normalised_taps(owner, self.taps, self.kernel) != taps:
             raise InputError(f"{owner}: weights have taps of their own; leave out taps, or weights")
         return replace(
             self, weights=own, channels=channels, gain=derived(owner, self.gain, gain), taps=taps

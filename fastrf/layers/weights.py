@@ -46,7 +46,7 @@ class Weights:
                 f"weights of shape {self.array.shape} must be finite numbers, and some; check the "
                 f"model"
             )
-        largest = float(np.abs(self.array).max())
+        largest = max(float(self.array.max()), -float(self.array.min()))
         if largest > LARGEST:
             raise InputError(
                 f"weights of shape {self.array.shape} reach {largest:.3g}, whose "
