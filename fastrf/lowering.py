@@ -679,6 +679,23 @@ def _group_count(layer: Conv | ConvTranspose, c_in: int | None, c_out: int | Non
     return 1 if groups is None or c_in is None or c_out is None else groups
 
 
+def _phases_together(network: Network, node: Node) -> str | None:
+    """The space-to-depth whose phases a depth-to-space puts in their places again, with nothing
+    between them that mixes channels; where their number is not known, it is not told which."""
+    if not isinstance(node.layer, PixelShuffle):
+        return None
+    stack, seen = [*node.inputs], set(node.inputs)
+    while stack:
+        at = network.nodes[stack.pop()]
+        if isinstance(at.layer, PixelUnshuffle):
+            return at.name
+        mixes = isinstance(at.layer, _CONVOLUTIONS) and at.layer.groups == 1
+        if not mixes and not isinstance(at.layer, _MIXING):
+            stack += [i for i in at.inputs if i not in seen]
+            seen.update(at.inputs)
+    return None
+
+
 def _phase_relations(graph: PlaneGraph, node: Node, channels: int) -> list[Relation]:
     """Pixel (un)shuffles: each phase of the finer grid is a channel of the coarser one."""
     layer = node.layer
@@ -723,6 +740,11 @@ def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[Re
             if i == 0 and any(r.weight != 1.0 for r in found[0]):
                 graph.assumptions.append(
                     f"{node.name}: numbers of channels not known, its inputs weigh equally"
+                )
+            if c_in is None and (phases := _phases_together(graph.network, node)):
+                graph.assumptions.append(
+                    f"{node.name}: numbers of channels not known, the phases of {phases} count as "
+                    f"alike"
                 )
             seen = _read_labels(found[i], own, c_in or 1, channels or 1)
             if seen is not None:

@@ -98,6 +98,22 @@ def test_a_channel_that_is_not_known() -> None:
         rf.erf(rf.Conv(3, channels=2), channel=0)
 
 
+def test_phases_of_channels_that_are_not_known() -> None:
+    """They are not told apart, which is said where it makes a difference."""
+    there_and_back = [rf.PixelUnshuffle(2), rf.Activation(), rf.PixelShuffle(2)]
+    mixed = [rf.PixelUnshuffle(2), rf.Conv(1), rf.PixelShuffle(2)]
+    said = ("pixelshuffle1: numbers of channels not known, the phases of pixelunshuffle1 count as "
+            "alike",)  # fmt: skip
+    assert rf.erf(there_and_back).assumptions == said
+    assert rf.receptive_field(there_and_back).size == (2, 2)
+    assert rf.receptive_field([rf.Input(1), *there_and_back]).size == (1, 1)
+    for exact in ([rf.Input(1), *there_and_back], mixed, [rf.PixelShuffle(2)]):
+        assert rf.erf(exact).assumptions == ()
+    known = rf.erf([rf.Input(1), rf.PixelUnshuffle(2), rf.Conv(1, channels=4), mixed[-1]])
+    assert rf.erf(mixed).log_gain == known.log_gain
+    np.testing.assert_array_equal(rf.erf(mixed).image, known.image)
+
+
 def test_groups_of_channels_that_are_read() -> None:
     with pytest.raises(InputError, match=r"groups=2 must divide the 3 channels read$"):
         rf.erf([rf.Input(3), rf.Conv(3, groups=2)])
