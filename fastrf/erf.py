@@ -28,6 +28,7 @@ from fastrf.faults import explained, usual_arithmetic
 from fastrf.images import Image, image_of
 from fastrf.layers.checks import is_whole
 from fastrf.lowering import PlaneGraph, lower
+from fastrf.metrics.given import defined
 from fastrf.metrics.luo import FILLS
 from fastrf.metrics.squares import SHARES
 from fastrf.network import Network, as_network
@@ -334,7 +335,8 @@ class ERF:
         return on_host(self.image)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the image, as plain values under the attributes' names."""
+        """Everything but the image, as plain values under the attributes' names; None for figures
+        that the field does not have (sizes that compare with the centre, where that is a hole)."""
         return {
             "network": self.network.name,
             "fingerprint": self.network.fingerprint,
@@ -353,10 +355,13 @@ class ERF:
             "std": list(self.std),
             "covariance": self.covariance.tolist(),
             "kurtosis": [None if math.isnan(k) else k for k in self.kurtosis],
-            "luo_size": {kind: self.luo_size(kind) for kind in ("amplitude", "variance")},
+            "luo_size": {
+                "amplitude": defined(self.luo_size),
+                "variance": defined(lambda: self.luo_size("variance")),
+            },
             "area_ratio": {f"{share:g}": self.area_ratio(share) for share in SHARES},
-            "fwhm": list(self.fwhm),
-            "ratio": self.ratio,
+            "fwhm": defined(lambda: list(self.fwhm)),
+            "ratio": defined(lambda: self.ratio),
             "trf_size": list(self._trf_size),
             "box": [list(ends) for ends in self.box],
             "exact": self.exact,
@@ -727,8 +732,13 @@ def plan(
 ) -> Plan:
     """What `erf` would do with the same arguments, without doing it.
 
+    Of ``layers="all"`` there is no one plan: every layer's field has one, as its `plan`.
+
     Raises:
         InputError, PlanError, DeviceError: as `erf`.
     """
+    options.pop("progress", None)
+    if (layers := options.pop("layers", "last")) != "last":
+        raise InputError(f"layers={short(layers)}: a plan is of one field; choose it by output=")
     question = _Question.of(net, input_size, **options)
     return question.plan(question.graph.output_node(output), unit, channel)

@@ -19,6 +19,7 @@ from fastrf.analytic.geometry import LayerField, ReceptiveField
 from fastrf.erf import ERF
 from fastrf.errors import InputError, printable
 from fastrf.layers import Layer
+from fastrf.metrics.given import defined
 from fastrf.network import Network
 from fastrf.plot import style
 from fastrf.plot.layout import Layout, layered
@@ -225,8 +226,8 @@ def _texts(
         numbers = "sees nothing of the input"
     else:
         numbers = f"TRF {style.brief(row.size)} · stride {style.brief(row.stride)}"
-    if last in fields:
-        numbers += f" · ERF {fields[last].luo_size():.4g}"
+    if last in fields and (luo := defined(fields[last].luo_size)) is not None:
+        numbers += f" · ERF {luo:.4g}"
     return [name, what, numbers]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from fastrf.erf import ERF
 from fastrf.errors import InputError
+from fastrf.metrics.given import defined
 from fastrf.plot import style
 from fastrf.plot.style import Theme, ThemeName, Width
 
@@ -28,8 +30,8 @@ class _Point(NamedTuple):
     number: int
     name: str
     trf: float | None
-    luo: float
-    fwhm: float
+    luo: float | None
+    fwhm: float | None
     sigma: float
 
 
@@ -60,16 +62,16 @@ def growth_figure(
     style.dress(sizes, colors, grid=True)
     style.dress(ratio, colors, grid=True)
     handles = _draw_sizes(sizes, points, colors)
-    known = [p for p in points if p.trf]
+    known = [(p.number, p.luo / p.trf) for p in points if p.trf and p.luo]
     ratio.plot(
-        [p.number for p in known],
-        [p.luo / p.trf for p in known if p.trf],
+        [number for number, _ in known],
+        [share for _, share in known],
         color=colors.erf,
         linewidth=1.3,
         marker=_marker(points),
         markersize=2.5,
     )
-    ratio.set_ylim(0, max([1.0, *(p.luo / p.trf for p in known if p.trf)]) * 1.08)
+    ratio.set_ylim(0, max([1.0, *(share for _, share in known)]) * 1.08)
     ratio.set_yticks([0, 0.5, 1], labels=["0", "½", "1"])
     ratio.set_ylabel("Luo / TRF")
     style.legend(figure, handles, colors)
@@ -101,12 +103,16 @@ def _points(fields: Mapping[str, ERF]) -> list[_Point]:
                 number,
                 name,
                 _mean(table[name].size),
-                erf.luo_size(),
-                _mean(erf.fwhm) or 0.0,
+                defined(erf.luo_size),
+                defined(partial(_width, erf)),
                 _mean(erf.std) or 0.0,
             )
         )
     return points
+
+
+def _width(erf: ERF) -> float:
+    return _mean(erf.fwhm) or 0.0
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
