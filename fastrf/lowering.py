@@ -430,7 +430,8 @@ def _forward(
         followed = along_identities(graph.network.nodes)
         pooled = around_pools(graph.network.nodes)
     means = MeanField(graph.network.nodes, followed, pooled) if settles else None
-    told = _channels_told(graph.network.nodes) if any(map(weights_of, layers)) else {}
+    weighted = any(map(weights_of, layers))
+    told = _channels_told(graph.network.nodes) if weighted else {}
     for given in graph.network.nodes.values():
         node, layer = given, given.layer
         try:
@@ -441,7 +442,8 @@ def _forward(
                 if means is not None:
                     means.settle(node, graph.channels, graph.sizes)
                 continue
-            check_channels(layer, graph.channels[node.inputs[0]])
+            if weighted:
+                check_channels(layer, graph.channels[node.inputs[0]])
             channels = layer.output_channels([graph.channels[i] for i in node.inputs])
             channels = told.get(node.name) if channels is None else channels
             if channels is not None and channels > MAXIMUM_CHANNELS:
@@ -671,19 +673,19 @@ def _relations(
 
 def _group_count(layer: Conv | ConvTranspose, c_in: int | None, c_out: int | None) -> int:
     groups = c_in if layer.groups == "depthwise" else layer.groups
-    if groups is not None and any(c is not None and c % groups for c in (c_in, c_out)):
+    if groups is None or groups == 1:
+        return 1
+    if (c_in or 0) % groups or (c_out or 0) % groups:
         raise InputError(
             f"groups={groups} must divide the {c_in} channels read"
             + ("" if c_out is None else f" and the {c_out} written")
         )
-    return 1 if groups is None or c_in is None or c_out is None else groups
+    return 1 if c_in is None or c_out is None else groups
 
 
 def _phases_together(network: Network, node: Node) -> str | None:
     """The space-to-depth whose phases a depth-to-space puts in their places again, with nothing
     between them that mixes channels; where their number is not known, it is not told which."""
-    if not isinstance(node.layer, PixelShuffle):
-        return None
     stack, seen = [*node.inputs], set(node.inputs)
     while stack:
         at = network.nodes[stack.pop()]
@@ -741,7 +743,8 @@ def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[Re
                 graph.assumptions.append(
                     f"{node.name}: numbers of channels not known, its inputs weigh equally"
                 )
-            if c_in is None and (phases := _phases_together(graph.network, node)):
+            shuffles = c_in is None and isinstance(node.layer, PixelShuffle)
+            if shuffles and (phases := _phases_together(graph.network, node)):
                 graph.assumptions.append(
                     f"{node.name}: numbers of channels not known, the phases of {phases} count as "
                     f"alike"
