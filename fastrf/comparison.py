@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastrf import metrics
-from fastrf.erf import ERF
+from fastrf.erf import ERF, defined
 from fastrf.errors import InputError, short
 
 LEVEL = 6.334248366623996e-05
@@ -369,9 +370,10 @@ def _rows(theory: ERF, experiment: ERF) -> Iterator[SizeRow]:
     judged = sum(judge for _, _, judge in measures)
     bound = float(stats.t.isf(LEVEL / judged / 2, len(experiment.groups) - 1))
     for name, measure, judge in measures:
-        expected, found = measure(theory), measure(experiment)
-        error = float(experiment.uncertainty(measure))
-        yield _row(name, expected, found, error, bound if judge else None)
+        expected, found = defined(partial(measure, theory)), defined(partial(measure, experiment))
+        error = defined(partial(experiment.uncertainty, measure))
+        if None not in (expected, found, error):
+            yield _row(name, expected, found, float(error), bound if judge else None)
     totals = experiment.groups.reshape(len(experiment.groups), -1).sum(1) * len(experiment.groups)
     error = float(totals.std(ddof=1) / math.sqrt(len(totals)))
     yield _row("log_gain", theory.log_gain, experiment.log_gain, error, None)

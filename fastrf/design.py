@@ -257,8 +257,10 @@ def design(
         if network.fingerprint in fingerprints:
             continue
         fingerprints.add(network.fingerprint)
-        found.append(_measured(candidate, parameters, network, rules, size, device))
         measured += 1
+        confirmed = _measured(candidate, parameters, network, rules, size, device)
+        if confirmed is not None:
+            found.append(confirmed)
     fitting = [d for d in found if d.fits]
     if fitting:
         return Designs(fitting[:count], None, searched, measured, size)
@@ -344,9 +346,10 @@ def _measured(
     rules: Sequence[_Rule],
     size: str,
     device: str,
-) -> Design:
-    """The candidate with the engine's figures."""
-    from fastrf.erf import erf
+) -> Design | None:
+    """The candidate with the engine's figures; None where it has no such size, its centre being in
+    a gap."""
+    from fastrf.erf import defined, erf
 
     field = erf(network, device=device)
     measures: dict[str, Callable[[], float]] = {
@@ -354,12 +357,15 @@ def _measured(
         "std": lambda: _mean(field.std),
         "fwhm": lambda: _mean(field.fwhm),
     }
+    found_size = defined(measures[size])
+    if found_size is None:
+        return None
     box = field.field.box(field.unit)
     assert box is not None
     found = Design(
         parameters,
         network,
-        erf=measures[size](),
+        erf=found_size,
         trf=_mean([high - low + 1 for low, high in box]),
         stride=candidate.stride,
         multiply_adds=candidate.multiply_adds,

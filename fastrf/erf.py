@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -334,7 +334,8 @@ class ERF:
         return on_host(self.image)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the image, as plain values under the attributes' names."""
+        """Everything but the image, as plain values under the attributes' names; None where a
+        figure is not defined, as Luo's size is where the centre lies in a gap."""
         return {
             "network": self.network.name,
             "fingerprint": self.network.fingerprint,
@@ -353,10 +354,10 @@ class ERF:
             "std": list(self.std),
             "covariance": self.covariance.tolist(),
             "kurtosis": [None if math.isnan(k) else k for k in self.kurtosis],
-            "luo_size": {kind: self.luo_size(kind) for kind in ("amplitude", "variance")},
+            "luo_size": {k: defined(partial(self.luo_size, k)) for k in ("amplitude", "variance")},
             "area_ratio": {f"{share:g}": self.area_ratio(share) for share in SHARES},
-            "fwhm": list(self.fwhm),
-            "ratio": self.ratio,
+            "fwhm": list(defined(lambda: self.fwhm) or [None] * len(self.shape)),
+            "ratio": defined(lambda: self.ratio),
             "trf_size": list(self._trf_size),
             "box": [list(ends) for ends in self.box],
             "exact": self.exact,
@@ -582,6 +583,14 @@ class _Question:
             assumptions=(*self.graph.assumptions, *assumptions(self.graph, plan.node)),
             plan=plan,
         )
+
+
+def defined(measure: Callable[[], Any]) -> Any:
+    """A figure, or None where it is not defined."""
+    try:
+        return measure()
+    except InputError:
+        return None
 
 
 @overload

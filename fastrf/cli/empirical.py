@@ -212,10 +212,12 @@ def _errors(found: ERF) -> dict[str, Any]:
     """Standard errors of the sizes; empty where one draw says nothing about them."""
     if found.groups is None or len(found.groups) < 2:
         return {}
+    from fastrf.erf import defined
+
     return {
         "mean": found.uncertainty(lambda erf: erf.mean).tolist(),
         "std": found.uncertainty(lambda erf: erf.std).tolist(),
-        "luo_size": found.uncertainty(lambda erf: erf.luo_size()),
+        "luo_size": defined(lambda: found.uncertainty(lambda erf: erf.luo_size())),
     }
 
 
@@ -225,6 +227,7 @@ def _error_facts(errors: dict[str, Any]) -> list[tuple[str, str]]:
 
     if not errors:
         return []
-    said = (f"mean {told(errors['mean'])}; σ {told(errors['std'])}; "
-            f"Luo's size {told(errors['luo_size'])}")  # fmt: skip
+    said = f"mean {told(errors['mean'])}; σ {told(errors['std'])}"
+    if errors["luo_size"] is not None:
+        said += f"; Luo's size {told(errors['luo_size'])}"
     return [("standard errors", said)]

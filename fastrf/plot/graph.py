@@ -16,7 +16,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 from fastrf.analytic.geometry import LayerField, ReceptiveField
-from fastrf.erf import ERF
+from fastrf.erf import ERF, defined
 from fastrf.errors import InputError, printable
 from fastrf.layers import Layer
 from fastrf.network import Network
@@ -225,8 +225,8 @@ def _texts(
         numbers = "sees nothing of the input"
     else:
         numbers = f"TRF {style.brief(row.size)} · stride {style.brief(row.stride)}"
-    if last in fields:
-        numbers += f" · ERF {fields[last].luo_size():.4g}"
+    if last in fields and (size := defined(fields[last].luo_size)) is not None:
+        numbers += f" · ERF {size:.4g}"
     return [name, what, numbers]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from fastrf.erf import ERF
+from fastrf.erf import ERF, defined
 from fastrf.errors import InputError
 from fastrf.plot import style
 from fastrf.plot.style import Theme, ThemeName, Width
@@ -28,8 +29,8 @@ class _Point(NamedTuple):
     number: int
     name: str
     trf: float | None
-    luo: float
-    fwhm: float
+    luo: float | None
+    fwhm: float | None
     sigma: float
 
 
@@ -54,22 +55,23 @@ def growth_figure(
     last = list(fields.values())[-1]
     figure = style.blank(across, 1.9 + 0.26 * across, colors)
     name = f"{last.network.name}: " if last.network.name else ""
+    count = "1 layer" if len(fields) == 1 else f"{len(fields)} layers"
     where = "" if last.input_size is None else f" on {style.times(last.input_size)} pixels"
-    style.title(figure, colors, f"{name}receptive fields of {len(fields)} layers{where}")
+    style.title(figure, colors, f"{name}receptive fields of {count}{where}")
     sizes, ratio = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     style.dress(sizes, colors, grid=True)
     style.dress(ratio, colors, grid=True)
     handles = _draw_sizes(sizes, points, colors)
-    known = [p for p in points if p.trf]
+    shares = [(p.number, p.luo / p.trf) for p in points if p.luo and p.trf]
     ratio.plot(
-        [p.number for p in known],
-        [p.luo / p.trf for p in known if p.trf],
+        [number for number, _ in shares],
+        [share for _, share in shares],
         color=colors.erf,
         linewidth=1.3,
         marker=_marker(points),
         markersize=2.5,
     )
-    ratio.set_ylim(0, max([1.0, *(p.luo / p.trf for p in known if p.trf)]) * 1.08)
+    ratio.set_ylim(0, max([1.0, *(share for _, share in shares)]) * 1.08)
     ratio.set_yticks([0, 0.5, 1], labels=["0", "½", "1"])
     ratio.set_ylabel("Luo / TRF")
     style.legend(figure, handles, colors)
@@ -101,8 +103,8 @@ def _points(fields: Mapping[str, ERF]) -> list[_Point]:
                 number,
                 name,
                 _mean(table[name].size),
-                erf.luo_size(),
-                _mean(erf.fwhm) or 0.0,
+                defined(erf.luo_size),
+                _mean(defined(partial(getattr, erf, "fwhm")) or [None]),
                 _mean(erf.std) or 0.0,
             )
         )

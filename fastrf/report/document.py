@@ -14,7 +14,7 @@ import fastrf
 from fastrf import tiling
 from fastrf.analytic.geometry import LayerField, ReceptiveField, receptive_field
 from fastrf.check import CheckReport, check
-from fastrf.erf import ERF, erf
+from fastrf.erf import ERF, defined, erf
 from fastrf.errors import FastrfError, InputError
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import IDENTITY
@@ -266,7 +266,7 @@ class _Fields:
 
     def _take(self, layer: LayerReport, found: ERF) -> None:
         layer.std, layer.log_gain, layer.lost_mass = found.std, found.log_gain, found.lost_mass
-        layer.luo_size, layer.ratio = found.luo_size(), found.ratio
+        layer.luo_size, layer.ratio = defined(found.luo_size), defined(lambda: found.ratio)
         self._sample(layer, found)
 
     def _sample(self, layer: LayerReport, found: ERF) -> None:

@@ -114,8 +114,8 @@ def _axes(values: Sequence[Any] | None, between: str = " × ") -> str:
     return texts[0] if len(set(texts)) == 1 else between.join(texts)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g}%"
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.3g}%"
 
 
 def _items(texts: Iterable[str]) -> str:
@@ -417,12 +417,12 @@ def _row(index: int, layer: LayerReport, bounded: bool) -> str:
         _cell(_axes(row.start, ", "), _mean_value(row.start)),
         _cell(_axes(layer.std), _mean_value(layer.std)),
         _cell(_number(layer.luo_size), layer.luo_size),
-        _cell("–" if layer.ratio is None else _percent(layer.ratio), layer.ratio),
+        _cell(_percent(layer.ratio), layer.ratio),
         _cell(_number(layer.log_gain), layer.log_gain),
     ]
     if bounded:
         lost = layer.lost_mass
-        cells.append(_cell("–" if lost is None else _percent(lost), lost))
+        cells.append(_cell(_percent(lost), lost))
     return f'<tr data-layer="{index}">{"".join(cells)}</tr>'
 
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
-from fastrf.erf import ERF, erf
-from fastrf.errors import InputError
+from fastrf.erf import ERF, defined, erf
 from fastrf.sweep.columns import COVARIANCES, FIGURES, LAYERS, RESULTS, SHARE_NAMES
 from fastrf.sweep.content import text_of
 from fastrf.sweep.points import options_of
@@ -80,7 +79,7 @@ def figures_of(erf: ERF) -> dict[str, Any]:
     }
     if erf.input_size is not None:
         per_axis["input_size"] = erf.input_size
-    fwhm = _defined(lambda: erf.fwhm)
+    fwhm = defined(lambda: erf.fwhm)
     if fwhm is not None:
         per_axis["fwhm"] = fwhm
     for name, values in per_axis.items():
@@ -92,7 +91,7 @@ def figures_of(erf: ERF) -> dict[str, Any]:
             found[name] = float(covariance[a, b])
     for name, share in SHARE_NAMES.items():
         found[name] = erf.area_ratio(share)
-    luo = _defined(erf.luo_size)
+    luo = defined(erf.luo_size)
     found |= {
         "ndim": len(erf.shape),
         "node": erf.node,
@@ -100,7 +99,7 @@ def figures_of(erf: ERF) -> dict[str, Any]:
         "lost_mass": erf.lost_mass,
         "dropped_mass": erf.dropped_mass,
         "luo_size_amplitude": luo,
-        "luo_size_variance": _defined(lambda: erf.luo_size("variance")),
+        "luo_size_variance": defined(lambda: erf.luo_size("variance")),
         "ratio": None if luo is None else erf.ratio,
         "exact": int(erf.exact),
         "assumptions": text_of(list(erf.assumptions)),
@@ -109,16 +108,8 @@ def figures_of(erf: ERF) -> dict[str, Any]:
         "dtype": str(erf.values.dtype),
     }
     if math.prod(erf.shape) <= COMPARED:
-        found["gaussian_distance"] = _defined(lambda: erf.gaussian_distance)
+        found["gaussian_distance"] = defined(lambda: erf.gaussian_distance)
     return found
-
-
-def _defined(measure: Callable[[], Any]) -> Any:
-    """A figure, or None where it is not defined."""
-    try:
-        return measure()
-    except InputError:
-        return None
 
 
 def _plain(value: Any) -> Any:
