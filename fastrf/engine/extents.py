@@ -1,4 +1,4 @@
-"""What a plan refuses before it looks closer: fields wider than any image, too many taps.
+"""What a plan refuses before it looks closer: no path, fields wider than any image, many taps.
 
 A plan itself allocates in proportion to kernels and windows, and counts pixels in 64 bits; a bound
 on both keeps it from running out of either. The bound is rough and cheap: one walk over the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastrf.errors import PlanError
+from fastrf.errors import InputError, PlanError
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import AxisMap, Everything, Spread, Table, Window
 
@@ -25,12 +25,14 @@ MOST_TAPS = 1 << 24
 
 class Extent(NamedTuple):
     """How far from the origin the field of unit u may reach along any axis, at most: anywhere on
-    the way ``width + jump·(|u| + 1)`` pixels. `taps` is the most that a kernel has, at `layer`."""
+    the way ``width + jump·(|u| + 1)`` pixels. `taps` is the most that a kernel has, at `layer`.
+    `reached`: whether a path leads to the input at all."""
 
     width: float
     jump: float
     taps: int
     layer: str
+    reached: bool
 
 
 def check_extent(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> None:
@@ -39,7 +41,7 @@ def check_extent(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node
     Raises:
         PlanError: the field is too wide, too far out, or a kernel has too many taps.
     """
-    found = graph.once(("extent", node, input_node), lambda: _extent(graph, node, input_node))
+    found = _extent_of(graph, node, input_node)
     if found.taps > MOST_TAPS:
         raise PlanError(
             f"{found.layer} has a kernel of {found.taps} taps along an axis, more than the "
@@ -59,6 +61,23 @@ def check_extent(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node
             f"the field of unit {unit} of {node!r} may lie {far:.3g} pixels from the origin, "
             f"beyond {FARTHEST:.3g}; ask for a unit nearer to 0, or give an input_size"
         )
+
+
+def check_path(graph: PlaneGraph, node: str, input_node: str) -> None:
+    """Refuses a map that no path joins to the input.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not _extent_of(graph, node, input_node).reached:
+        raise InputError(
+            f"no path leads from {node!r} to the input {input_node!r} (ignore_global leaves out "
+            f"those through global layers); choose another output or input"
+        )
+
+
+def _extent_of(graph: PlaneGraph, node: str, input_node: str) -> Extent:
+    return graph.once(("extent", node, input_node), lambda: _extent(graph, node, input_node))
 
 
 def _extent(graph: PlaneGraph, node: str, input_node: str) -> Extent:
@@ -82,7 +101,8 @@ def _extent(graph: PlaneGraph, node: str, input_node: str) -> Extent:
         for q, _ in op.sources:
             old = planes.get(q, (0.0, 0.0))
             planes[q] = (max(old[0], far), max(old[1], step))
-    return Extent(width, jump, taps, layer)
+    reached = any(p in planes for p in graph.planes_of[input_node])
+    return Extent(width, jump, taps, layer, reached)
 
 
 def _affine(axes: tuple[AxisMap, ...]) -> tuple[float, float, int]:

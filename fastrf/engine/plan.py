@@ -15,7 +15,7 @@ from fastrf.device import HOST, Device
 from fastrf.engine import ENGINES, METHODS, channelwise, cost
 from fastrf.engine.choice import NOTICEABLE, Choice, Where, chosen_pass, forecasts_of
 from fastrf.engine.cost import Costs
-from fastrf.engine.extents import check_extent
+from fastrf.engine.extents import check_extent, check_path
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
 from fastrf.engine.prefixes import Prefixes
@@ -167,13 +167,15 @@ def make_plan(
     Args: as of `erf.erf`.
 
     Raises:
-        InputError: an option has a value that does not exist or does not fit the network.
+        InputError: an option has a value that does not exist or does not fit the network, or no
+            path leads to the input.
         PlanError: the computation would not fit into `memory_limit` bytes, pixels that are formed
             when asked for aside.
     """
     dtype = checked_dtype(dtype)
     check_options(method, accuracy, tol, tail, workers, memory_limit)
     where = (graph, node, unit, input_node)
+    check_path(graph, node, input_node)
     check_extent(*where)
     if channel is not None:
         _check_channel(channel, where)
