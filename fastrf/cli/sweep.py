@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def sweep(
     space: Annotated[
         Path | None,
-        Parameter(help="A space file, .toml. Without one, the store is only read."),
+        Parameter(help="A space file, .toml or .json. Without one, the store is only read."),
     ] = None,
     /,
     *,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -536,9 +537,7 @@ def check_options(
     if tail is not None and (not _is_number(tail) or not 0 < tail < 1):
         raise InputError(f"tail={short(tail)} must lie between 0 and 1, or be None")
     for name, value in (("workers", workers), ("memory_limit", memory_limit)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _MOST[name]
-        ):
+        if value is not None and (not is_whole(value) or not 1 <= value < _MOST[name]):
             raise InputError(
                 f"{name}={short(value)} must be a whole number of at least 1 and below "
                 f"{_MOST[name]}, or None"
@@ -549,7 +548,7 @@ _MOST = {"workers": 2**16, "memory_limit": 2**63}
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _cores() -> int:
