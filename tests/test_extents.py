@@ -91,7 +91,7 @@ def test_a_map_that_nothing_leads_to_is_refused(method: str, input_size: int | N
     options = {"input_size": input_size, "ignore_global": True}
     with pytest.raises(InputError, match="no path leads from the input"):
         rf.receptive_field(net, "conv2", **options)
-    with pytest.raises(InputError, match="no path leads from 'conv2'.*ignore_global"):
+    with pytest.raises(InputError, match=r"no path leads from 'conv2'.*ignore_global"):
         rf.erf(net, "conv2", method=method, **options)
     if method != "spectral":
         assert list(rf.erf(net, "conv2", method=method, layers="all", **options)) == ["conv1"]

@@ -967,7 +967,7 @@ dilation = "rate"
 """
 
 
-def test_the_command_line(tmp_path, capsys, expected):
+def test_the_command_line(tmp_path, capsys, expected, monkeypatch):
     from fastrf import cli
 
     file, path = tmp_path / "space.toml", str(tmp_path / "s.db")
@@ -994,10 +994,16 @@ def test_the_command_line(tmp_path, capsys, expected):
     code, out, err = command("--store", path, "--export", tmp_path / "t.csv")
     assert (code, out) == (0, "")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 49
+    monkeypatch.setenv("COLUMNS", "32")
+    code, out, err = command("--store", path, "--top", "trf_size_0", "--count", 1)
+    assert out.split() == ["depth", "kernel", "rate", "trf_size_0", "12", "4", "2", "133"]
+    assert "left out to fit 32 characters: ratio, luo_size_amplitude, std_0" in err
+    monkeypatch.delenv("COLUMNS")
     for words, message in (
         (["--store", path, "--query", "DROP TABLE points"], "readonly"),
         (["--store", path + "x"], "there is no store"),
         ([file, "--store", path, "--no-resume"], "is there; give another --store, or --resume"),
+        (["--store", path, "--top", "ratio", "--export", "t.csv"], "leave out one of them"),
         (["--store", path, "--top", "depth", "--query", "SELECT 1"], "give one of them"),
         ([file, "--store", path, "--dask", "tcp://127.0.0.1:1"], "no scheduler answers"),
     ):
