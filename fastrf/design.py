@@ -511,7 +511,7 @@ def _of_chain(point: Point, chain: Chain, size: str) -> _Candidate | None:
     area = np.prod(jumps, axis=0)
     return _Candidate(
         lambda: (point.parameters, point.network()),
-        size=float(gaussian_size(_mean(stds), size, chain.ndim)),
+        size=min(float(gaussian_size(_mean(stds), size, chain.ndim)), _mean(trfs)),
         trf=_mean(trfs),
         stride=float(area[-1]) ** (1 / chain.ndim),
         multiply_adds=float(np.sum(taps * area[-1] / area)),
@@ -563,7 +563,7 @@ class _OfNetwork:
     @cached_property
     def size(self) -> float:
         std = moments(lower(self._network, None), None, "center").std
-        return float(gaussian_size(_mean(std.tolist()), self._size_name, self.ndim))
+        return min(float(gaussian_size(_mean(std.tolist()), self._size_name, self.ndim)), self.trf)
 
     @property
     def trf(self) -> float:
@@ -650,7 +650,8 @@ class _Family:
         self.parameters = _both(full, *(np.cumsum(w + 0 * step, axis=-1) for w in weights))
         self.multiply_adds = _both(full, *(area * np.cumsum(w / area, axis=-1) for w in weights))
         spike = np.stack([np.zeros(depth.shape[1:]), 0.5 ** depth[0]])  # through all shortcuts
-        self.size = gaussian_size(self.std, size, ndim, spike)
+        # A Gaussian is wider than the field of a few layers, of which no size exceeds the TRF.
+        self.size = np.minimum(gaussian_size(self.std, size, ndim, spike), self.trf)
         # The same network under two names: fewer halvings reached than asked for, and the like.
         reached = (i + 1) // every >= halvings
         named = reached & ((halvings > 0) | (every == every.ravel()[0])) & (cycle <= depth)

@@ -208,7 +208,7 @@ def records(table: Any, needed: Iterable[str] = ()) -> list[dict[str, Any]]:
     from fastrf.sweep.store import Store
 
     if isinstance(table, Store):
-        rows = table.query()
+        rows: list[Any] = table.query()
     elif hasattr(table, "to_pylist"):  # Arrow
         rows = table.to_pylist()
     elif hasattr(table, "to_dicts"):  # polars
