@@ -188,6 +188,8 @@ class Store:
     @contextmanager
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Iterator[sqlite3.Cursor]:
         """A query under way: one that has columns. Pages may be damaged wherever it gets to."""
+        if not isinstance(sql, str):
+            raise InputError(f"query {short(sql)} is no text; give a SELECT")
         try:
             with closing(self._connection.execute(sql, values)) as cursor:
                 if cursor.description is None:
@@ -195,8 +197,6 @@ class Store:
                 yield cursor
         except UnicodeDecodeError as error:  # in a message of SQLite's own
             raise _failure(self.path, sqlite3.DatabaseError(f"malformed: {error}")) from None
-        except TypeError:
-            raise InputError(f"query {short(sql)} is no text; give a SELECT") from None
         except sqlite3.Error as error:
             denied = "authoriz" in str(error)  # another file than the store's
             if denied or isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError):
