@@ -222,7 +222,7 @@ def advice(
         whole = receptive_field(network, output, input_size, input=input, ignore_global=True)
         sized = whole.input_size
     stages = subject.stages()
-    final = stages[-1].std
+    final = stages[-1].std if stages else 0.0
     if final == 0:
         raise InputError(
             f"{subject.node!r} sees one pixel through layers of one tap; there is nothing to "
@@ -331,6 +331,8 @@ class _Subject:
         final = _mean(self.std)
         found: list[Stage] = []
         cuts = self.cuts()
+        if not cuts:
+            return ()
         every = -(-len(cuts) // MOST_STAGES)
         layers, seen = 0, {*cuts[every - 1 :: every], *cuts[-1:]}
         for name in self.between:
@@ -505,7 +507,12 @@ def _strided(conv: Conv) -> Conv:
 
 def _larger(conv: Conv) -> Conv:
     kernel = tuple(k + 2 if k > 1 else k for k in conv.kernel)
-    return _padded(conv, replace(conv, kernel=kernel, taps=None))
+    return _padded(conv, replace(_drawn(conv), kernel=kernel, taps=None))
+
+
+def _drawn(conv: Conv) -> Conv:
+    """The layer with weights of another kernel or at other taps: random ones of the same gain."""
+    return replace(conv, weights=None)
 
 
 def _padded(old: Conv, new: Conv) -> Conv:
@@ -525,7 +532,7 @@ def _rim(conv: Conv) -> Conv:
     """The same layer with the variance on the outermost taps, all equal there."""
     inner = [np.arange(k) % (k - 1) > 0 if k > 1 else np.array([True]) for k in conv.kernel]
     taps = 1.0 - reduce(np.multiply.outer, inner).astype(np.float64)
-    return replace(conv, taps=taps)
+    return replace(_drawn(conv), taps=taps)
 
 
 # --- text -----------------------------------------------------------------------------------

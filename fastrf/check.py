@@ -168,7 +168,8 @@ def check(
     if any(weights_of(node.layer) is not None for node in network.bound.nodes.values()):
         raise InputError(
             "check compares engines and formulas that average weights over channels, and layers "
-            "hold theirs one by one; read the model with channels='mean'"
+            "hold theirs one by one; read the model with channels='mean', or give layers gain= and "
+            "taps= instead of weights="
         )
     field = receptive_field(network, output, None, input=input, ignore_global=ignore_global)
     options: dict[str, Any] = {

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf import metrics
-from fastrf.erf import ERF, defined
+from fastrf.erf import ERF
 from fastrf.errors import InputError, short
+from fastrf.metrics.given import defined
 
 LEVEL = 6.334248366623996e-05
 """Chance of a false alarm of each test: a normal variable's beyond 4 standard deviations."""
@@ -370,9 +371,9 @@ def _rows(theory: ERF, experiment: ERF) -> Iterator[SizeRow]:
     judged = sum(judge for _, _, judge in measures)
     bound = float(stats.t.isf(LEVEL / judged / 2, len(experiment.groups) - 1))
     for name, measure, judge in measures:
-        expected, found = defined(partial(measure, theory)), defined(partial(measure, experiment))
+        expected, found = (defined(partial(measure, erf)) for erf in (theory, experiment))
         error = defined(partial(experiment.uncertainty, measure))
-        if None not in (expected, found, error):
+        if expected is not None and found is not None and error is not None:
             yield _row(name, expected, found, float(error), bound if judge else None)
     totals = experiment.groups.reshape(len(experiment.groups), -1).sum(1) * len(experiment.groups)
     error = float(totals.std(ddof=1) / math.sqrt(len(totals)))

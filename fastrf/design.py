@@ -349,7 +349,8 @@ def _measured(
 ) -> Design | None:
     """The candidate with the engine's figures; None where it has no such size, its centre being in
     a gap."""
-    from fastrf.erf import defined, erf
+    from fastrf.erf import erf
+    from fastrf.metrics.given import defined
 
     field = erf(network, device=device)
     measures: dict[str, Callable[[], float]] = {

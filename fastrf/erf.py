@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -28,6 +28,7 @@ from fastrf.faults import explained, usual_arithmetic
 from fastrf.images import Image, image_of
 from fastrf.layers.checks import is_whole
 from fastrf.lowering import PlaneGraph, lower
+from fastrf.metrics.given import defined
 from fastrf.metrics.luo import FILLS
 from fastrf.metrics.squares import SHARES
 from fastrf.network import Network, as_network
@@ -334,8 +335,8 @@ class ERF:
         return on_host(self.image)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the image, as plain values under the attributes' names; None where a
-        figure is not defined, as Luo's size is where the centre lies in a gap."""
+        """Everything but the image, as plain values under the attributes' names; None for figures
+        that the field does not have (sizes that compare with the centre, where that is a hole)."""
         return {
             "network": self.network.name,
             "fingerprint": self.network.fingerprint,
@@ -354,9 +355,12 @@ class ERF:
             "std": list(self.std),
             "covariance": self.covariance.tolist(),
             "kurtosis": [None if math.isnan(k) else k for k in self.kurtosis],
-            "luo_size": {k: defined(partial(self.luo_size, k)) for k in ("amplitude", "variance")},
+            "luo_size": {
+                "amplitude": defined(self.luo_size),
+                "variance": defined(lambda: self.luo_size("variance")),
+            },
             "area_ratio": {f"{share:g}": self.area_ratio(share) for share in SHARES},
-            "fwhm": list(defined(lambda: self.fwhm) or [None] * len(self.shape)),
+            "fwhm": defined(lambda: list(self.fwhm)),
             "ratio": defined(lambda: self.ratio),
             "trf_size": list(self._trf_size),
             "box": [list(ends) for ends in self.box],
@@ -585,14 +589,6 @@ class _Question:
         )
 
 
-def defined(measure: Callable[[], Any]) -> Any:
-    """A figure, or None where it is not defined."""
-    try:
-        return measure()
-    except InputError:
-        return None
-
-
 @overload
 def erf(
     net: Any,
@@ -736,8 +732,13 @@ def plan(
 ) -> Plan:
     """What `erf` would do with the same arguments, without doing it.
 
+    Of ``layers="all"`` there is no one plan: every layer's field has one, as its `plan`.
+
     Raises:
         InputError, PlanError, DeviceError: as `erf`.
     """
+    options.pop("progress", None)
+    if (layers := options.pop("layers", "last")) != "last":
+        raise InputError(f"layers={short(layers)}: a plan is of one field; choose it by output=")
     question = _Question.of(net, input_size, **options)
     return question.plan(question.graph.output_node(output), unit, channel)

@@ -83,10 +83,11 @@ def in_kind(result: Array, like: Any) -> Any:
 
 def hosted(values: Any) -> NDArray[Any]:
     """An array in the host's memory, from whatever library or sequence it comes; what lies on a
-    device is copied. Raises one of `REFUSED` where there is none."""
+    device is copied, and gradients stay behind. Raises one of `REFUSED` where there is none."""
     if library(values) == "cupy":
         return on_host(values)
     if not isinstance(values, np.ndarray) and hasattr(values, "__dlpack__"):
+        values = values.detach() if hasattr(values, "detach") else values
         if values.__dlpack_device__()[0] in _HOST:
             return np.from_dlpack(values)
         return np.from_dlpack(values, device="cpu")  # from NumPy 2.1 on

@@ -232,8 +232,12 @@ class PlaneGraph:
     def input_node(self, name: str | None) -> str:
         """The input map that `name` names; by default the only one."""
         inputs = self.network.inputs
-        if name is None and len(inputs) == 1:
-            return inputs[0]
+        if name is None:
+            if len(inputs) == 1:
+                return inputs[0]
+            raise InputError(
+                f"the network has {len(inputs)} inputs; give input= one of {', '.join(inputs)}"
+            )
         if name not in inputs:
             raise InputError(
                 f"input={short(name)} is not an input of the network; give input= one of "
@@ -261,6 +265,18 @@ class PlaneGraph:
                 reached.update(p for p, _ in op.targets)
                 found.append(op)
         return found
+
+    def joined(self, node: str, input_node: str) -> bool:
+        """Whether any path leads from `input_node` to `node`: not where global layers that are
+        left out stand on all of them."""
+        return self.once(("joined", node, input_node), lambda: self._joined(node, input_node))
+
+    def _joined(self, node: str, input_node: str) -> bool:
+        planes = set(self.planes_of[node])
+        for op in reversed(self.between(node, input_node)):
+            if any(p in planes for p, _ in op.targets):
+                planes.update(q for q, _ in op.sources)
+        return not planes.isdisjoint(self.planes_of[input_node])
 
     def ancestors(self, node: str) -> set[str]:
         """`node` and every node that it depends on."""
@@ -439,6 +455,7 @@ def _forward(
                 continue
             check_channels(layer, graph.channels[node.inputs[0]])
             channels = layer.output_channels([graph.channels[i] for i in node.inputs])
+            channels = told.get(node.name) if channels is None else channels
             if channels is not None and channels > MAXIMUM_CHANNELS:
                 raise InputError(
                     f"{type(layer).__name__} writes {channels} channels, more than "
@@ -474,16 +491,22 @@ def _forward(
 
 
 def _channels_told(nodes: Mapping[str, Node]) -> dict[str, int]:
-    """Channels of maps, as the weights of layers tell that read them, at once or behind layers that
-    keep their number."""
+    """Channels of maps, as the layers that read them tell: those that hold weights at once, others
+    by what they write."""
+    said: dict[str, int | None] = {}
+    for node in nodes.values():
+        layer = node.layer
+        try:
+            said[node.name] = layer.output_channels([said[i] for i in node.inputs])
+        except InputError:  # said where the map is reached
+            said[node.name] = None
+        if isinstance(layer, Input):
+            said[node.name] = layer.channels
     told: dict[str, int] = {}
     for node in reversed([*nodes.values()]):
-        layer = node.layer
-        read = layer.channels_read
-        if read is None and type(layer).output_channels is Layer.output_channels:
-            read = told.get(node.name)
-        if read is not None and len(node.inputs) == 1:
-            told[node.inputs[0]] = read
+        read = node.layer.told(said[node.name] or told.get(node.name))
+        if read is not None:
+            told |= dict.fromkeys(node.inputs, read)
     return told
 
 
@@ -659,14 +682,30 @@ def _relations(
 
 
 def _group_count(layer: Conv | ConvTranspose, c_in: int | None, c_out: int | None) -> int:
-    if c_in is None or c_out is None:
-        return 1
     groups = c_in if layer.groups == "depthwise" else layer.groups
-    if c_in % groups or c_out % groups:
+    if groups is not None and any(c is not None and c % groups for c in (c_in, c_out)):
         raise InputError(
-            f"groups={groups} must divide the {c_in} channels read and the {c_out} written"
+            f"groups={groups} must divide the {c_in} channels read"
+            + ("" if c_out is None else f" and the {c_out} written")
         )
-    return groups
+    return 1 if groups is None or c_in is None or c_out is None else groups
+
+
+def _phases_together(network: Network, node: Node) -> str | None:
+    """The space-to-depth whose phases a depth-to-space puts in their places again, with nothing
+    between them that mixes channels; where their number is not known, it is not told which."""
+    if not isinstance(node.layer, PixelShuffle):
+        return None
+    stack, seen = [*node.inputs], set(node.inputs)
+    while stack:
+        at = network.nodes[stack.pop()]
+        if isinstance(at.layer, PixelUnshuffle):
+            return at.name
+        mixes = isinstance(at.layer, _CONVOLUTIONS) and at.layer.groups == 1
+        if not mixes and not isinstance(at.layer, _MIXING):
+            stack += [i for i in at.inputs if i not in seen]
+            seen.update(at.inputs)
+    return None
 
 
 def _phase_relations(graph: PlaneGraph, node: Node, channels: int) -> list[Relation]:
@@ -713,6 +752,11 @@ def _label(graph: PlaneGraph) -> tuple[dict[str, Labels], dict[str, list[list[Re
             if i == 0 and any(r.weight != 1.0 for r in found[0]):
                 graph.assumptions.append(
                     f"{node.name}: numbers of channels not known, its inputs weigh equally"
+                )
+            if c_in is None and (phases := _phases_together(graph.network, node)):
+                graph.assumptions.append(
+                    f"{node.name}: numbers of channels not known, the phases of {phases} count as "
+                    f"alike"
                 )
             seen = _read_labels(found[i], own, c_in or 1, channels or 1)
             if seen is not None:

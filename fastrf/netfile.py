@@ -44,9 +44,18 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrf.errors import InputError, NetworkFileError, short
+from fastrf.exchange import hosted
 from fastrf.layers import LAYERS, Input, Layer
 from fastrf.layers.weights import Weights
-from fastrf.network import DEFAULT_NDIM, Network, Node, Parallel, Residual, Sequential
+from fastrf.network import (
+    DEFAULT_NDIM,
+    Network,
+    Node,
+    Parallel,
+    Residual,
+    Sequential,
+    as_network,
+)
 
 MAX_BYTES = 64 * 2**20
 """Largest TOML or JSON file that is read."""
@@ -96,8 +105,12 @@ def load(path: str | os.PathLike[str]) -> Network:
     return from_dict(content, source=str(path))
 
 
-def save(network: Network, path: str | os.PathLike[str]) -> None:
+def save(network: Any, path: str | os.PathLike[str]) -> None:
     """Writes a network to a ``.toml`` or ``.json`` file, from which `load` reads it back equal.
+
+    Args:
+        network: a `Network`, a layer or a sequence of layers and blocks.
+        path: the file.
 
     Raises:
         NetworkFileError: another suffix, or the file cannot be written.
@@ -211,7 +224,7 @@ def _key(name: str) -> str:
 # --- network → mapping ----------------------------------------------------------------------
 
 
-def to_dict(network: Network) -> dict[str, Any]:
+def to_dict(network: Any) -> dict[str, Any]:
     """A network as plain lists, tables, strings and numbers, the content of its file.
 
     A chain becomes `layers`, any other graph `nodes`. Fields with default values are left out,
@@ -220,6 +233,7 @@ def to_dict(network: Network) -> dict[str, Any]:
     Raises:
         InputError: the network breaks a rule, so no file could be read back.
     """
+    network = as_network(network)
     ndim = network.bound.ndim
     assert ndim is not None
     result: dict[str, Any] = {}
@@ -290,8 +304,8 @@ def _once(layer: Layer, name: str, value: Any, ndim: int) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Weights):
         return value.packed()
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+    if isinstance(value, np.generic) or hasattr(value, "__dlpack__"):
+        value = hosted(value).tolist()
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, Fraction):

@@ -322,8 +322,21 @@ def _network_of(
                 items.append((own, item))
         checked.append((prefix, tuple(items)))
     _check_ndim(ndim)
-    blocks = _Blocks(first or Input(), tuple(checked), merge, count)
+    heads = (_input_of(items[0][1]) for _, items in checked if items)
+    first = first or next((own for own in heads if own.channels is not None), Input())
+    blocks = _Blocks(first, tuple(checked), merge, count)
     return Network._of(blocks, _stated(ndim, said), name)
+
+
+def _input_of(item: Layer | Network) -> Input:
+    """The input that a block states, whose channels are those of the network that it begins."""
+    if not isinstance(item, Network):
+        return Input()
+    if item._blocks is not None:
+        return item._blocks.first
+    own = item.nodes[item.inputs[0]].layer
+    assert isinstance(own, Input)
+    return own
 
 
 class Builder:
@@ -360,6 +373,8 @@ class Builder:
                 named = own or (name if i == len(items) else None)
                 inputs = (self.add(item, *inputs, name=named, prefix=prefix),)
             return inputs[0]
+        if name is not None and not isinstance(name, str):
+            raise InputError(f"name={short(name)} must be a text")
         full = prefix + name if name else None
         if isinstance(block, Network):
             _check_block(block, len(inputs))
@@ -595,7 +610,7 @@ def Sequential(*blocks: Any, ndim: int | None = None, name: str | None = None) -
 
     Args:
         blocks: layers, networks with one input and one output, or lists of them; a pair
-            ``("stem", Conv(7))`` names a layer. An `Input` may come first.
+            ``("stem", Conv(7))`` names a layer. An `Input` may come first, also in the first block.
         ndim: number of axes; default: what tuples imply, else 2.
 
     Blocks may hold blocks to any depth: the nodes are made once, in linear time, when they are
@@ -649,7 +664,7 @@ def as_network(net: Any) -> Network:
         return Sequential(*net)
     raise InputError(
         f"{type(net).__name__} is not a network; give a Network, layers, or read one with "
-        f"fastrf.load (TOML, JSON), fastrf.from_onnx or fastrf.zoo"
+        f"fastrf.load (TOML, JSON), fastrf.from_onnx, fastrf.from_torch or fastrf.zoo"
     )
 
 
@@ -657,6 +672,10 @@ def as_network(net: Any) -> Network:
 
 
 def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, Node]:
+    if not isinstance(nodes, Iterable):
+        raise InputError(
+            f"{short(nodes)} is no mapping name → (layer, *inputs); give one, or use Sequential"
+        )
     if isinstance(nodes, Mapping):
         nodes = [_as_node(name, entry) for name, entry in nodes.items()]
     result: dict[str, Node] = {}
@@ -674,11 +693,17 @@ def _as_nodes(nodes: Mapping[str, Sequence[Any]] | Iterable[Node]) -> dict[str, 
             raise InputError(
                 f"{node.name}: {short(node.layer)} is not a layer; give one, as Conv(3)"
             )
+        if not all(isinstance(source, str) for source in node.inputs):
+            raise InputError(f"{node.name} reads {short(node.inputs)}; give the names of nodes")
         if node.name in result:
             raise InputError(f"two nodes are called {short(node.name)}; names must differ")
         if not _reads(node.layer, count := len(node.inputs)):
             least, most = node.layer.inputs
             wanted = f"{least}" if least == most else f"at least {least}"
+            if isinstance(node.layer, Input):
+                raise InputError(
+                    f"{node.name}: Input is a map of its own, and reads none; put it first"
+                )
             raise InputError(
                 f"{node.name}: {type(node.layer).__name__} reads {wanted} map(s), got {count}; "
                 f"name as many nodes"

@@ -540,7 +540,7 @@ def test_several_inputs() -> None:
     assert field.input_size == (8,)
     assert field.aligned
     assert field.layers.named("b").size == (0,)
-    with pytest.raises(InputError, match="not an input"):
+    with pytest.raises(InputError, match="the network has 2 inputs; give input= one of"):
         receptive_field(net)
     with pytest.raises(InputError, match="no path leads from the input 'right' to 'a'"):
         receptive_field(net, "a", input="right")

@@ -404,7 +404,7 @@ BAD = [
         for value in (0, -1, 2.0, True, "3", (3, 0), float("nan"), [3, [3]], Fraction(3))
     ),
     (ly.Conv(None), "kernel=None", "at least 1"),
-    (ly.Conv(np.array([3, 3])), "kernel=array([3, 3])", "whole number"),
+    (ly.Conv(np.array([3, 2.5])), "kernel=array([3. , 2.5])", "whole number"),
     (ly.Conv((3, 3, 3)), "kernel=(3, 3, 3) has 3 values for 2 axes", "one per axis"),
     (ly.Conv(()), "has 0 values", "one per axis"),
     (ly.Conv(HUGE), f"kernel={HUGE}", str(MAXIMUM)),

@@ -307,7 +307,7 @@ REFUSED = {
         {"layers": [{"type": "Parallel", "branches": [[CONV]], "merge": []}]},
         ["layers[0]", "merge=[]", "a string"],
     ),
-    "input in the middle": ({"layers": [CONV, {"type": "Input"}]}, ["Input", "0 map"]),
+    "input in the middle": ({"layers": [CONV, {"type": "Input"}]}, ["reads none", "put it first"]),
     "output": ({"layers": [CONV], "outputs": ["conv"]}, ["'conv'", "conv1"]),
     "outputs a number": ({"layers": [CONV], "outputs": 1}, ["outputs", "1 must be"]),
     "endpoints": ({"layers": [CONV], "endpoints": {"a": "b"}}, ["'b'"]),

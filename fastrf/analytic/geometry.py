@@ -51,8 +51,8 @@ from fastrf.analytic.intervals import (
     push,
     union,
 )
-from fastrf.errors import InputError
-from fastrf.layers import AdaptivePool, AvgPool, Conv, Layer, MaxPool, Pad, Upsample
+from fastrf.errors import EmptyFieldError, InputError
+from fastrf.layers import AdaptivePool, AvgPool, Conv, Filter, Layer, MaxPool, Pad, Upsample
 from fastrf.lowering import Operation, PlaneGraph, lower
 from fastrf.maps import AxisMap, Everything, Size, SpatialMap, Table
 from fastrf.network import Network, as_network
@@ -155,7 +155,7 @@ def extended(maps: tuple[SpatialMap, ...], layer: Layer) -> tuple[SpatialMap, ..
     if size is None or out is None:
         return maps
     ndim = len(size)
-    if isinstance(layer, Conv):
+    if isinstance(layer, Conv | Filter):
         return replace(layer, padding_mode="zeros").maps(size, ndim)
     if isinstance(layer, Pad):
         return replace(layer, mode="zeros").maps(size, ndim)
@@ -795,6 +795,11 @@ def receptive_field(
     # Fields of several maps of one network share the pass.
     found = graph.once(("ascent", source), lambda: _ascend(graph, source))
     if () in found.nodes[node]:
+        if graph.joined(node, source):
+            raise EmptyFieldError(
+                f"no unit of {node!r} sees {source!r}: all read the gaps of transposed "
+                f"convolutions; choose another stride or padding before it, or another output="
+            )
         left_out = " once global layers are left out" if ignore_global else ""
         raise InputError(
             f"no path leads from the input {source!r} to {node!r}{left_out}; choose another "

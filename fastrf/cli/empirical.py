@@ -226,7 +226,7 @@ def _errors(found: ERF) -> dict[str, Any]:
     """Standard errors of the sizes; empty where one draw says nothing about them."""
     if found.groups is None or len(found.groups) < 2:
         return {}
-    from fastrf.erf import defined
+    from fastrf.metrics.given import defined
 
     return {
         "mean": found.uncertainty(lambda erf: erf.mean).tolist(),

@@ -166,7 +166,8 @@ def erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     shares = (f"{float(t):.0%}: {r:.4g}" for t, r in figures["area_ratio"].items())
     luo = [f"{size:.5g} ({kind})" for kind, size in figures["luo_size"].items() if size is not None]
     kurtosis = ["undefined" if k is None else k for k in figures["kurtosis"]]
-    dark = "undefined: nothing arrives at the centre"
+    hole = "undefined, as the middle of the TRF is a hole"
+    fwhm, ratio = figures["fwhm"], figures["ratio"]
     facts = [
         ("network", f"{field.network.name or 'network'}, {grid(field.input_size)}"),
         ("unit", f"{listed(field.unit)} of {field.node} on {field.input}"),
@@ -174,14 +175,11 @@ def erf_facts(field: ERF, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("mean", listed(figures["mean"])),
         ("σ", f"{listed(figures['std'])} pixels"),
         ("excess kurtosis", listed(kurtosis)),
-        ("Luo's size", f"{', '.join(luo)} pixels" if luo else dark),
+        ("Luo's size", f"{', '.join(luo)} pixels" if luo else hole),
         ("area ratio", ", ".join(shares)),
-        ("FWHM", dark if None in figures["fwhm"] else f"{listed(figures['fwhm'])} pixels"),
+        ("FWHM", hole if fwhm is None else f"{listed(fwhm)} pixels"),
         ("TRF", f"{times(figures['trf_size'])} pixels"),
-        (
-            "Luo's size / TRF",
-            "undefined" if figures["ratio"] is None else f"{figures['ratio']:.4g}",
-        ),
+        ("Luo's size / TRF", hole if ratio is None else f"{ratio:.4g}"),
         ("log gain", f"{field.log_gain:.6g}"),
     ]
     if field.draws is None:
@@ -213,15 +211,11 @@ def _show_layers(network: Network, documents: Sequence[Mapping[str, Any]], as_js
             d["node"],
             axes(d["trf_size"]),
             axes([f"{s:.4g}" for s in d["std"]]),
-            _short(d["luo_size"]["amplitude"]),
-            axes([_short(w) for w in d["fwhm"]]),
+            "–" if (luo := d["luo_size"]["amplitude"]) is None else f"{luo:.4g}",
+            "–" if d["fwhm"] is None else axes([f"{w:.4g}" for w in d["fwhm"]]),
             f"{d['lost_mass']:.3g}",
             f"{d['log_gain']:.4g}",
         ]
         for d in documents
     ]
     print_table(header, rows, ("log gain", "FWHM", "lost mass"))
-
-
-def _short(size: float | None) -> str:
-    return "–" if size is None else f"{size:.4g}"

@@ -28,7 +28,7 @@ from fastrf.engine.program import mean_gain, mean_gains
 from fastrf.engine.scaled import ZERO, Scaled
 from fastrf.engine.windows import Span, reached, united
 from fastrf.errors import InputError
-from fastrf.layers import Conv, ConvTranspose, FullyConnected, Norm
+from fastrf.layers import Attention, Conv, ConvTranspose, FullyConnected, Input, Norm
 from fastrf.layers.weights import Weights, weights_of
 from fastrf.lowering import Piece, PlaneGraph, Relation
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
@@ -50,6 +50,7 @@ NODE_SECONDS = 100e-6
 1 to 3 axes, kernels of 3 and 7) they foretell half to twice the time of one thread, on a machine
 that others used too. No other engine serves these networks, so that nothing is chosen by them."""
 
+_MIXING = (Attention, Conv, ConvTranspose, FullyConnected)
 
 ROOM_BYTES = 1 << 16
 """What a walk takes that is no array of pixels or weights (tracemalloc: 0.01 to 0.13 MiB)."""
@@ -75,13 +76,21 @@ def obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     unknown = _unknown(graph, node)
     if unknown is None:
         return None
-    return f"the number of channels of {unknown!r} is not known; give its layer channels="
+    layer = graph.network.nodes[unknown].layer
+    remedy = "put Input(channels) there" if isinstance(layer, Input) else "give its layer channels="
+    return f"the number of channels of {unknown!r} is not known; {remedy}"
 
 
 def _unknown(graph: PlaneGraph, node: str) -> str | None:
-    """The first map whose number of channels is not known."""
-    read = graph.ancestors(node)
-    return next((n for n in graph.network.nodes if n in read and graph.channels[n] is None), None)
+    """The first map whose number of channels is not known and matters. It does not where all are
+    mixed that read it: such a map counts as one channel."""
+    wanted = graph.ancestors(node)
+    found: set[str] = set()
+    for name in wanted:
+        own = graph.network.nodes[name]
+        if graph.channels[name] is not None and not isinstance(own.layer, _MIXING):
+            found.update(source for source in own.inputs if graph.channels[source] is None)
+    return next((name for name in graph.network.nodes if name in found), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +135,7 @@ def propagate_channelwise(
     Raises:
         InputError: weights do not fit the maps that they are used on.
     """
-    count = graph.channels[node]
-    assert count is not None, "the plan has asked for `obstacle`"
+    count = graph.channels[node] or 1
     seed = xp.full((count, *(1,) * graph.ndim), 1 / count, dtype)
     if channel is not None:
         seed[...] = 0
@@ -135,7 +143,7 @@ def propagate_channelwise(
     walk = _Walk(graph, node, input_node, xp, np.dtype(dtype))
     final = walk.run(Image(seed, unit, 0), progress or (lambda share: None))
     if final is None:
-        raise nothing_read(graph, node, unit, input_node)
+        raise nothing_read(graph, node, unit, input_node, "weights of 0")
     return _finished(final, walk.lost, xp)
 
 

@@ -90,6 +90,9 @@ class Choice:
             reasons.append(f"{name}: {why_not}")
         graph, node, _, source = self.where
         other = "channelwise" if channelwise.needed(graph, node, source) else "direct"
+        if method == other == "channelwise":  # no other serves it: nobody need have asked for it
+            why_not = channelwise.obstacle(graph, node, source)
+            raise InputError(f"layers hold their weights: {why_not}")
         raise InputError(
             f"method={short(method)} does not serve this field: {'; '.join(reasons)}"
             + (f"; use method={other!r} or 'auto'" if method != other else "")

@@ -202,7 +202,11 @@ def unbounded(node: str) -> UnboundedError:
 
 
 def nothing_read(
-    graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str
+    graph: PlaneGraph,
+    node: str,
+    unit: tuple[int, ...],
+    input_node: str,
+    more: str = "",
 ) -> InputError:
     if not graph.between(node, input_node):
         return InputError(
@@ -210,8 +214,8 @@ def nothing_read(
             f"choose another output or input"
         )
     return EmptyFieldError(
-        f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
-        f"or the gaps of transposed convolutions; choose another unit"
+        f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding"
+        f"{', ' + more if more else ''} or the gaps of transposed convolutions; choose another unit"
     )
 
 
@@ -667,7 +671,8 @@ def _growth(axis: AxisMap, taps: Array | None, span: Span) -> float:
     if isinstance(axis, Table):
         starts, rows = axis.rows(*span)
         pixels = starts[:, None] - starts.min() + np.arange(rows.shape[1])
-        return math.log2(np.bincount(pixels.ravel(), rows.ravel()).max())
+        most = np.bincount(pixels.ravel(), rows.ravel()).max()
+        return math.log2(most) if most > 0 else 0.0  # windows of padding alone hand nothing on
     return 0.0 if taps is not None or isinstance(axis, Everything) else math.log2(axis.kernel)
 
 

@@ -25,14 +25,12 @@ MOST_TAPS = 1 << 24
 
 class Extent(NamedTuple):
     """How far from the origin the field of unit u may reach along any axis, at most: anywhere on
-    the way ``width + jump·(|u| + 1)`` pixels. `taps` is the most that a kernel has, at `layer`.
-    `reached`: whether a path leads to the input at all."""
+    the way ``width + jump·(|u| + 1)`` pixels. `taps` is the most that a kernel has, at `layer`."""
 
     width: float
     jump: float
     taps: int
     layer: str
-    reached: bool
 
 
 def check_extent(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node: str) -> None:
@@ -41,7 +39,7 @@ def check_extent(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node
     Raises:
         PlanError: the field is too wide, too far out, or a kernel has too many taps.
     """
-    found = _extent_of(graph, node, input_node)
+    found = graph.once(("extent", node, input_node), lambda: _extent(graph, node, input_node))
     if found.taps > MOST_TAPS:
         raise PlanError(
             f"{found.layer} has a kernel of {found.taps} taps along an axis, more than the "
@@ -69,15 +67,11 @@ def check_path(graph: PlaneGraph, node: str, input_node: str) -> None:
     Raises:
         InputError: there is none.
     """
-    if not _extent_of(graph, node, input_node).reached:
+    if not graph.joined(node, input_node):
         raise InputError(
             f"no path leads from {node!r} to the input {input_node!r} (ignore_global leaves out "
             f"those through global layers); choose another output or input"
         )
-
-
-def _extent_of(graph: PlaneGraph, node: str, input_node: str) -> Extent:
-    return graph.once(("extent", node, input_node), lambda: _extent(graph, node, input_node))
 
 
 def _extent(graph: PlaneGraph, node: str, input_node: str) -> Extent:
@@ -101,8 +95,7 @@ def _extent(graph: PlaneGraph, node: str, input_node: str) -> Extent:
         for q, _ in op.sources:
             old = planes.get(q, (0.0, 0.0))
             planes[q] = (max(old[0], far), max(old[1], step))
-    reached = any(p in planes for p in graph.planes_of[input_node])
-    return Extent(width, jump, taps, layer, reached)
+    return Extent(width, jump, taps, layer)
 
 
 def _affine(axes: tuple[AxisMap, ...]) -> tuple[float, float, int]:

@@ -228,11 +228,16 @@ def _check_channel(channel: object, where: Where) -> None:
     count = graph.channels[node]
     if not channelwise.needed(graph, node, source):
         raise InputError(
-            f"channel={short(channel)} needs weights to tell channels apart; read the model with "
-            f"weights='trained', channels='full', or leave it out"
+            f"channel={short(channel)} needs weights to tell channels apart; give layers weights=, "
+            f"read the model with weights='trained', channels='full', or leave it out"
         )
-    if not is_whole(channel) or count is None or not 0 <= channel < count:
-        raise InputError(f"channel={short(channel)} must be a number from 0 to {(count or 1) - 1}")
+    if count is None:
+        raise InputError(
+            f"channel={short(channel)}: the number of channels of {node!r} is not known; give its "
+            f"layer channels="
+        )
+    if not is_whole(channel) or not 0 <= channel < count:
+        raise InputError(f"channel={short(channel)} must be a number from 0 to {count - 1}")
 
 
 def check_memory(

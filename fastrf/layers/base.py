@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
+import numpy as np
+
 from fastrf.layers.checks import channel_count, checked
 from fastrf.maps import Size, SpatialMap
 
@@ -43,7 +45,10 @@ class Layer:
         """The number of axes that a per-axis tuple of this layer implies, if there is one."""
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, tuple | list) and "per_axis" in f.metadata:
+            several = isinstance(value, tuple | list) or (
+                isinstance(value, np.ndarray) and value.ndim > 0
+            )
+            if several and "per_axis" in f.metadata:
                 return len(value)
         return None
 
@@ -55,6 +60,12 @@ class Layer:
     def channels_read(self) -> int | None:
         """Channels of the map that the weights of a bound layer are for; None: they do not tell."""
         return None
+
+    def told(self, channels: int | None) -> int | None:
+        """Channels of the maps read, as the weights of a bound layer tell, or the number of those
+        that it writes (None: not known)."""
+        keeps = type(self).output_channels is Layer.output_channels
+        return channels if self.channels_read is None and keeps else self.channels_read
 
     def fits(self, channels: int) -> bool:
         """Whether the weights of a bound layer, if it holds any, are for so many channels read."""

@@ -35,6 +35,10 @@ MAXIMUM_CHANNELS = 2**20
 MAXIMUM_RATIO = 2**16
 """Greatest numerator and denominator of a scale: a resize is held as a table of one period."""
 
+LARGEST = 1e140
+"""The greatest weight and factor: sums of their squares, over all taps and channels that there can
+be, are numbers."""
+
 MAXIMUM_TABLE = 2**25
 """Most numbers in the table of a resize, a border or a pattern of taps: 256 MB."""
 
@@ -170,10 +174,11 @@ def nonnegative(owner: str, name: str, value: Any, ndim: int) -> float:
 
 
 def nonzero(owner: str, name: str, value: Any, ndim: int) -> float:
-    """A finite number other than 0, such as a factor."""
+    """A finite number other than 0, such as a factor, with a square."""
     number = _finite(value)
     if not number:
         raise InputError(f"{owner}: {name}={short(value)} must be a finite number other than 0")
+    _check_squares(owner, name, number)
     return number
 
 
@@ -267,7 +272,7 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
     if array.shape != kernel:
         raise InputError(
             f"{owner}: taps of shape {array.shape} do not fit kernel={kernel}; "
-            f"give one variance per tap"
+            f"give one variance per tap{of_axes(array.ndim, kernel)}"
         )
     largest = array.max()
     if not np.all(np.isfinite(array)) or array.min() < 0 or largest == 0:
@@ -294,12 +299,28 @@ def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
     if array.shape != kernel:
         raise InputError(
             f"{owner}: weights of shape {array.shape} do not fit kernel={kernel}; "
-            f"give one number per tap"
+            f"give one number per tap{of_axes(array.ndim, kernel)}"
         )
     if not np.all(np.isfinite(array)) or not array.any():
         raise InputError(f"{owner}: weights must be finite numbers, not all 0")
+    _check_squares(owner, "weights", float(np.abs(array).max()))
     nested: Taps = _as_tuples(array.tolist())
     return nested
+
+
+def _check_squares(owner: str, name: str, largest: float) -> None:
+    """Refuses values whose squares, variances, are beyond all numbers."""
+    if not 1 / LARGEST <= abs(largest) <= LARGEST:
+        raise InputError(
+            f"{owner}: {name}={largest:g} has no square among numbers; scale it to between "
+            f"{1 / LARGEST:g} and {LARGEST:g} in magnitude"
+        )
+
+
+def of_axes(given: int, kernel: tuple[int, ...]) -> str:
+    """A further remedy for an array with the axes of another grid than the network's."""
+    other = given in (1, 2, 3) and given != len(kernel)
+    return f", or the network ndim={given}" if other else ""
 
 
 def _as_tuples(value: Any) -> Any:
@@ -317,6 +338,8 @@ def _finite(value: Any) -> float | None:
 
 
 def _spelled_out(owner: str, name: str, value: Any, ndim: int, remedy: str) -> tuple[Any, ...]:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * ndim
     if len(values) != ndim:
         raise InputError(

@@ -22,6 +22,7 @@ from fastrf.layers.checks import (
     choice,
     group_count,
     normalised_taps,
+    of_axes,
     paddings,
     per_axis,
     positive,
@@ -66,9 +67,12 @@ class _Convolution(Windowed):
         if self.init is not None:
             raise InputError(f"{owner}: init={self.init!r} draws weights; leave it out, or weights")
         if own.shape[2:] != self.kernel or len(own.shape) < 3:
+            rule = "(channels, channels read / groups, *kernel)"
+            if self.transposed:
+                rule = "(channels read, channels / groups, *kernel)"
             raise InputError(
                 f"{owner}: weights of shape {own.shape} do not fit kernel={self.kernel}; give "
-                f"(channels, channels, *kernel), as PyTorch's layer has them"
+                f"{rule}, as PyTorch's layer has them{of_axes(len(own.shape) - 2, self.kernel)}"
             )
         first, second = own.shape[:2]
         # A row of a depthwise layer is a group or, of several per channel, a part of one.
@@ -82,6 +86,8 @@ class _Convolution(Windowed):
         squares = own.squares().mean(axis=(0, 1))
         gain = float(squares.sum()) * (reads // groups) or MUTED
         taps = normalised_taps(owner, squares, self.kernel) if squares.any() else None
+        if self.taps is not None and normalised_taps(owner, self.taps, self.kernel) != taps:
+            raise InputError(f"{owner}: weights have taps of their own; leave out taps, or weights")
         return replace(
             self, weights=own, channels=channels, gain=derived(owner, self.gain, gain), taps=taps
         )
@@ -89,7 +95,18 @@ class _Convolution(Windowed):
     def initialised(self, scheme: str) -> Self:
         trained = self.weights is not None or self.init == TRAINED
         taps = None if trained or scheme == DELTA else self.taps
-        return replace(self, init=scheme, gain=1.0, taps=taps, weights=None)
+        return replace(
+            self, init=scheme, gain=1.0, taps=taps, weights=None, channels=self._channels_written()
+        )
+
+    def _channels_written(self) -> int | None:
+        """Channels that the layer states, or its weights."""
+        if self.weights is None or self.channels is not None:
+            return self.channels
+        first, second = as_weights(self.weights).shape[:2]
+        if not self.transposed:
+            return first
+        return second * (self.groups if isinstance(self.groups, int) else first)
 
     @property
     def depends_on_network(self) -> bool:
@@ -125,9 +142,13 @@ class _Convolution(Windowed):
         if self.weights is None:
             return None
         first, second = self.weights.shape[:2]
-        if self.transposed:
-            return int(first)
-        return None if self.groups == "depthwise" else int(second * self.groups)
+        # A depthwise layer has one filter per channel, unless the network says that it has several.
+        own = self.transposed or self.groups == "depthwise"
+        return int(first if own else second * self.groups)
+
+    def told(self, channels: int | None) -> int | None:
+        keeps = self.channels is None and self.groups == "depthwise"
+        return channels if keeps else self.channels_read
 
     def fits(self, channels: int) -> bool:
         if self.weights is None or self.transposed or self.groups != "depthwise":
@@ -238,10 +259,14 @@ class FullyConnected(Layer):
         if self.weights is None:
             return self
         own = as_weights(self.weights)
-        if self.init is not None or len(own.shape) != ndim + 2:
+        if self.init is not None:
+            raise InputError(
+                f"FullyConnected: init={self.init!r} draws weights; leave it out, or weights"
+            )
+        if len(own.shape) != ndim + 2:
             raise InputError(
                 f"FullyConnected: weights of shape {own.shape} must be (channels, channels read, "
-                f"*pixels of the map), and leave no init to choose"
+                f"*pixels of the map); reshape them, to one pixel per axis behind global pooling"
             )
         if self.channels not in (None, own.shape[0]) or self.map_size not in (None, own.shape[2:]):
             raise InputError(
@@ -253,7 +278,10 @@ class FullyConnected(Layer):
         return replace(self, weights=own, channels=own.shape[0], gain=gain)
 
     def initialised(self, scheme: str) -> Self:
-        return replace(self, init=scheme, gain=1.0, weights=None)
+        channels = self.channels
+        if self.weights is not None and channels is None:
+            channels = as_weights(self.weights).shape[0]
+        return replace(self, init=scheme, gain=1.0, weights=None, channels=channels)
 
     @property
     def depends_on_network(self) -> bool:

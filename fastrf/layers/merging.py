@@ -29,6 +29,9 @@ class Add(Layer):
             return wide.pop()
         return None if None in channels else 1
 
+    def told(self, channels: int | None) -> int | None:
+        return channels
+
 
 @dataclass(frozen=True)
 class Multiply(Add):
@@ -102,3 +105,6 @@ class ChannelShuffle(Layer):
                 f"ChannelShuffle: groups={self.groups} must divide the {channels[0]} channels"
             )
         return channels[0]
+
+    def told(self, channels: int | None) -> int | None:
+        return channels

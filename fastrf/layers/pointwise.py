@@ -51,7 +51,7 @@ class Activation(Layer):
 
     @property
     def kind(self) -> str:
-        return self.function
+        return self.function if isinstance(self.function, str) else "activation"
 
     @property
     def known(self) -> Function | None:

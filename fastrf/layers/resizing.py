@@ -213,6 +213,9 @@ class PixelShuffle(Layer):
             )
         return channels[0] // block
 
+    def told(self, channels: int | None) -> int | None:
+        return None if channels is None else channels * math.prod(self.factor)
+
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         axes = tuple(Spread(f, f) for f in self.factor)
         out = None
@@ -230,6 +233,9 @@ class PixelUnshuffle(Layer):
 
     def output_channels(self, channels: Sequence[int | None]) -> int | None:
         return None if channels[0] is None else channels[0] * math.prod(self.factor)
+
+    def told(self, channels: int | None) -> int | None:
+        return None if channels is None else channels // math.prod(self.factor) or None
 
     def maps(self, size: Size | None, ndim: int) -> tuple[SpatialMap, ...]:
         axes = tuple(Window(f, f) for f in self.factor)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastrf.errors import InputError, short
 from fastrf.exchange import REFUSED, hosted
+from fastrf.layers.checks import LARGEST
 
 MUTED = 2.0**-200
 """The gain that stands for 0, which a layer cannot have: what passes it is below all rounding."""
@@ -44,6 +45,12 @@ class Weights:
             raise InputError(
                 f"weights of shape {self.array.shape} must be finite numbers, and some; check the "
                 f"model"
+            )
+        largest = max(float(self.array.max()), -float(self.array.min()))
+        if largest > LARGEST:
+            raise InputError(
+                f"weights of shape {self.array.shape} reach {largest:.3g}, whose "
+                f"squares are beyond all numbers; scale them to at most {LARGEST:g}"
             )
         self.array.flags.writeable = False
 

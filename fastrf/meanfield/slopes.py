@@ -116,6 +116,8 @@ def slopes_of(
 ) -> Slopes:
     """Of the activations between a map and an input (None: any) that correlated gradients reach,
     found at the first call; `everywhere`: gradients of units on all maps between them."""
+    if input_node is None and len(graph.network.inputs) == 1:
+        (input_node,) = graph.network.inputs
     key = ("slopes", node, input_node, everywhere)
     return graph.once(key, lambda: _found(graph, node, input_node, everywhere))
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
 
 from fastrf.errors import InputError
 from fastrf.images import Image
+
+T = TypeVar("T")
 
 Center = Sequence[float] | None
 """A position in the indices of the image array; None is the first maximum in C order."""
@@ -15,6 +20,15 @@ Center = Sequence[float] | None
 # in blocks, is right to 2·10⁴ roundings of 1.1e-16; without this allowance a box of a uniform
 # image whose mass equals the share exactly would be taken or passed over by chance.
 ROUNDING = 2.5e-12
+
+
+def defined(measure: Callable[[], T]) -> T | None:
+    """A figure, or None where the image has none: sizes that compare with the centre have none of a
+    field with a hole there."""
+    try:
+        return measure()
+    except InputError:
+        return None
 
 
 def core_at(image: Image, center: Center) -> tuple[Image, tuple[float, ...]]:
@@ -36,7 +50,7 @@ def fraction_of(name: str, value: float) -> float:
 
 
 def axis_of(image: Image, axis: int) -> int:
-    if not -image.ndim <= axis < image.ndim:
+    if not isinstance(axis, int | np.integer) or not -image.ndim <= axis < image.ndim:
         raise InputError(
             f"axis is {axis}: the image has {image.ndim} axes; give one of 0 … {image.ndim - 1}"
         )

@@ -16,9 +16,10 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
 from fastrf.analytic.geometry import LayerField, ReceptiveField
-from fastrf.erf import ERF, defined
+from fastrf.erf import ERF
 from fastrf.errors import InputError, printable
 from fastrf.layers import Layer
+from fastrf.metrics.given import defined
 from fastrf.network import Network
 from fastrf.plot import style
 from fastrf.plot.layout import Layout, layered
@@ -225,8 +226,8 @@ def _texts(
         numbers = "sees nothing of the input"
     else:
         numbers = f"TRF {style.brief(row.size)} · stride {style.brief(row.stride)}"
-    if last in fields and (size := defined(fields[last].luo_size)) is not None:
-        numbers += f" · ERF {size:.4g}"
+    if last in fields and (luo := defined(fields[last].luo_size)) is not None:
+        numbers += f" · ERF {luo:.4g}"
     return [name, what, numbers]
 
 

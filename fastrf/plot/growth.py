@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from fastrf.erf import ERF, defined
+from fastrf.erf import ERF
 from fastrf.errors import InputError
+from fastrf.metrics.given import defined
 from fastrf.plot import style
 from fastrf.plot.style import Theme, ThemeName, Width
 
@@ -55,23 +56,22 @@ def growth_figure(
     last = list(fields.values())[-1]
     figure = style.blank(across, 1.9 + 0.26 * across, colors)
     name = f"{last.network.name}: " if last.network.name else ""
-    count = "1 layer" if len(fields) == 1 else f"{len(fields)} layers"
     where = "" if last.input_size is None else f" on {style.times(last.input_size)} pixels"
-    style.title(figure, colors, f"{name}receptive fields of {count}{where}")
+    style.title(figure, colors, f"{name}receptive fields of {len(fields)} layers{where}")
     sizes, ratio = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     style.dress(sizes, colors, grid=True)
     style.dress(ratio, colors, grid=True)
     handles = _draw_sizes(sizes, points, colors)
-    shares = [(p.number, p.luo / p.trf) for p in points if p.luo and p.trf]
+    known = [(p.number, p.luo / p.trf) for p in points if p.trf and p.luo]
     ratio.plot(
-        [number for number, _ in shares],
-        [share for _, share in shares],
+        [number for number, _ in known],
+        [share for _, share in known],
         color=colors.erf,
         linewidth=1.3,
         marker=_marker(points),
         markersize=2.5,
     )
-    ratio.set_ylim(0, max([1.0, *(share for _, share in shares)]) * 1.08)
+    ratio.set_ylim(0, max([1.0, *(share for _, share in known)]) * 1.08)
     ratio.set_yticks([0, 0.5, 1], labels=["0", "½", "1"])
     ratio.set_ylabel("Luo / TRF")
     style.legend(figure, handles, colors)
@@ -104,11 +104,15 @@ def _points(fields: Mapping[str, ERF]) -> list[_Point]:
                 name,
                 _mean(table[name].size),
                 defined(erf.luo_size),
-                _mean(defined(partial(getattr, erf, "fwhm")) or [None]),
+                defined(partial(_width, erf)),
                 _mean(erf.std) or 0.0,
             )
         )
     return points
+
+
+def _width(erf: ERF) -> float:
+    return _mean(erf.fwhm) or 0.0
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

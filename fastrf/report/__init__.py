@@ -51,7 +51,8 @@ def report(
         progress: called with the share of the layers that are done.
 
     Returns:
-        The cross-check's report, true when all agrees; None where it was left out.
+        The cross-check's report, true when all agrees; None where it was left out, as of
+        networks whose layers hold their weights.
 
     Raises:
         InputError: an argument or the network breaks a rule, or the file cannot be written.

@@ -14,10 +14,12 @@ import fastrf
 from fastrf import tiling
 from fastrf.analytic.geometry import LayerField, ReceptiveField, receptive_field
 from fastrf.check import CheckReport, check
-from fastrf.erf import ERF, defined, erf
+from fastrf.erf import ERF, erf
 from fastrf.errors import FastrfError, InputError
+from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import IDENTITY
+from fastrf.metrics.given import defined
 from fastrf.network import Network, as_network
 from fastrf.report.pictures import COARSEST, Picture, picture
 
@@ -62,7 +64,8 @@ class LayerReport:
         field: the layer's own field; its `ends` say every unit's box.
         inner: first and last unit per axis that meet no padding; None on the unbounded grid.
         samples: pictures, the central unit's first; empty where there is none.
-        std, luo_size, ratio, log_gain, lost_mass: of the central unit's ERF, None without.
+        std, luo_size, ratio, log_gain, lost_mass: of the central unit's ERF, None without
+            (the sizes also where they are not defined).
         note: why there is no ERF, or "".
     """
 
@@ -140,6 +143,12 @@ def assemble(
     network = as_network(net).bound
     graph = lower(network, input_size, ignore_global=ignore_global)
     output, input, notes = _chosen(graph, output, input)
+    if check and any(weights_of(node.layer) is not None for node in network.nodes.values()):
+        check = False
+        notes.append(
+            "Layers hold their weights channel by channel: the cross-check, which compares "
+            "averages over channels, is left out."
+        )
     where: dict[str, Any] = {"input": input, "ignore_global": ignore_global}
     means: dict[str, Any] = {"workers": workers, "memory_limit": memory_limit}
     found = receptive_field(network, output, input_size, **where)

@@ -12,7 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastrf.erf import ERF, defined, erf
+from fastrf.erf import ERF, erf
+from fastrf.metrics.given import defined
 from fastrf.sweep.columns import COVARIANCES, FIGURES, LAYERS, RESULTS, SHARE_NAMES
 from fastrf.sweep.content import text_of
 from fastrf.sweep.points import options_of

@@ -195,7 +195,8 @@ def plane_windows(
     """The window on which each plane's image is held.
 
     The whole map; on the unbounded grid what the unit's gradient reaches of this plane and of all
-    that unstrided layers join it to: equal layers then are one matrix.
+    that unstrided layers join it to: equal layers then are one matrix. All planes of a map have
+    the same.
     """
     if graph.input_size is not None:
         sizes = (graph.sizes[p.node] or () for p in graph.planes)
@@ -224,11 +225,16 @@ def plane_windows(
             ends = [p for p, _ in (*op.sources, *op.targets) if p in found]
             for p in ends[1:]:
                 group[leader(p)] = leader(ends[0])
+    # Planes of one map are added up, and those that nothing reaches may come first.
+    names = dict.fromkeys(graph.planes[p].node for p in found)
+    for name in names:
+        for p in graph.planes_of[name][1:]:
+            group[leader(p)] = leader(graph.planes_of[name][0])
     together: dict[int, Spans] = {}
     for p, spans in found.items():
         root = leader(p)
         together[root] = _united(together[root], spans) if root in together else spans
-    return {p: together[leader(p)] for p in found}
+    return {p: together[leader(p)] for name in names for p in graph.planes_of[name]}
 
 
 def reach(move: SpatialMap, y: Spans) -> Spans:
