@@ -378,7 +378,7 @@ class _Subject:
     # --- what would widen it
 
     def changes(self) -> tuple[Change, ...]:
-        """Every change that applies, the most effective first."""
+        """Every change that widens the field, the most effective first."""
         convs = {
             name: layer
             for name in self.between
@@ -407,7 +407,7 @@ class _Subject:
             ("a kernel larger by 2 in the last layer alone", last, _larger),
             ("kernels larger by 2 in all layers", convs, _larger),
             (
-                "stride ×2 in the first layer that all paths share; halves the output",
+                "stride 2 in the first layer without one that all paths share; halves the output",
                 first,
                 _strided,
             ),
@@ -419,7 +419,9 @@ class _Subject:
             for what, layers, change in options
             if layers
         ]
-        return tuple(sorted(found, key=lambda c: -c.std_factor))
+        # A stride of the last layer, or the rims of kernels of two taps, change nothing.
+        wider = [c for c in found if c.std_factor > 1 + SAME or c.trf_factor > 1 + SAME]
+        return tuple(sorted(wider, key=lambda c: -c.std_factor))
 
     def _change(self, what: str, layers: Mapping[str, Layer], cost: float) -> Change:
         nodes = [

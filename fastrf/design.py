@@ -257,8 +257,10 @@ def design(
         if network.fingerprint in fingerprints:
             continue
         fingerprints.add(network.fingerprint)
-        found.append(_measured(candidate, parameters, network, rules, size, device))
         measured += 1
+        confirmed = _measured(candidate, parameters, network, rules, size, device)
+        if confirmed is not None:
+            found.append(confirmed)
     fitting = [d for d in found if d.fits]
     if fitting:
         return Designs(fitting[:count], None, searched, measured, size)
@@ -344,9 +346,11 @@ def _measured(
     rules: Sequence[_Rule],
     size: str,
     device: str,
-) -> Design:
-    """The candidate with the engine's figures."""
+) -> Design | None:
+    """The candidate with the engine's figures; None where it has no such size, its centre being in
+    a gap."""
     from fastrf.erf import erf
+    from fastrf.metrics.given import defined
 
     field = erf(network, device=device)
     measures: dict[str, Callable[[], float]] = {
@@ -354,12 +358,15 @@ def _measured(
         "std": lambda: _mean(field.std),
         "fwhm": lambda: _mean(field.fwhm),
     }
+    found_size = defined(measures[size])
+    if found_size is None:
+        return None
     box = field.field.box(field.unit)
     assert box is not None
     found = Design(
         parameters,
         network,
-        erf=measures[size](),
+        erf=found_size,
         trf=_mean([high - low + 1 for low, high in box]),
         stride=candidate.stride,
         multiply_adds=candidate.multiply_adds,
@@ -505,7 +512,7 @@ def _of_chain(point: Point, chain: Chain, size: str) -> _Candidate | None:
     area = np.prod(jumps, axis=0)
     return _Candidate(
         lambda: (point.parameters, point.network()),
-        size=float(gaussian_size(_mean(stds), size, chain.ndim)),
+        size=min(float(gaussian_size(_mean(stds), size, chain.ndim)), _mean(trfs)),
         trf=_mean(trfs),
         stride=float(area[-1]) ** (1 / chain.ndim),
         multiply_adds=float(np.sum(taps * area[-1] / area)),
@@ -557,7 +564,7 @@ class _OfNetwork:
     @cached_property
     def size(self) -> float:
         std = moments(lower(self._network, None), None, "center").std
-        return float(gaussian_size(_mean(std.tolist()), self._size_name, self.ndim))
+        return min(float(gaussian_size(_mean(std.tolist()), self._size_name, self.ndim)), self.trf)
 
     @property
     def trf(self) -> float:
@@ -644,7 +651,8 @@ class _Family:
         self.parameters = _both(full, *(np.cumsum(w + 0 * step, axis=-1) for w in weights))
         self.multiply_adds = _both(full, *(area * np.cumsum(w / area, axis=-1) for w in weights))
         spike = np.stack([np.zeros(depth.shape[1:]), 0.5 ** depth[0]])  # through all shortcuts
-        self.size = gaussian_size(self.std, size, ndim, spike)
+        # A Gaussian is wider than the field of a few layers, of which no size exceeds the TRF.
+        self.size = np.minimum(gaussian_size(self.std, size, ndim, spike), self.trf)
         # The same network under two names: fewer halvings reached than asked for, and the like.
         reached = (i + 1) // every >= halvings
         named = reached & ((halvings > 0) | (every == every.ravel()[0])) & (cycle <= depth)

@@ -266,6 +266,18 @@ class PlaneGraph:
                 found.append(op)
         return found
 
+    def joined(self, node: str, input_node: str) -> bool:
+        """Whether any path leads from `input_node` to `node`: not where global layers that are
+        left out stand on all of them."""
+        return self.once(("joined", node, input_node), lambda: self._joined(node, input_node))
+
+    def _joined(self, node: str, input_node: str) -> bool:
+        planes = set(self.planes_of[node])
+        for op in reversed(self.between(node, input_node)):
+            if any(p in planes for p, _ in op.targets):
+                planes.update(q for q, _ in op.sources)
+        return not planes.isdisjoint(self.planes_of[input_node])
+
     def ancestors(self, node: str) -> set[str]:
         """`node` and every node that it depends on."""
         seen, stack = {node}, [node]

@@ -92,7 +92,7 @@ def load(path: str | os.PathLike[str]) -> Network:
         from fastrf.importers.onnx import from_onnx
 
         return from_onnx(path)
-    parse = {".toml": _parse_toml, ".json": _parse_json}.get(suffix)
+    parse = PARSERS.get(suffix)
     if parse is None:
         _fail(str(path), f"the suffix {suffix!r} is unknown; name the file .toml, .json or .onnx")
     text = read_text(Path(path))
@@ -188,6 +188,10 @@ def _json(value: Any) -> str:
 
 def _parse_toml(text: str) -> Any:
     return tomllib.loads(text)
+
+
+PARSERS: Mapping[str, Callable[[str], Any]] = {".toml": _parse_toml, ".json": _parse_json}
+"""How files of a suffix are read; ValueError or RecursionError where they are not valid."""
 
 
 def _write_toml(content: Mapping[str, Any]) -> str:

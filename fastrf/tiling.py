@@ -327,10 +327,11 @@ class _Plan:
         start = done = 0
         while done < units[axis]:
             stop = min(start + limit, total)
-            _, last = self.right(axis, stop - start, start == 0, stop == total)
+            first, last = self.right(axis, stop - start, start == 0, stop == total)
             offset = start // halo.block * halo.units
             end = offset + last + 1
-            if end <= done:
+            # A tile that is too small between others may still do at the end of the image.
+            if end <= done or offset + first > done:
                 raise InputError(
                     f"tile_size={limit} is too small along axis {axis}: neighbouring tiles share "
                     f"{halo.overlap} pixels and begin at multiples of {halo.block}; give "

@@ -112,7 +112,7 @@ def test_changes_are_those_of_the_changed_networks() -> None:
         "kernels larger by 2 in the layers of the largest stride": net(plain, five, five),
         "a kernel larger by 2 in the last layer alone": net(plain, plain, five),
         "kernels larger by 2 in all layers": net(five, five, five),
-        "stride ×2 in the first layer that all paths share; halves the output": net(
+        "stride 2 in the first layer without one that all paths share; halves the output": net(
             conv(channels=8, stride=2), plain, plain
         ),
         "all weight variance on the rims of the kernels (initialisation)": net(rim, rim, rim),
@@ -136,9 +136,9 @@ def test_changes_are_those_of_the_changed_networks() -> None:
     assert cost["a kernel larger by 2 in the last layer alone"] == pytest.approx(
         (first + deep + deep * 25 / 9 + last) / total
     )
-    assert cost["stride ×2 in the first layer that all paths share; halves the output"] == (
-        pytest.approx(1 / 4)
-    )
+    assert cost[
+        "stride 2 in the first layer without one that all paths share; halves the output"
+    ] == (pytest.approx(1 / 4))
 
 
 def test_the_trf_of_several_phases_is_the_tables() -> None:
@@ -289,3 +289,15 @@ def test_what_cannot_be_advised() -> None:
         advice(conv(), output="conv7")
     with pytest.raises(InputError, match="larger input_size"):
         advice(Conv(9), input_size=3)
+
+
+def test_only_what_widens_is_named() -> None:
+    """A stride in the last layer moves no pixel of its field, nor do rims of two taps."""
+    found = advice(Sequential(Conv(9, stride=4), Conv(2), ndim=1))
+    assert found.changes
+    assert all(c.std_factor > 1.01 for c in found.changes)
+    assert not any("stride" in c.what or "rims" in c.what for c in advice(Conv(2)).changes)
+    inner = advice(Sequential(Conv(9, stride=4), Conv(3), Conv(3), ndim=1))
+    (stride,) = (c for c in inner.changes if c.what.startswith("stride"))
+    assert stride.layers == ("conv2",)
+    assert "without one" in stride.what

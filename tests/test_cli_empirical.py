@@ -9,6 +9,7 @@ import pytest
 
 import fastrf as rf
 from fastrf.cli import main
+from fastrf.lowering import lower
 
 torch = pytest.importorskip("torch")
 
@@ -21,6 +22,9 @@ def net():
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1)
     )
+
+def normed():
+    return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
 
 def network():
     return rf.Sequential(rf.Conv(3))
@@ -131,3 +135,42 @@ def test_control_flow_is_measured(capsys):
     code, out, _ = run(capsys, "measured_models:Branching", "--input-size", "9")
     assert code == 0
     assert "counts as the whole image" in out
+
+
+class Skipping(torch.nn.Module):
+    """What slopes and largest values have in common along its ways is followed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (torch.nn.Conv2d(n, 32, 3, padding=1) for n in (8, 32))
+        self.up = torch.nn.ConvTranspose2d(32, 32, 2, 2)
+        self.out = torch.nn.Conv2d(64, 4, 3, padding=1)
+        self.pool = torch.nn.MaxPool2d(2)
+
+    def forward(self, x):
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.b(self.pool(a)))
+        return self.out(torch.cat([a, self.up(b)], 1))
+
+
+def test_a_measured_field_holds_the_network_and_not_its_settled_gains():
+    """Gains alone do not say what they have in common: the computed field would be another."""
+    module, shape = Skipping(), (1, 8, 16, 16)
+    net = rf.from_torch(module, shape, init="he")
+    measured = rf.empirical(module, shape, draws=2, initialise="he", network=net)
+    assert measured.network == net
+    again = rf.erf(measured.network, measured.node, measured.unit, measured.input_sizes)
+    theory = rf.erf(net, input_size=16)
+    assert again.std == theory.std
+    assert again.log_gain == theory.log_gain
+    settled = lower(net, 16).network
+    assert settled != net
+    assert abs(rf.erf(settled, input_size=16).std[0] / theory.std[0] - 1) > 0.02
+
+
+def test_norms_that_count_as_those_of_drawn_weights_are_said(capsys):
+    code = ("measured_models:normed", "--input-size", "9", "--draws", "40", "--compare")
+    said = "divide by the statistics that the module holds"
+    assert said in run(capsys, *code, "--initialise", "he")[2]
+    assert said not in run(capsys, *code, "--initialise", "unit")[2]
+    assert said not in run(capsys, *code, "--initialise", "he", "--training")[2]

@@ -238,3 +238,15 @@ def test_what_takes_long_is_computed_of_few(monkeypatch: pytest.MonkeyPatch) -> 
     budget = {"layers": 4}
     assert design((0.5, 9), size="std", budget=budget, space={"parameters": space}, count=1)
     assert len(asked) == 4  # of two depths and two kernels
+
+
+def test_no_size_is_forecast_beyond_the_trf() -> None:
+    """A Gaussian of the σ of a few layers is: the reason then named a size that none has."""
+    space = {"ndim": 1, "parameters": {"depth": {"from": 1, "to": 3}, "kernel": [3, 5]}}
+    found = rf.design(target_erf=20, space=space)
+    assert not any(d.fits for d in found)
+    assert max(d.erf for d in found) == 13
+    assert "the nearest is 13)" in str(found.reason)
+    # Five layers whose field fills its TRF; their Gaussian would be larger by half.
+    small = rf.design(target_erf=(62, 64), stride=4, budget={"layers": 5}, count=20)
+    assert any(d.erf == d.trf == 63 for d in small if d.fits)

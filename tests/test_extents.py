@@ -9,6 +9,7 @@ import pytest
 
 import fastrf as rf
 from fastrf.engine.extents import _affine, _extent
+from fastrf.errors import InputError
 from fastrf.lowering import lower
 from fastrf.maps import Spread, Table, Window
 
@@ -80,3 +81,17 @@ def test_channels_that_nobody_reads_end_no_walk() -> None:
     graph = lower(net)
     found = _extent(graph, graph.output_node(None), graph.input_node(None))
     assert (found.width, found.taps, found.layer) == (8 + 2 + 4, 9, "wide")
+
+
+@pytest.mark.parametrize("method", ["auto", "direct", "factored", "spectral"])
+@pytest.mark.parametrize("input_size", [None, 8])
+def test_a_map_that_nothing_leads_to_is_refused(method: str, input_size: int | None) -> None:
+    """As `receptive_field` refuses it; the maps below it have their fields all the same."""
+    net = rf.Sequential(rf.Conv(3, padding=1), rf.GlobalPool(), rf.Conv(1))
+    options = {"input_size": input_size, "ignore_global": True}
+    with pytest.raises(InputError, match="no path leads from the input"):
+        rf.receptive_field(net, "conv2", **options)
+    with pytest.raises(InputError, match=r"no path leads from 'conv2'.*ignore_global"):
+        rf.erf(net, "conv2", method=method, **options)
+    if method != "spectral":
+        assert list(rf.erf(net, "conv2", method=method, layers="all", **options)) == ["conv1"]

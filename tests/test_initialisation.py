@@ -17,6 +17,7 @@ from fastrf.activations import moments
 from fastrf.errors import InputError
 from fastrf.initialisation import SCHEMES, pattern
 from fastrf.lowering import lower
+from fastrf.report.document import assemble
 
 # --- schemes against PyTorch's initialisers -------------------------------------------------
 
@@ -437,3 +438,26 @@ def test_batch_norm_in_training() -> None:
     assert abs(np.mean(rows) - expected) <= bound
     # Second moments instead would make 1/2 of it, less than half.
     assert np.mean(rows) - bound > 0.5
+
+
+def test_every_way_to_a_field_gives_that_of_the_network() -> None:
+    """A table's network and a report's fields are not those of the gains alone that an
+    initialisation comes to, which say no more what slopes and largest values have in common."""
+    conv = rf.Conv(3, padding=1, channels=16)
+    down = rf.Sequential(
+        rf.MaxPool(2), conv, rf.Activation("relu"), rf.ConvTranspose(2, stride=2, channels=16)
+    )
+    net = rf.Sequential(
+        rf.Input(8), conv, rf.Activation("relu"), rf.Parallel(None, down, merge="concat"), conv
+    ).initialised("he")
+    expected = rf.erf(net, input_size=16)
+    field = rf.receptive_field(net, input_size=16)
+    assert field.network == expected.network.bound
+    assert field.network.fingerprint == expected.to_dict()["fingerprint"]
+    assert rf.erf(field.network, input_size=16).std == expected.std
+    told = assemble(net, input_size=16, check=False).layers[-1]
+    assert told.std == expected.std
+    assert told.log_gain == expected.log_gain
+    settled = lower(net, 16).network
+    assert settled != net.bound
+    assert abs(rf.erf(settled, input_size=16).std[0] / expected.std[0] - 1) > 1e-2

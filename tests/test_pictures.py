@@ -23,7 +23,7 @@ TABLE: list[dict[str, Any]] = [
         "depth": n,
         "kernel": k,
         "trf": n * (k - 1) + 1,
-        "std": (n * (k * k - 1) / 12) ** 0.5,
+        "std_0": (n * (k * k - 1) / 12) ** 0.5,
         "ratio": (k * 0.1) * n**-0.5,
         "error": None,
     }
@@ -48,9 +48,9 @@ def test_growth_curves() -> None:
         expected = [(n, (n * (k * k - 1) / 12) ** 0.5) for n in (5, 10, 20, 40)]
         np.testing.assert_allclose(curves[f"kernel {k}"], expected)
     three = [row for row in TABLE if row["kernel"] == 3]
-    assert set(drawn(growth_curves(three, y=["trf", "std"]))) == {"trf", "std"}
-    both = drawn(growth_curves(TABLE, y=["trf", "std"], by=["kernel"]))
-    assert set(both) == {"kernel 3, trf", "kernel 3, std", "kernel 5, trf", "kernel 5, std"}
+    assert set(drawn(growth_curves(three, y=["trf", "std_0"]))) == {"trf", "std_0"}
+    both = drawn(growth_curves(TABLE, y=["trf", "std_0"], by=["kernel"]))
+    assert set(both) == {"kernel 3, trf", "kernel 3, std_0", "kernel 5, trf", "kernel 5, std_0"}
 
 
 def test_ratio_curves_have_their_slopes() -> None:
@@ -74,24 +74,24 @@ def test_the_slope_is_that_of_the_measures() -> None:
 
 
 def test_heat_map() -> None:
-    figure = heat_map(TABLE, "kernel", "depth", "std")
+    figure = heat_map(TABLE, "kernel", "depth", "std_0")
     (image,) = figure.axes[0].images
     found = np.asarray(image.get_array())
     expected = [[(n * (k * k - 1) / 12) ** 0.5 for k in (3, 5)] for n in (5, 10, 20, 40)]
     np.testing.assert_allclose(found, expected)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["5", "10", "20", "40"]
     assert {t.get_text() for t in figure.axes[0].texts} == {f"{v:.3g}" for v in np.ravel(expected)}
-    partial = heat_map(TABLE[:3], "kernel", "depth", "std", log=True)
+    partial = heat_map(TABLE[:3], "kernel", "depth", "std_0", log=True)
     assert np.isnan(np.ma.filled(partial.axes[0].images[0].get_array(), np.nan)).sum() == 1
 
 
 def test_texts_and_lists_are_axes_too() -> None:
     rows = [
-        {"block": b, "pattern": p, "std": 1.0 + len(b) + sum(p)}
+        {"block": b, "pattern": p, "std_0": 1.0 + len(b) + sum(p)}
         for b in ("plain", "residual")
         for p in ([1], [1, 2])
     ]
-    figure = heat_map(rows, "block", "pattern", "std")
+    figure = heat_map(rows, "block", "pattern", "std_0")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["plain", "residual"]
     assert figure.axes[0].images[0].get_array().shape == (2, 2)
 
@@ -132,13 +132,13 @@ def test_frames_are_tables() -> None:
         (lambda: growth_curves([{"depth": 1, "error": "x"}]), "no rows without an error"),
         (lambda: growth_curves(3), "int is no table"),
         (lambda: growth_curves([3]), "list is no table"),
-        (lambda: growth_curves(TABLE, y="sdt"), "no column 'sdt'; did you mean 'std'?"),
+        (lambda: growth_curves(TABLE, y="sdt_0"), "no column 'sdt_0'; did you mean 'std_0'?"),
         (lambda: growth_curves(TABLE), "name in by= what tells them apart"),
-        (lambda: growth_curves([{"depth": 1, "std": None}]), "no values"),
-        (lambda: growth_curves([{"depth": 1, "k": k, "std": k} for k in range(9)], by="k"),
+        (lambda: growth_curves([{"depth": 1, "std_0": None}]), "no values"),
+        (lambda: growth_curves([{"depth": 1, "k": k, "std_0": k} for k in range(9)], by="k"),
          "9 curves, more than the 8"),
         (lambda: ratio_curves([{"depth": n, "ratio": 0} for n in (1, 2)]), "without a logarithm"),
-        (lambda: heat_map(TABLE, "error", "depth", "std"), "several rows"),
+        (lambda: heat_map(TABLE, "error", "depth", "std_0"), "several rows"),
         (lambda: heat_map([{"a": 1, "b": 1, "c": 0}], "a", "b", "c", log=True), "no positive"),
         (lambda: heat_map([{"a": 1, "b": 1, "c": None}], "a", "b", "c"), "no numbers"),
         (lambda: image_grid([]), "at least one"),
@@ -157,7 +157,7 @@ def test_pyplot_is_left_alone(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from fastrf.sweep.pictures import growth_curves, WIDTH\n"
-        "figure = growth_curves([{'depth': 1, 'std': 2.0}, {'depth': 2, 'std': 3.0}])\n"
+        "figure = growth_curves([{'depth': 1, 'std_0': 2.0}, {'depth': 2, 'std_0': 3.0}])\n"
         f"figure.savefig({str(tmp_path / 'a.png')!r})\n"
         "assert figure.get_size_inches()[0] == WIDTH\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
@@ -170,3 +170,11 @@ def test_styles_differ_in_more_than_colour() -> None:
     styles = pictures._STYLES
     assert len(styles) == pictures.MOST_CURVES
     assert len({s["color"] for s in styles}) == len({s["marker"] for s in styles}) == len(styles)
+
+
+def test_a_store_is_a_table(tmp_path: Path) -> None:
+    """Its columns are what is drawn where nothing else is said."""
+    space = {"ndim": 2, "parameters": {"depth": [1, 2], "kernel": 3}}
+    with rf.sweep(space, tmp_path / "s.db", workers=0, progress=False) as found:
+        (points,) = drawn(growth_curves(found)).values()
+    np.testing.assert_allclose(points, [(1, (2 / 3) ** 0.5), (2, (4 / 3) ** 0.5)])

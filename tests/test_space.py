@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import math
 import pickle
 import re
@@ -698,13 +699,26 @@ def test_bad_points_say_so_when_they_are_built(content: dict[str, Any], message:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"name it \.toml"):
-        Space.load("space.json")
+    with pytest.raises(InputError, match=r"name it \.toml or \.json"):
+        Space.load("space.yaml")
     with pytest.raises(InputError, match="cannot be read"):
         Space.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("a = ")
     with pytest.raises(InputError, match="is not valid TOML"):
         Space.load(tmp_path / "bad.toml")
+    (tmp_path / "bad.json").write_text('{"a": 1, "a": 2}')
+    with pytest.raises(InputError, match="is not valid JSON"):
+        Space.load(tmp_path / "bad.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(InputError, match="must be a table"):
+        Space.load(tmp_path / "list.json")
+
+
+def test_a_file_of_json_is_read_as_one_of_toml(tmp_path: Path) -> None:
+    content = {"ndim": 1, "parameters": {"depth": {"from": 1, "to": 3}, "kernel": [3, 5]}}
+    (tmp_path / "space.json").write_text(json.dumps(content))
+    found = Space.load(tmp_path / "space.json")
+    assert [p.parameters for p in found] == [p.parameters for p in Space(content)]
 
 
 def test_merges_of_dense_blocks_are_read_alike() -> None:

@@ -27,8 +27,8 @@ import pytest
 from sweeping import GRAPHS, SPACE, Deadly, Unsendable, layer_table, networks, table
 
 import fastrf as rf
-from fastrf.errors import InputError, MissingExtra, StoreError, WorkerError
-from fastrf.sweep import run, store, work
+from fastrf.errors import DeviceError, InputError, MissingExtra, StoreError, WorkerError
+from fastrf.sweep import graphs, run, store, work
 from fastrf.sweep.chain import Chain
 from fastrf.sweep.content import chain_fingerprint
 from fastrf.sweep.graphs import figures_of
@@ -747,8 +747,93 @@ def test_parameters_of_all_kinds(tmp_path):
         assert first["error"] is None
         assert (second["b"], second['with "quotes"'], second["a"]) == (1, 0.5, None)
         assert first["key"] == second["key"]
-    with pytest.raises(InputError, match="names of parameters begin with a letter"):
-        swept([({"_key": 1}, rf.Conv(3))], tmp_path / "s.db")
+    refused = [
+        ({"_key": 1}, "begin with a letter"),
+        ({3: 1}, "a parameter is called 3; names of parameters are texts"),
+        ({"a\0b": 1}, "no null character"),
+        ({"\ud800": 1}, "give parameters that UTF-8 can hold"),
+        ({"a": "\ud800"}, "give parameters that UTF-8 can hold"),
+        ({"a": 1, "A": 2}, "'a' and 'A' differ in capitals alone"),
+    ]
+    for parameters, message in refused:
+        with pytest.raises(InputError, match=message):
+            swept([(parameters, rf.Conv(3))], tmp_path / "s.db")
+    # SQLite folds the capitals of ASCII alone.
+    with swept([({"é": 1}, rf.Conv(3)), ({"É": 2}, rf.Conv(5))], tmp_path / "other.db") as found:
+        assert [(row["é"], row["É"]) for row in found.query()] == [(1, None), (None, 2)]
+
+
+@pytest.mark.parametrize("net", [rf.Conv(3), rf.Residual(rf.Conv(3, padding=1))])
+def test_what_is_kept_stays_when_more_is_asked_for(tmp_path, net):
+    path = tmp_path / "s.db"
+    for asked in ({"profiles": True}, {"images": True}, {"layers": "all"}):
+        with swept([net], path, **asked) as found:
+            (row,) = found.query()
+    with rf.Store(path) as found:
+        image = rf.erf(net).to_numpy()
+        assert np.array_equal(found.image(row["key"]), image)
+        assert np.allclose(found.profiles(row["key"])[0], image.sum(1), rtol=0, atol=1e-15)
+        assert found.rows("SELECT COUNT(*) FROM layers") == [(len(rf.erf(net, layers="all")),)]
+
+
+def test_an_error_takes_no_figures_away(tmp_path, monkeypatch):
+    path, net = tmp_path / "s.db", rf.Residual(rf.Conv(3, padding=1))
+    with swept([net], path) as found:
+        (row,) = found.query()
+
+    def full(image):
+        raise MemoryError
+
+    monkeypatch.setattr(graphs, "packed_image", full)
+    with swept([net], path, images=True) as found:
+        assert found.query() == [row]
+    monkeypatch.undo()
+    with swept([net], path, images=True) as found:
+        assert found.image(row["key"]).shape == (3, 3)
+
+
+def test_options_of_numpy_are_taken_as_erf_takes_them(tmp_path):
+    options = {
+        "input_size": np.array([9, 8]),
+        "unit": np.array([1, 2]),
+        "dtype": np.float32,
+        "tail": np.float32(0.1),
+    }
+    expected = rf.erf(rf.Conv(3), **options)
+    with swept([rf.Conv(3)], tmp_path / "s.db", **options) as found:
+        (row,) = found.query()
+    assert row["error"] is None
+    assert (row["input_size_0"], row["input_size_1"], row["unit_1"]) == (9, 8, 2)
+    assert row["dtype"] == str(expected.values.dtype) == "float32"
+    assert (row["shape_0"], row["shape_1"]) == expected.shape
+
+
+def test_a_space_may_be_given_as_its_content(tmp_path):
+    with swept(SPACE, tmp_path / "s.db") as found:
+        assert len(found) == len(CHAINS)
+
+
+def test_a_store_of_any_name_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with swept([rf.Conv(3)], ":memory:") as found:
+        assert len(found) == 1
+    assert Path(":memory:").is_file()
+
+
+def test_a_device_that_cannot_be_used_is_no_error_of_every_row(tmp_path):
+    """Such rows would count as done, with an error, on the CPU too."""
+    path = tmp_path / "s.db"
+    with pytest.raises(InputError, match="device='gpu' is unknown"):
+        swept([rf.Conv(3)], path, device="gpu")
+    with pytest.raises(DeviceError, match="cuda:4096"):
+        swept([rf.Conv(3)], path, device="cuda:4096")
+    assert not path.exists()
+    # The workers of an executor may have what this machine has not.
+    with ThreadPoolExecutor(1) as pool:
+        with swept([rf.Conv(3)], path, device="cuda:4096", executor=pool) as found:
+            assert found.query()[0]["error"].startswith("DeviceError")
+        with pytest.raises(InputError, match="device='gpu' is unknown"):
+            swept([rf.Conv(3)], path, device="gpu", executor=pool)
 
 
 def test_what_cannot_be_swept_is_refused(tmp_path):
@@ -882,7 +967,7 @@ dilation = "rate"
 """
 
 
-def test_the_command_line(tmp_path, capsys, expected):
+def test_the_command_line(tmp_path, capsys, expected, monkeypatch):
     from fastrf import cli
 
     file, path = tmp_path / "space.toml", str(tmp_path / "s.db")
@@ -909,10 +994,16 @@ def test_the_command_line(tmp_path, capsys, expected):
     code, out, err = command("--store", path, "--export", tmp_path / "t.csv")
     assert (code, out) == (0, "")
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 49
+    monkeypatch.setenv("COLUMNS", "32")
+    code, out, err = command("--store", path, "--top", "trf_size_0", "--count", 1)
+    assert out.split() == ["depth", "kernel", "rate", "trf_size_0", "12", "4", "2", "133"]
+    assert "left out to fit 32 characters: ratio, luo_size_amplitude, std_0" in err
+    monkeypatch.delenv("COLUMNS")
     for words, message in (
         (["--store", path, "--query", "DROP TABLE points"], "readonly"),
         (["--store", path + "x"], "there is no store"),
         ([file, "--store", path, "--no-resume"], "is there; give another --store, or --resume"),
+        (["--store", path, "--top", "ratio", "--export", "t.csv"], "leave out one of them"),
         (["--store", path, "--top", "depth", "--query", "SELECT 1"], "give one of them"),
         ([file, "--store", path, "--dask", "tcp://127.0.0.1:1"], "no scheduler answers"),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -284,6 +286,44 @@ STRETCHED = rf.Upsample(2, mode="linear", coordinates="align_corners")
 def test_what_cannot_be_tiled_is_refused(net, sizes, message):
     with pytest.raises(InputError, match=message):
         tiles(net, *sizes)
+
+
+def chain(seed: int) -> tuple[list[rf.layers.Layer], nn.Module, int, int]:
+    """A random chain, as layers and as a module, an image and a tile, which may be too small."""
+    draw = random.Random(seed)
+    layers, modules = [], []
+    for _ in range(draw.randint(2, 5)):
+        k, s, d = draw.choice([2, 3, 4, 7]), draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2])
+        if draw.random() < 0.3:
+            layers.append(rf.ConvTranspose((k,), stride=s))
+            modules.append(nn.ConvTranspose1d(1, 1, k, s))
+        else:
+            p = draw.choice([0, 1, 2])
+            layers.append(rf.Conv((k,), stride=s, padding=p, dilation=d))
+            modules.append(nn.Conv1d(1, 1, k, s, p, d))
+    return layers, nn.Sequential(*modules), draw.randint(20, 40), draw.randint(12, 38)
+
+
+def test_random_chains_give_what_the_whole_image_gives_or_are_refused():
+    """Where tiles are little larger than what they share, the last one may begin too late."""
+    tiled = 0
+    for seed in range(150):
+        torch.manual_seed(seed)
+        layers, module, size, tile_size = chain(seed)
+        image = torch.randn(1, 1, size, dtype=torch.float64)
+        try:
+            plan = tiles(layers, size, tile_size)
+        except InputError:
+            continue
+        module.double()
+        whole = run(module, image)
+        found = torch.full_like(whole, torch.nan)
+        for tile in plan:
+            here = run(module, image[(..., *tile.input)])
+            found[(..., *tile.output)] = here[(..., *tile.kept)]
+        assert torch.allclose(found, whole, rtol=0, atol=1e-12), (seed, module)
+        tiled += len(plan) > 1
+    assert tiled > 20
 
 
 def test_several_inputs_are_refused():

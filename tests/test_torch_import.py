@@ -864,6 +864,7 @@ def test_code_is_found_by_name(code):
         ("fastrf_models:absent", "has no 'absent'"),
         ("fastrf_models:text", "is a str"),
         ("fastrf_models:needs", "without arguments"),
+        ("fastrf_models:fails", "fails when it is called"),
         ("fastrf_models:fails", "no such file"),
         ("os:getcwd", "returned a str"),
     ],

@@ -789,12 +789,13 @@ def receptive_field(
     >>> receptive_field([Conv(7, stride=2, padding=3), MaxPool(3, stride=2, padding=1)])
     ReceptiveField('maxpool1' on 'input', size 11×11, stride 4×4, padding 5×5)
     """
-    graph = lower(as_network(net), input_size, ignore_global=ignore_global)
+    network = as_network(net).bound
+    graph = lower(network, input_size, ignore_global=ignore_global)
     node, source = graph.output_node(output), graph.input_node(input)
     # Fields of several maps of one network share the pass.
     found = graph.once(("ascent", source), lambda: _ascend(graph, source))
     if () in found.nodes[node]:
-        if graph.between(node, source):
+        if graph.joined(node, source):
             raise EmptyFieldError(
                 f"no unit of {node!r} sees {source!r}: all read the gaps of transposed "
                 f"convolutions; choose another stride or padding before it, or another output="
@@ -805,7 +806,7 @@ def receptive_field(
             f"input= or output="
         )
     return ReceptiveField(
-        graph.network,
+        network,  # not the graph's, which has gains in the place of initialisations
         node,
         source,
         graph.sizes[source],

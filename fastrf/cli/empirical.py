@@ -27,6 +27,7 @@ from fastrf.errors import InputError, MissingExtra
 if TYPE_CHECKING:
     from fastrf.comparison import Comparison
     from fastrf.erf import ERF
+    from fastrf.network import Network
 
 
 def empirical(
@@ -132,6 +133,11 @@ def empirical(
     chosen: Any = channel if channel in (None, "sum") else numbers(channel, "--channel")
     module, shape = _module(code, seed, input_size=size, channels=channels)
     network = _network(module, shape, initialise, training) if compare else None
+    if network is not None and not training and _follows_norms(network):
+        note(
+            "batch norms divide by the statistics that the module holds, and fastrf erf takes for "
+            "granted that these are of the new weights; where they are not, give --training"
+        )
     from fastrf.empirical import empirical as measure
 
     with Progress() as progress:
@@ -192,6 +198,14 @@ def _network(module: Any, shape: tuple[int, ...], scheme: str | None, training: 
 
     init = scheme if scheme in (*SCHEMES, *ALIASES) else None
     return from_torch(module, shape, init=init, training=training)
+
+
+def _follows_norms(network: Network) -> bool:
+    """Whether fixed norms count as those of the weights that are drawn."""
+    from fastrf.layers import Norm
+
+    layers = (node.layer for node in network.bound.nodes.values())
+    return any(isinstance(n, Norm) and n.mean_field and n.statistics == "batch" for n in layers)
 
 
 def _compared(found: ERF) -> tuple[ERF, Comparison]:

@@ -154,6 +154,7 @@ class Selection:
         if Path(net).exists():
             raise InputError(
                 f"{net!r} is no network file by its name; network files end in {', '.join(FILES)}"
+                f", and Python code is named as package.module:callable"
             )
         from fastrf.zoo import get
 

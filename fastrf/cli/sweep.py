@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def sweep(
     space: Annotated[
         Path | None,
-        Parameter(help="A space file, .toml. Without one, the store is only read."),
+        Parameter(help="A space file, .toml or .json. Without one, the store is only read."),
     ] = None,
     /,
     *,
@@ -87,6 +87,11 @@ def sweep(
     """The fields of all networks of a space, into a table that interruptions do not harm."""
     if query is not None and top is not None:
         raise InputError("--query and --top each say which rows to print; give one of them")
+    if export is not None and top is not None:
+        raise InputError(
+            "--export writes the table or --query's rows, and --top prints; leave out one of them "
+            "(--query 'SELECT * FROM sweep ORDER BY … LIMIT …' says the same)"
+        )
     if space is not None:
         from fastrf.sweep.run import sweep as run
 
@@ -116,7 +121,8 @@ def sweep(
         elif top is not None:
             smallest = top.startswith("-")
             rows = table.top(top.removeprefix("-"), count, largest=not smallest)
-            _show(rows if as_json else _in_short(rows, top.removeprefix("-"), table), as_json)
+            by = top.removeprefix("-")
+            _show(rows if as_json else _in_short(rows, by, table), as_json, by)
         else:
             _summarise(table, as_json)
     return 0
@@ -149,14 +155,16 @@ def _in_short(rows: list[dict[str, Any]], by: str, table: Store) -> list[dict[st
     return [{name: row[name] for name in dict.fromkeys(names)} for row in rows]
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(rows: list[dict[str, Any]], as_json: bool, by: str | None = None) -> None:
+    """Prints rows; on a narrow terminal without their last columns, but for the one named `by`."""
     if as_json:
         print_json({"rows": rows})
     elif not rows:
         note("no rows")
     else:
         header = list(rows[0])
-        print_table(header, [[_cell(row[name]) for name in header] for row in rows], ())
+        losable = tuple(name for name in reversed(header[1:]) if name != by)
+        print_table(header, [[_cell(row[name]) for name in header] for row in rows], losable)
 
 
 def _cell(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastrf.empirical.subject import Inputs, Spot
@@ -21,20 +21,19 @@ class Theory:
     """A network that stands beside a measured module.
 
     Attributes:
-        graph: the network on maps of the images' size.
+        network: as it was given or imported. (That of the graph has gains in the place of
+            initialisations, and says no more what they have in common.)
+        graph: the same on maps of the images' size.
         sizes: pixels of every input map.
         input: the input map that gradients are taken of.
         assumptions: what had to be assumed.
     """
 
+    network: Network
     graph: PlaneGraph
     sizes: dict[str, tuple[int, ...]]
     input: str
     assumptions: tuple[str, ...] = ()
-
-    @property
-    def network(self) -> Network:
-        return self.graph.network
 
 
 def imported(module: nn.Module, inputs: Inputs, wrt: int | str, training: bool) -> Theory | str:
@@ -69,7 +68,7 @@ def beside(network: Network, inputs: Inputs, wrt: int | str) -> Theory:
     if all(key in network.inputs for key in keys):
         named = {key: str(key) for key in keys}
     sizes = {named[key]: tuple(inputs[key].shape[2:]) for key in keys}
-    return Theory(lower(network, sizes), sizes, named[wrt])
+    return Theory(network, lower(network, sizes), sizes, named[wrt])
 
 
 def stand_in(spot: Spot, inputs: Inputs, wrt: int | str, kind: str, reason: str) -> Theory:
@@ -93,7 +92,7 @@ def stand_in(spot: Spot, inputs: Inputs, wrt: int | str, kind: str, reason: str)
         f"the theoretical receptive field of {output!r} is not known and counts as the whole "
         f"image: {reason}"
     )
-    return Theory(theory.graph, theory.sizes, theory.input, (said,))
+    return replace(theory, assumptions=(said,))
 
 
 def map_keys(inputs: Inputs) -> list[int | str]:

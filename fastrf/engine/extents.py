@@ -1,4 +1,4 @@
-"""What a plan refuses before it looks closer: fields wider than any image, too many taps.
+"""What a plan refuses before it looks closer: no path, fields wider than any image, many taps.
 
 A plan itself allocates in proportion to kernels and windows, and counts pixels in 64 bits; a bound
 on both keeps it from running out of either. The bound is rough and cheap: one walk over the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastrf.errors import PlanError
+from fastrf.errors import InputError, PlanError
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import AxisMap, Everything, Spread, Table, Window
 
@@ -58,6 +58,19 @@ def check_extent(graph: PlaneGraph, node: str, unit: tuple[int, ...], input_node
         raise PlanError(
             f"the field of unit {unit} of {node!r} may lie {far:.3g} pixels from the origin, "
             f"beyond {FARTHEST:.3g}; ask for a unit nearer to 0, or give an input_size"
+        )
+
+
+def check_path(graph: PlaneGraph, node: str, input_node: str) -> None:
+    """Refuses a map that no path joins to the input.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not graph.joined(node, input_node):
+        raise InputError(
+            f"no path leads from {node!r} to the input {input_node!r} (ignore_global leaves out "
+            f"those through global layers); choose another output or input"
         )
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastrf.device import HOST, Device
 from fastrf.engine import ENGINES, METHODS, channelwise, cost
 from fastrf.engine.choice import NOTICEABLE, Choice, Where, chosen_pass, forecasts_of
 from fastrf.engine.cost import Costs
-from fastrf.engine.extents import check_extent
+from fastrf.engine.extents import check_extent, check_path
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.outlook import Outlook
 from fastrf.engine.prefixes import Prefixes
@@ -167,13 +168,15 @@ def make_plan(
     Args: as of `erf.erf`.
 
     Raises:
-        InputError: an option has a value that does not exist or does not fit the network.
+        InputError: an option has a value that does not exist or does not fit the network, or no
+            path leads to the input.
         PlanError: the computation would not fit into `memory_limit` bytes, pixels that are formed
             when asked for aside.
     """
     dtype = checked_dtype(dtype)
     check_options(method, accuracy, tol, tail, workers, memory_limit)
     where = (graph, node, unit, input_node)
+    check_path(graph, node, input_node)
     check_extent(*where)
     if channel is not None:
         _check_channel(channel, where)
@@ -539,9 +542,7 @@ def check_options(
     if tail is not None and (not _is_number(tail) or not 0 < tail < 1):
         raise InputError(f"tail={short(tail)} must lie between 0 and 1, or be None")
     for name, value in (("workers", workers), ("memory_limit", memory_limit)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _MOST[name]
-        ):
+        if value is not None and (not is_whole(value) or not 1 <= value < _MOST[name]):
             raise InputError(
                 f"{name}={short(value)} must be a whole number of at least 1 and below "
                 f"{_MOST[name]}, or None"
@@ -552,7 +553,7 @@ _MOST = {"workers": 2**16, "memory_limit": 2**63}
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -158,10 +159,21 @@ def _called(name: str, make: Any, *, hollow: bool) -> Any:
     try:
         return make()
     except (Exception, SystemExit) as error:  # Whatever the callable's own code raises.
+        if _takes_none(make):
+            raise InputError(f"{name!r} fails when it is called: {_said(error)}") from error
         raise InputError(
             f"{name!r} cannot be called without arguments: {_said(error)}; write a function "
             f"without arguments that makes the network"
         ) from error
+
+
+def _takes_none(make: Any) -> bool:
+    """Whether a callable may be called without arguments, as far as that can be seen."""
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _said(error: BaseException) -> str:

@@ -75,8 +75,8 @@ def _width(line: np.ndarray, level: float, axis: int) -> float:
     limit = level * line.max()
     if limit == 0:
         raise InputError(
-            f"the cut along axis {axis} is zero everywhere: a width needs a maximum; give a "
-            "center inside the field (None is the maximum)"
+            f"the cut along axis {axis} is zero everywhere: a width needs a maximum; use "
+            "std, or fastrf.metrics.fwhm with another center (None: the maximum)"
         )
     padded = np.zeros(len(line) + 2)
     padded[1:-1] = line

@@ -75,8 +75,8 @@ def luo_size(
     limit = level * float(value) if kind == "variance" else (level * float(value)) ** 2
     if limit == 0:
         raise InputError(
-            f"center {position} has value zero: Luo's size compares with the centre; "
-            "give a center inside the field (None is the maximum) or use smallest_set"
+            f"center {position} has value zero: Luo's size compares with the centre; use "
+            "smallest_set, or fastrf.metrics.luo_size with another center (None: the maximum)"
         )
     if subpixel:
         amplitude = kind == "amplitude"

@@ -153,7 +153,7 @@ def assemble(
     means: dict[str, Any] = {"workers": workers, "memory_limit": memory_limit}
     found = receptive_field(network, output, input_size, **where)
     layers = {row.name: LayerReport(row, found.of(row.name)) for row in found.layers}
-    fields = _Fields(graph, layers, input_size, {**where, **means}, progress)
+    fields = _Fields(network, graph, layers, input_size, {**where, **means}, progress)
     fields.compute()
     _coarsen(s.picture for layer in layers.values() for s in layer.samples)
     own = fields.whole(found.node)
@@ -199,13 +199,14 @@ class _Fields:
 
     def __init__(
         self,
+        network: Network,
         graph: PlaneGraph,
         layers: Mapping[str, LayerReport],
         input_size: Any,
         options: dict[str, Any],
         progress: Callable[[float], None] | None,
     ) -> None:
-        self.graph, self.network = graph, graph.network
+        self.graph, self.network = graph, network
         self.layers, self.input_size, self.options = layers, input_size, options
         self.progress = progress
         self.bounded = graph.input_size is not None

@@ -422,7 +422,7 @@ def _row(index: int, layer: LayerReport, bounded: bool) -> str:
     ]
     if bounded:
         lost = layer.lost_mass
-        cells.append(_cell("–" if lost is None else _percent(lost), lost))
+        cells.append(_cell(_percent(lost), lost))
     return f'<tr data-layer="{index}">{"".join(cells)}</tr>'
 
 

@@ -39,6 +39,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__}")
 
 
+def plain_option(value: Any) -> Any:
+    """An option that `fastrf.erf` takes as JSON has it: NumPy's numbers, arrays and dtypes as
+    Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.dtype | type):
+        try:
+            return np.dtype(value).name
+        except TypeError:
+            return value
+    return value
+
+
 def chain_fingerprint(chain: Chain) -> str:
     """SHA-256 of a chain: equal for chains of equal layers, whichever networks they come from."""
     whole = sha256(b"chain")

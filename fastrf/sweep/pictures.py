@@ -1,10 +1,10 @@
 """Pictures of a sweep's table: curves over depth, ratios with slopes, heat maps, small multiples.
 
-Every function takes a table (a list of mappings, a pandas or polars DataFrame, an Arrow table, or
-columns by name), names the columns to show, and returns a matplotlib figure of the width of a
-journal's column. None touches pyplot, its windows or its settings. Colours and marks are those of
-Okabe and Ito's palette (2008) and of cividis, which colour-blind readers tell apart, and curves
-differ by mark and dash as well.
+Every function takes a table (a store, a list of mappings such as its `query` gives, a pandas or
+polars DataFrame, an Arrow table, or columns by name), names the columns to show, and returns a
+matplotlib figure of the width of a journal's column. None touches pyplot, its windows or its
+settings. Colours and marks are those of Okabe and Ito's palette (2008) and of cividis, which
+colour-blind readers tell apart, and curves differ by mark and dash as well.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SMALL, _TEXT = 7, 8
 
 
 def growth_curves(
-    table: Any, x: str = "depth", y: str | Sequence[str] = "std", by: Sequence[str] | str = ()
+    table: Any, x: str = "depth", y: str | Sequence[str] = "std_0", by: Sequence[str] | str = ()
 ) -> Figure:
     """Sizes over depth: one curve for each column of `y` and each combination of `by`.
 
@@ -205,7 +205,11 @@ def records(table: Any, needed: Iterable[str] = ()) -> list[dict[str, Any]]:
     Raises:
         InputError: it is no table, it has no rows, or a needed column is missing.
     """
-    if hasattr(table, "to_pylist"):  # Arrow
+    from fastrf.sweep.store import Store
+
+    if isinstance(table, Store):
+        rows: list[Any] = table.query()
+    elif hasattr(table, "to_pylist"):  # Arrow
         rows = table.to_pylist()
     elif hasattr(table, "to_dicts"):  # polars
         rows = table.to_dicts()
@@ -220,7 +224,7 @@ def records(table: Any, needed: Iterable[str] = ()) -> list[dict[str, Any]]:
         rows = [None]
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(
-            f"{type(table).__name__} is no table; give a list of mappings or a data frame"
+            f"{type(table).__name__} is no table; give a store, a list of mappings or a data frame"
         )
     rows = [row for row in rows if not _said(row.get("error"))]
     if not rows:

@@ -91,6 +91,8 @@ class Source:
     def __init__(self, space: Any) -> None:
         if isinstance(space, str | os.PathLike):
             space = Space.load(space)
+        elif isinstance(space, Mapping):
+            space = Space(space)
         self.total: int | None = None
         self._space = space if isinstance(space, Space) else None
         self._taken = 0

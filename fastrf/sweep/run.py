@@ -19,9 +19,11 @@ from dataclasses import dataclass, replace
 from multiprocessing import current_process
 from typing import Any
 
-from fastrf.errors import InputError, StoreError, WorkerError
+from fastrf.device import resolve
+from fastrf.errors import DeviceError, InputError, StoreError, WorkerError
 from fastrf.sweep import rows, work
 from fastrf.sweep.columns import RESULTS
+from fastrf.sweep.content import plain_option
 from fastrf.sweep.points import Asked, Part, Source, add_refused
 from fastrf.sweep.pool import Workers, is_lost
 from fastrf.sweep.progress import Progress
@@ -53,7 +55,7 @@ WRITE_SECONDS = 1.0
 
 
 def sweep(
-    space: Space | str | os.PathLike[str] | Iterable[Any],
+    space: Space | Mapping[str, Any] | str | os.PathLike[str] | Iterable[Any],
     store: str | os.PathLike[str] = "sweep.db",
     executor: Any = None,
     device: str = "auto",
@@ -73,8 +75,9 @@ def sweep(
     with a network is the `error` of its row.
 
     Args:
-        space: a `Space`, the path of a space file, or networks: any iterable of what `fastrf.erf`
-            takes, or of pairs (parameters, network) with a mapping for the table's columns.
+        space: a `Space` or the mapping that it is made of, the path of a space file, or networks:
+            any iterable of what `fastrf.erf` takes, or of pairs (parameters, network) with a
+            mapping for the table's columns.
         store: the SQLite file.
         executor: who computes: any `concurrent.futures.Executor` or a `distributed.Client`;
             default: processes of the sweep's own.
@@ -94,6 +97,7 @@ def sweep(
 
     Raises:
         InputError: an argument breaks a rule.
+        DeviceError: the device cannot be used.
         StoreError: the store cannot be written, or another sweep does. What was written stays.
         WorkerError: an executor that was given broke.
     """
@@ -106,6 +110,8 @@ def sweep(
         )
     if workers is not None and (type(workers) is not int or workers < 0):
         raise InputError(f"workers={workers!r}; give a whole number, 0 for no process beside this")
+    options = {name: plain_option(value) for name, value in options.items()}
+    _check_device(device, elsewhere=executor is not None)
     source = Source(space)
     wanted = rows.Wanted(device, "float64", layers == "all", profiles, images)
     count = _cores() if workers is None else workers
@@ -121,6 +127,20 @@ def sweep(
         finally:
             team.close(now=not finished)
     return Store(store)
+
+
+def _check_device(device: str, *, elsewhere: bool) -> None:
+    """Refuses a device that no network could have: it would be an error of every row.
+
+    Args:
+        elsewhere: whether an executor's workers have devices of their own.
+    """
+    if device != "auto":
+        try:
+            resolve(device)
+        except DeviceError:
+            if not elsewhere:
+                raise
 
 
 def _cores() -> int:

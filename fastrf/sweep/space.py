@@ -1,4 +1,4 @@
-"""Spaces of networks: what a sweep runs over, from a TOML file or a mapping.
+"""Spaces of networks: what a sweep runs over, from a TOML or JSON file or a mapping.
 
 A space has parameters, and every point gives each of them one value::
 
@@ -42,7 +42,6 @@ import os
 import pickle
 import re
 import threading
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -273,19 +272,24 @@ class Space:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Space:
-        """Reads a space from a ``.toml`` file.
+        """Reads a space from a ``.toml`` or ``.json`` file.
 
         Raises:
             InputError: the file cannot be read or does not describe a space.
         """
         source = str(path)
-        if Path(path).suffix.lower() != ".toml":
-            raise InputError(f"{source}: spaces are TOML files; name it .toml")
+        suffix = Path(path).suffix.lower()
+        parse = netfile.PARSERS.get(suffix)
+        if parse is None:
+            raise InputError(
+                f"{source}: spaces are TOML or JSON files; name it .toml or .json after what it is"
+            )
         text = netfile.read_text(Path(path))
         try:
-            content = tomllib.loads(text)
+            content = parse(text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}: is not valid TOML: {error}; correct it there") from None
+            kind = suffix[1:].upper()
+            raise InputError(f"{source}: is not valid {kind}: {error}; correct it there") from None
         return cls(content, source=source)
 
     # --- points

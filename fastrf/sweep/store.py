@@ -20,7 +20,7 @@ import re
 import socket
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from operator import itemgetter
@@ -188,6 +188,8 @@ class Store:
     @contextmanager
     def _run(self, sql: str, values: Sequence[Any] = ()) -> Iterator[sqlite3.Cursor]:
         """A query under way: one that has columns. Pages may be damaged wherever it gets to."""
+        if not isinstance(sql, str):
+            raise InputError(f"query {short(sql)} is no text; give a SELECT")
         try:
             with closing(self._connection.execute(sql, values)) as cursor:
                 if cursor.description is None:
@@ -317,15 +319,14 @@ class Store:
     # --- what is kept beside the figures ----------------------------------------------------
 
     def _blob(self, name: str, key: str) -> tuple[bytes, np.dtype[Any], tuple[int, ...]]:
-        columns = ", ".join(["dtype", *(f"shape_{axis}" for axis in AXES)])
-        sql = f"SELECT {name}, {columns} FROM results WHERE key = ?"
+        sql = f"SELECT {name}, {', '.join(_SHAPE)} FROM results WHERE key = ?"
         with self._run(sql, (key,)) as cursor:
             found = cursor.fetchone()
         if found is None or found[0] is None:
             raise InputError(
                 f"the store has no {name} of {key!r}; run the sweep with {_ASKED_BY[name]}=True"
             )
-        blob, dtype, *shape = found
+        blob, *shape, dtype = found
         sizes = tuple(n for n in shape if n is not None)
         if (
             dtype not in ("float32", "float64")
@@ -410,7 +411,8 @@ class Writer(Store):
             if self.path.exists() and self.path.stat().st_size:
                 with closing(_reading(self.path)) as reading:
                     _check(self.path, reading)
-            self._connection = sqlite3.connect(self.path, isolation_level=None)
+            # In full: the name ":memory:" alone is none of a file.
+            self._connection = sqlite3.connect(self.path.absolute(), isolation_level=None)
             try:
                 self._prepare()
             except sqlite3.Error as error:
@@ -517,15 +519,13 @@ class Writer(Store):
             raise
 
     def _write_points(self, block: PointRows) -> None:
-        known = {name.lower() for name in self._parameters}
-        new = [name for name in block.names if name.lower() not in known]
-        for name in new:
-            if name.startswith("_") or not name:
-                raise InputError(
-                    f"a parameter is called {name!r}; names of parameters begin with a letter"
-                )
-            self._connection.execute(f"ALTER TABLE points ADD COLUMN {_quoted(name)}")
-            self._parameters.append(name)
+        known = {_folded(name) for name in self._parameters}
+        new = []
+        for name in _checked(block.names):
+            if _folded(name) not in known:
+                self._connection.execute(f"ALTER TABLE points ADD COLUMN {_quoted(name)}")
+                self._parameters.append(name)
+                new.append(name)
         if new:
             self._make_view()
         # Not those of this run: parameters may be given twice, once with what is invalid.
@@ -617,15 +617,48 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
 
 def _shown(parameters: Iterable[str]) -> dict[str, str]:
     """The table's columns, each with what it is in `_JOINED`."""
-    taken = {name.lower() for name in RESULTS}
+    taken = {_folded(name) for name in RESULTS}
     shown = {}
     for parameter in parameters:
         name = parameter
-        while name.lower() in taken:
+        while _folded(name) in taken:
             name = f"parameter_{name}"
-        taken.add(name.lower())
+        taken.add(_folded(name))
         shown[name] = f"points.{_quoted(parameter)}"
     return shown | {name: f"results.{_quoted(name)}" for name in RESULTS}
+
+
+def _checked(names: Sequence[Any]) -> Sequence[str]:
+    """The names of a point's parameters, where they can be columns."""
+    known: dict[bytes, str] = {}
+    for name in names:
+        if not isinstance(name, str) or name.startswith("_") or not name or "\0" in name:
+            raise InputError(
+                f"a parameter is called {name!r}; names of parameters are texts that begin with a "
+                f"letter and hold no null character"
+            )
+        _check_text(name)
+        same = known.setdefault(_folded(name), name)
+        if same is not name:
+            raise InputError(
+                f"the parameters {same!r} and {name!r} differ in capitals alone, which the columns "
+                f"of a table do not; rename one of them"
+            )
+    return names
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{text!r} cannot be stored: {error.reason}; give parameters that UTF-8 can hold"
+        ) from None
+
+
+def _folded(name: str) -> bytes:
+    """Equal for names that SQLite takes for one: capitals count as small letters, of ASCII only."""
+    return name.encode().lower()
 
 
 def _cell(value: Any) -> Any:
@@ -642,16 +675,33 @@ def _declared(columns: Mapping[str, str]) -> str:
     return ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
 
 
-def _upsert(table: str, columns: Mapping[str, str], keys: Sequence[str]) -> str:
+_SHAPE = (*(f"shape_{axis}" for axis in AXES), "dtype")
+"""What blobs are read by."""
+
+
+def _upsert(
+    table: str, columns: Mapping[str, str], keys: Sequence[str], kept: Collection[str] = ()
+) -> str:
+    """Inserts or replaces a row; of `kept`, what the new one has not and still fits it stays."""
     names = list(map(_quoted, columns))
-    changes = [f"{name} = excluded.{name}" for name in names]
+    fits = " AND ".join(f"{table}.{name} IS excluded.{name}" for name in _SHAPE)
+    changes = [
+        f"{name} = COALESCE(excluded.{name}, CASE WHEN {fits} THEN {table}.{name} END)"
+        if name in map(_quoted, kept)
+        else f"{name} = excluded.{name}"
+        for name in names
+    ]
     return (
         f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {', '.join(changes)}"
     )
 
 
-_UPSERT_RESULT = _upsert("results", RESULTS, ["key"])
+# An error, of asking again for what is kept beside the figures, takes no figures away.
+_UPSERT_RESULT = (
+    _upsert("results", RESULTS, ["key"], kept=BLOBS)
+    + " WHERE excluded.error IS NULL OR results.error IS NOT NULL"
+)
 _UPSERT_LAYER = _upsert("layers", LAYERS, ["key", "position"])
 
 
@@ -660,6 +710,8 @@ _first = itemgetter(0)
 
 def _storable(value: Any) -> Any:
     """A parameter as SQLite stores it: lists as JSON."""
+    if isinstance(value, str):
+        _check_text(value)
     if value is None or isinstance(value, str | float):
         return value
     if isinstance(value, int) and -(2**63) <= value < 2**63:
