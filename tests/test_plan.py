@@ -430,6 +430,19 @@ def test_one_pass_goes_the_quickest_way_that_fits(
     assert (found, forecasts) == (engine, ways[engine])
 
 
+@pytest.mark.parametrize(("accuracy", "engine"), [("auto", "direct"), ("absolute", "spectral")])
+def test_one_pass_that_may_be_right_to_the_peak_need_not_be_clearly_quicker(
+    accuracy: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: dict[str, Any] = {"direct": 3.0, "spectral": 2.0}
+    monkeypatch.setattr(choice, "forecasts_of", lambda method, *_: ways[method])
+    monkeypatch.setattr(choice, "_working", lambda way: 1)
+    monkeypatch.setattr(choice, "_seconds", lambda way: way)
+    monkeypatch.setattr(choice, "CLEARLY_SLOWER", 2.0)
+    outlook: Any = SimpleNamespace(nodes=["a", "b"], rank=None)
+    assert choice.chosen_pass(outlook, accuracy, 1e-12, 100, cost.CPU)[0] == engine
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     ("shape", "taps"),

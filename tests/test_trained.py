@@ -284,12 +284,19 @@ def test_channels_that_are_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_memory_beside_large_weights(dtype: str) -> None:
-    """Five-by-five convolutions of 32 channels: as many weights as numbers in the image."""
+@pytest.mark.parametrize(
+    ("layer", "kernel", "count", "depth"),
+    [(rf.Conv, 5, 32, 10), (rf.Conv, 5, 96, 3), (rf.ConvTranspose, 1, 384, 2)],
+)
+def test_memory_beside_large_weights(
+    layer: Any, kernel: int, count: int, depth: int, dtype: str
+) -> None:
+    """As many weights as numbers in the image, and many more; in the order of the products, too."""
     rng = np.random.default_rng(5)
-    convs = [rf.Conv(5, channels=32, weights=rng.normal(size=(32, 32, 5, 5))) for _ in range(10)]
-    graph = lower(rf.Sequential(rf.Input(32), *convs))
-    where = (graph, "conv10", (0, 0), "input")
+    shape = (count, count, kernel, kernel)
+    layers = [layer(kernel, channels=count, weights=rng.normal(size=shape)) for _ in range(depth)]
+    graph = lower(rf.Sequential(rf.Input(count), *layers))
+    where = (graph, graph.output_node(None), (0, 0), "input")
     propagate_channelwise(*where, dtype=dtype)
     tracemalloc.start()
     try:

@@ -408,6 +408,13 @@ def test_auto_takes_the_gpu_for_big_work(gpu: ModuleType) -> None:
     assert made.seconds < big(device="cpu").seconds / 3
 
 
+def test_plans_of_a_gpu_count_the_buffer_of_its_kernels(gpu: ModuleType) -> None:
+    """And what nobody trims, as nobody looks at values on the way."""
+    net = rf.zoo.plain(400)
+    own, host = (rf.plan(net, method="direct", device=d, workers=1) for d in ("cuda", "cpu"))
+    assert own.memory > 1.1 * host.memory
+
+
 def test_auto_takes_the_cpu_for_small_work(gpu: ModuleType) -> None:
     made = rf.plan(RESIDUAL)
     assert made.device == "cpu"
