@@ -796,6 +796,18 @@ def test_progress_and_errors_are_the_direct_engines() -> None:
 # --- what stays approximate -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "order", [(rf.PixelUnshuffle, rf.PixelShuffle), (rf.PixelShuffle, rf.PixelUnshuffle)]
+)
+def test_shuffles_of_channels_whose_number_is_not_known(order: tuple[Any, Any]) -> None:
+    """There and back beside a shortcut: of the same channels, which is seen where they are told."""
+    net = rf.Parallel([layer(2) for layer in order], None)
+    told, untold = (rf.erf(rf.Sequential(*head, net), input_size=8) for head in ([rf.Input(8)], []))
+    assert told.exact
+    assert told.log_gain == pytest.approx(math.log(4))
+    assert any("channels in which they meet are not followed" in why for why in untold.inexact)
+
+
 def reasons(nodes: Nodes, ndim: int = 1) -> list[str]:
     graph = lower(network_of(nodes, ndim), 24)
     return inexact_reasons(graph, graph.output_node(None))
