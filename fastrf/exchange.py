@@ -83,15 +83,20 @@ def in_kind(result: Array, like: Any) -> Any:
 
 def hosted(values: Any) -> NDArray[Any]:
     """An array in the host's memory, from whatever library or sequence it comes; what lies on a
-    device is copied, and gradients stay behind. Raises one of `REFUSED` where there is none."""
+    device is copied. Raises one of `REFUSED` where there is none."""
     if library(values) == "cupy":
         return on_host(values)
     if not isinstance(values, np.ndarray) and hasattr(values, "__dlpack__"):
-        values = values.detach() if hasattr(values, "detach") else values
         if values.__dlpack_device__()[0] in _HOST:
             return np.from_dlpack(values)
         return np.from_dlpack(values, device="cpu")  # from NumPy 2.1 on
     return np.asarray(values)
+
+
+def detached(values: Any) -> Any:
+    """A tensor without its gradient: what describes a layer is read once, and nobody differentiates
+    by it."""
+    return values.detach() if hasattr(values, "detach") else values
 
 
 def numbers(values: Any) -> NDArray[np.float64]:

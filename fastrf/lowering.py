@@ -266,16 +266,29 @@ class PlaneGraph:
                 found.append(op)
         return found
 
+    def read(self, node: str, input_node: str) -> list[Operation]:
+        """As `between`, without the operations on channels that the way to `node` leaves."""
+        return self.once(("read", node, input_node), lambda: self._read(node, input_node))
+
+    def _read(self, node: str, input_node: str) -> list[Operation]:
+        read, found = set(self.planes_of[node]), []
+        for op in reversed(self.between(node, input_node)):
+            for p, _ in op.targets:
+                if p in read:
+                    for q, _ in op.sources:
+                        read.add(q)
+                    found.append(op)
+                    break
+        return found[::-1]
+
     def joined(self, node: str, input_node: str) -> bool:
         """Whether any path leads from `input_node` to `node`: not where global layers that are
         left out stand on all of them."""
         return self.once(("joined", node, input_node), lambda: self._joined(node, input_node))
 
     def _joined(self, node: str, input_node: str) -> bool:
-        planes = set(self.planes_of[node])
-        for op in reversed(self.between(node, input_node)):
-            if any(p in planes for p, _ in op.targets):
-                planes.update(q for q, _ in op.sources)
+        operations = self.read(node, input_node)
+        planes = {q for op in operations for q, _ in op.sources} | {*self.planes_of[node]}
         return not planes.isdisjoint(self.planes_of[input_node])
 
     def ancestors(self, node: str) -> set[str]:

@@ -44,7 +44,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrf.errors import InputError, NetworkFileError, short
-from fastrf.exchange import hosted
+from fastrf.exchange import detached, hosted
 from fastrf.layers import LAYERS, Input, Layer
 from fastrf.layers.weights import Weights
 from fastrf.network import (
@@ -305,7 +305,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Weights):
         return value.packed()
     if isinstance(value, np.generic) or hasattr(value, "__dlpack__"):
-        value = hosted(value).tolist()
+        value = hosted(detached(value)).tolist()
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, Fraction):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -409,6 +410,24 @@ def test_version_and_help(capsys):
         assert "--json" in out
 
 
+def test_the_help_of_a_command_is_about_it_alone(capsys):
+    for command in cli.COMMANDS:
+        help_ = run(capsys, command, "--help")[1]
+        takes_net = "NET" in help_.partition("\n\n")[0].split()
+        assert ("NET is" in help_) == takes_net, command
+        examples = [x for x in help_.splitlines() if x.startswith("  fastrf ")]
+        assert all(x.split()[1] == command for x in examples)
+        assert len(examples) == sum(x.split()[1:2] == [command] for x in cli._EXAMPLES.split("\n"))
+
+
+def test_the_module_is_the_command_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fastrf", "rf", "plain(3)", "--json"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module("fastrf", run_name="__main__")
+    assert done.value.code == 0
+    assert json.loads(capsys.readouterr().out)["network"] == "plain"
+
+
 def test_every_example_of_the_help_runs(capsys, tmp_path, monkeypatch):
     pytest.importorskip("onnx")
     pytest.importorskip("matplotlib")
@@ -418,7 +437,7 @@ def test_every_example_of_the_help_runs(capsys, tmp_path, monkeypatch):
     Path("model.onnx").symlink_to(Path(onnx.__file__).parent / LIGHT)
     import shlex
 
-    examples = cli._EXAMPLES.partition("Examples:")[2].strip().splitlines()
+    examples = cli._EXAMPLES.strip().splitlines()
     for example in examples:
         name, *arguments = shlex.split(example)
         assert name == "fastrf"

@@ -403,9 +403,11 @@ def test_layers_of_networks_take_tensors_as_taps_and_weights() -> None:
     weights = values((4, 2, 3, 3), np.float32)
     given = rf.Conv(3, weights=torch.from_numpy(weights)).bind(2)
     assert given == rf.Conv(3, weights=weights).bind(2)
-    for wrong in (torch.ones(3, 3, requires_grad=True), taps * 1j):
-        with pytest.raises(InputError, match="taps must be an array of numbers"):
-            rf.Conv(3, taps=wrong).bind(2)
+    learned = torch.ones(3, 3, requires_grad=True)
+    assert rf.Conv(3, taps=learned).bind(2) == rf.Conv(3, taps=np.ones((3, 3))).bind(2)
+    assert rf.Filter(3, weights=learned).bind(2) == rf.Filter(3, weights=np.ones((3, 3))).bind(2)
+    with pytest.raises(InputError, match="taps must be an array of numbers"):
+        rf.Conv(3, taps=taps * 1j).bind(2)
 
 
 # --- chains -----------------------------------------------------------------------------------

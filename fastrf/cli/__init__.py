@@ -28,13 +28,13 @@ from fastrf.cli.printing import one_line
 from fastrf.errors import FastrfError
 from fastrf.kernels._shield import is_busy
 
-_EXAMPLES = f"""NET is
+_NET = f"""NET is
   a zoo network            resnet50, "plain(1000, 3)", "unet(4, 2)"
   a network file           {", ".join(f"model{suffix}" for suffix in FILES)}
-  Python code              torchvision.models:resnet50, or any package.module:callable that
-                           returns a torch.nn.Module or a fastrf.Network
+  Python code              torchvision.models:resnet50, any package.module:name
+                           that returns a torch.nn.Module or a fastrf.Network"""
 
-Examples:
+_EXAMPLES = """
   fastrf rf resnet50 --input-size 224
   fastrf rf model.onnx --json
   fastrf erf resnet50 --input-size 224 --plot erf.png
@@ -63,15 +63,29 @@ COMMANDS = (
 )
 """Each is the function of its name in the module of its name."""
 
+_WITHOUT_NET = ("design", "sweep", "bench", "warmup", "info")
+
+
+def _epilogue(command: str) -> str:
+    """What NET is, where a command takes one, and examples of the command alone."""
+    examples = [x for x in _EXAMPLES.splitlines() if x.split()[1:2] == [command]]
+    parts = [] if command in _WITHOUT_NET else [_NET]
+    return "\n\n".join([*parts, *(["\n".join(["Examples:", *examples])] if examples else [])])
+
+
 app = App(
     name="fastrf",
     help="Theoretical and effective receptive fields of convolutional networks.",
-    help_epilogue=_EXAMPLES,
+    help_epilogue=f"{_NET}\n\nExamples:{_EXAMPLES}",
     help_format="plaintext",
     version=fastrf.__version__,
 )
 for _command in COMMANDS:
-    app.command(getattr(import_module(f"fastrf.cli.{_command}"), _command), name=_command)
+    app.command(
+        getattr(import_module(f"fastrf.cli.{_command}"), _command),
+        name=_command,
+        help_epilogue=_epilogue(_command),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

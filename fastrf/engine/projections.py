@@ -51,18 +51,8 @@ def chain_obstacle(graph: PlaneGraph, node: str, input_node: str) -> str | None:
     return graph.once(("chain", node, input_node), lambda: _branch(graph, node, input_node))
 
 
-def _read(graph: PlaneGraph, node: str, input_node: str) -> list[Operation]:
-    """The operations between two maps, without those on channels that the way to `node` leaves."""
-    read, found = set(graph.planes_of[node]), []
-    for op in reversed(graph.between(node, input_node)):
-        if any(p in read for p, _ in op.targets):
-            read.update(q for q, _ in op.sources)
-            found.append(op)
-    return found[::-1]
-
-
 def _branch(graph: PlaneGraph, node: str, input_node: str) -> str | None:
-    operations = _read(graph, node, input_node)
+    operations = graph.read(node, input_node)
     reads = Counter(q for op in operations for q, _ in op.sources)
     writes = Counter(p for op in operations for p, _ in op.targets)
     if len(graph.planes_of[node]) > 1:
@@ -215,7 +205,7 @@ def _gain(graph: PlaneGraph, node: str, input_node: str) -> Scaled:
 def _product(graph: PlaneGraph, node: str, input_node: str) -> Scaled:
     (plane,) = graph.planes_of[node]
     gain = Scaled.of(graph.planes[plane].share)
-    for op in _read(graph, node, input_node):
+    for op in graph.read(node, input_node):
         shares = (share for _, share in (*op.sources, *op.targets))
         for factor in (op.gain, *shares, *(m.gain for m in op.maps)):
             if factor != 1:  # most are

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fastrf.errors import InputError, short
-from fastrf.exchange import REFUSED, numbers
+from fastrf.exchange import REFUSED, detached, numbers
 from fastrf.initialisation import ALIASES, PATTERNS, SCHEMES, pattern
 
 Pair = tuple[int, int]
@@ -266,7 +266,7 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
         check_room(owner, 1, math.prod(kernel), "give a smaller kernel")
         taps = pattern(taps, kernel)
     try:
-        array = numbers(taps)
+        array = numbers(detached(taps))
     except REFUSED:
         raise InputError(f"{owner}: taps must be an array of numbers of shape {kernel}") from None
     if array.shape != kernel:
@@ -291,7 +291,7 @@ def normalised_taps(owner: str, taps: Any, kernel: tuple[int, ...]) -> Taps | No
 def checked_weights(owner: str, weights: Any, kernel: tuple[int, ...]) -> Taps:
     """Fixed weights of shape `kernel`, of any sign."""
     try:
-        array = numbers(weights)
+        array = numbers(detached(weights))
     except REFUSED:
         raise InputError(
             f"{owner}: weights must be an array of numbers of shape {kernel}"

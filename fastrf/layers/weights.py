@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.errors import InputError, short
-from fastrf.exchange import REFUSED, hosted
+from fastrf.exchange import REFUSED, detached, hosted
 from fastrf.layers.checks import LARGEST
 
 MUTED = 2.0**-200
@@ -34,7 +34,7 @@ class Weights:
         if isinstance(values, Mapping):
             values = _unpacked(values)
         try:
-            given = hosted(values)
+            given = hosted(detached(values))
             kept = np.float32 if given.dtype in (np.float16, np.float32) else np.float64
             if given.dtype.kind == "c":
                 raise TypeError
