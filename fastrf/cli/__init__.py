@@ -63,7 +63,7 @@ COMMANDS = (
 )
 """Each is the function of its name in the module of its name."""
 
-_WITHOUT_NET = ("design", "sweep", "bench", "warmup", "info")
+_WITHOUT_NET = ("empirical", "design", "sweep", "bench", "warmup", "info")
 
 
 def _epilogue(command: str) -> str:
