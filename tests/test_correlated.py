@@ -29,6 +29,8 @@ from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
 from fastrf.engine.forecast_correlated import of_correlated
 from fastrf.engine.lag_algebra import _met
+from fastrf.engine.program import mean_gains
+from fastrf.engine.scaled import ONE
 from fastrf.engine.threads import Threads
 from fastrf.lowering import lower
 from fastrf.maps import Window
@@ -791,6 +793,27 @@ def test_progress_and_errors_are_the_direct_engines() -> None:
     graph = lower(rf.Sequential(AVG, rf.GlobalPool(), CONV, ndim=1))
     with pytest.raises(rf.errors.UnboundedError):
         propagate_correlated(graph, graph.network.outputs[0], (0,), "input", kernels=load())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        rf.AdaptivePool(16, "max"),
+        rf.MaxPool(3, stride=2, ceil_mode=True),
+        rf.Upsample(1.5),
+        rf.Conv(4, stride=3, padding=1),
+        rf.ConvTranspose(3, stride=2),
+    ],
+    ids=repr,
+)
+def test_where_variances_suffice_below_gains_of_lag_0_are_mean_gains(layer: Any) -> None:
+    """Also of maps that treat pixels differently."""
+    graph = lower(rf.Sequential(layer, AVG, AVG, ndim=1), 24)
+    node = [*graph.network.nodes][1]
+    (plane,) = graph.planes_of[node]
+    gains = lag_gains.lag_gains(graph, graph.output_node(None), "input").planes[plane]
+    found = float(gains.at([(0,)])[0]) * gains.scale.over(ONE)
+    assert found == pytest.approx(mean_gains(graph, "input")[plane].over(ONE), rel=1e-14)
 
 
 # --- what stays approximate -----------------------------------------------------------------

@@ -18,7 +18,7 @@ from fastrf.kernels import load
 from test_over_limit import traced
 
 import fastrf as rf
-from fastrf.engine import ENGINES, direct, profiles, scratch
+from fastrf.engine import ENGINES, cost, direct, profiles, scratch
 from fastrf.engine.plan import MEMORY_FLOOR, Plan
 from fastrf.engine.profiles import Factor
 from fastrf.errors import InputError, PlanError
@@ -227,6 +227,37 @@ def test_what_profiles_are_made_in(runs: dict[Factor, int]) -> None:
     made = profiles.profile(runs, load("cpu"))  # compiles
     held = traced(lambda: profiles.profile(runs, load("cpu"))) - made.nbytes
     assert profiles.making_bytes(runs) == pytest.approx(held, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {Factor(3, 1): 70, Factor(3, 2): 50},
+        {Factor(3, 2): 40, Factor(5, 3): 30, Factor(2, 6): 9},
+        {Factor(3, 1, BINOMIAL): 77},
+        {Factor(3, 4, BINOMIAL): 20, Factor(5, 6): 21},
+        {Factor(101, 1): 5, Factor(5, 1): 3},
+    ],
+    ids=str,
+)
+def test_products_of_profiles_are_counted_as_they_are_made(
+    runs: dict[Factor, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expected seconds, of nothing but products at a second each."""
+    for name in ("TERM_SECONDS", "FACTOR_SECONDS", "PASS_SECONDS", "PHASE_SECONDS"):
+        monkeypatch.setattr(cost, name, 0.0)
+    monkeypatch.setattr(cost, "box_nanoseconds", lambda kernel: 0.0)
+    monkeypatch.setattr(cost, "PRODUCT_SECONDS", 0.0)
+    monkeypatch.setattr(cost, "PRODUCT_NANOSECONDS", 1e9)
+    made, convolved = [], profiles.convolved
+
+    def counted(a: Any, b: Any, spacing: int = 1) -> Any:
+        made.append(len(a) * len(b))
+        return convolved(a, b, spacing)
+
+    monkeypatch.setattr(profiles, "convolved", counted)
+    profiles.profile(runs, load("cpu"))
+    assert profiles.making_seconds(runs) == pytest.approx(sum(made), rel=1e-12)
 
 
 def test_a_deep_series_of_taps_that_are_no_product_keeps_its_scale() -> None:
