@@ -209,6 +209,32 @@ def test_what_sums_of_equal_taps_along_a_line_work_in(
     assert found == pytest.approx(held, rel=0.02, abs=16 << 10)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("kernel", "layers", "pixels"),
+    [
+        ((3, 3), 33, (200, 300)),
+        ((3, 3), 70, (200, 300)),  # three sweeps
+        ((3, 5), 25, (100, 700)),
+        ((3, 3, 3), 3, (40, 50, 60)),
+        ((3, 3, 3), 11, (40, 50, 60)),
+    ],
+)
+def test_what_runs_of_layers_with_taps_of_their_own_work_in(
+    kernel: tuple[int, ...], layers: int, pixels: tuple[int, ...], dtype: str
+) -> None:
+    """Tiles and what lies between two sweeps, of an image that grows; vectors are rounded up."""
+    flat = (1,) * (3 - len(kernel))
+    shape = [n + layers * (k - 1) for n, k in zip(pixels, kernel, strict=True)]
+    taps = np.full((*flat, *kernel), 1 / np.prod(kernel), dtype)
+    y, out = np.ones((*flat, *pixels), dtype), np.zeros((*flat, *shape), dtype)
+    run = load("cpu").conv_run
+    run(y, taps, layers, (0, 0, 0), out)  # compiles
+    held = traced(lambda: run(y, taps, layers, (0, 0, 0), out))
+    found = scratch._conv_tile(shape, kernel, layers, y.itemsize, grows=True)
+    assert found == pytest.approx(held, rel=0.04, abs=8 << 10)
+
+
 BINOMIAL = np.array([0.25, 0.5, 0.25]).tobytes()
 
 

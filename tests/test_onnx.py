@@ -1296,6 +1296,13 @@ def test_huge_constants_are_not_made():
     assert layers(from_onnx(model)) == [Conv(1, channels=2**20)]
 
 
+def test_a_constant_of_no_axes_is_a_number():
+    value = helper.make_tensor("v", TensorProto.FLOAT, [1], [3.0])
+    nodes = [node("ConstantOfShape", "s", "w", value=value), node("Mul", "x,w")]
+    model = make(nodes, (1, 2, 8, 6), constants={"s": np.array([], dtype=np.int64)})
+    assert layers(from_onnx(model)) == [Scale(3.0)]
+
+
 def test_damaged_files_raise_nothing_else():
     """Every byte of a small model changed in turn, and every length cut."""
     data = squeeze_excite().SerializeToString()
