@@ -1296,6 +1296,23 @@ def test_huge_constants_are_not_made():
     assert layers(from_onnx(model)) == [Conv(1, channels=2**20)]
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "step", "expected"),
+    [
+        (0, 2**63 - 1, 1, [Identity()]),
+        (2, 2**63 - 1, 1, [Crop(((2, 0), 0))]),
+        (1, -3, 1, [Crop(((1, 3), 0))]),
+        (0, 2**63 - 1, 2, [MaxPool(1, stride=(2, 1))]),
+    ],
+)
+def test_cuts_of_an_axis_of_unknown_size(start, end, step, expected):
+    constants = {"s": np.array([start]), "e": np.array([end]), "a": np.array([2]),
+                 "t": np.array([step])}  # fmt: skip
+    nodes = [node("Slice", "x,s,e,a,t", "cut"), node("Conv", "cut,w")]
+    model = dynamic(nodes, constants | {"w": (8, 3, 3, 3)})
+    assert layers(from_onnx(model)) == [*expected, Conv(3, channels=8)]
+
+
 def test_a_constant_of_no_axes_is_a_number():
     value = helper.make_tensor("v", TensorProto.FLOAT, [1], [3.0])
     nodes = [node("ConstantOfShape", "s", "w", value=value), node("Mul", "x,w")]
