@@ -152,3 +152,15 @@ def test_as_a_method() -> None:
     assert rf.plan(network, method="factored").engine == "projected"
     with pytest.raises(InputError, match=r"projected: .*passes less of covariances"):
         rf.plan(REFUSED["passes less of covariances than of variances"], method="factored")
+
+
+@pytest.mark.parametrize("unit", [(5, 10), (9, 10), (0, 0)])
+def test_axes_that_end_differently_are_not_alike(unit: tuple[int, int]) -> None:
+    """Padding that is wider behind one axis alone: a unit that only that axis has."""
+    pool = rf.AvgPool(3, stride=1, padding=1)
+    last = rf.AvgPool(3, stride=1, padding=((1, 1), (1, 2)))
+    net = rf.Sequential(pool, rf.Conv(3, padding=1), pool, last)
+    lines, whole = (rf.erf(net, unit=unit, input_size=10, method=m) for m in ("factored", "direct"))
+    assert lines.plan.engine == "projected"
+    np.testing.assert_allclose(lines.image, whole.image, rtol=1e-13)
+    assert lines.log_gain == pytest.approx(whole.log_gain, abs=1e-13)
