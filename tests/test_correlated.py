@@ -816,6 +816,17 @@ def test_where_variances_suffice_below_gains_of_lag_0_are_mean_gains(layer: Any)
     assert found == pytest.approx(mean_gains(graph, "input")[plane].over(ONE), rel=1e-14)
 
 
+def test_values_that_a_type_does_not_hold_are_nothing() -> None:
+    """Far out in the tails of 200 layers between two pools."""
+    net = rf.Sequential(AVG, *[CONV] * 200, AVG, ndim=1)
+    small, large = (rf.erf(net, dtype=dtype, method="direct") for dtype in ("float32", "float64"))
+    assert small.plan.engine == large.plan.engine == "correlated"
+    start = small.origin[0] - large.origin[0]
+    beside = large.image[start : start + len(small.image)]
+    assert small.image.shape < large.image.shape
+    np.testing.assert_allclose(small.image, beside, rtol=1e-4, atol=0)
+
+
 # --- what stays approximate -----------------------------------------------------------------
 
 

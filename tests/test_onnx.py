@@ -26,6 +26,7 @@ import fastrf as rf  # noqa: E402
 from fastrf.errors import InputError, MissingExtra, NetworkFileError, UnsupportedOperator  # noqa: E402
 from fastrf.importers.failing import line  # noqa: E402
 from fastrf.importers.onnx import from_onnx, input_sizes  # noqa: E402
+from fastrf.importers.operator import _wider  # noqa: E402
 from fastrf.layers import (  # noqa: E402
     Activation,
     Add,
@@ -1311,6 +1312,13 @@ def test_cuts_of_an_axis_of_unknown_size(start, end, step, expected):
     nodes = [node("Slice", "x,s,e,a,t", "cut"), node("Conv", "cut,w")]
     model = dynamic(nodes, constants | {"w": (8, 3, 3, 3)})
     assert layers(from_onnx(model)) == [*expected, Conv(3, channels=8)]
+
+
+def test_a_merge_is_as_large_as_what_is_broadcast_to():
+    """A size that is not known stays so beside one pixel, and is another's where that has more."""
+    assert _wider((None, 1, 6), (1, 5, 6)) == (None, 5, 6)
+    assert _wider((1, 1), (None, 2)) == (None, 2)
+    assert _wider((None, 4), (2, 1)) == (2, 4)
 
 
 def test_a_constant_of_no_axes_is_a_number():
