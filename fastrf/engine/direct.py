@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.engine.chains import Run, chains, layer_of, run_from
+from fastrf.engine.extents import check_path
 from fastrf.engine.memory import Lease, Pool
 from fastrf.engine.program import (
     fits_one_call,
@@ -35,7 +36,7 @@ from fastrf.engine.scaled import ZERO, Headroom, Scaled
 from fastrf.engine.sight import log2_of_sum, profile, sight_of, slab
 from fastrf.engine.threads import Threads
 from fastrf.engine.windows import Span, reached, united
-from fastrf.errors import EmptyFieldError, InputError, UnboundedError
+from fastrf.errors import EmptyFieldError, UnboundedError
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, SpatialMap, Spread, Table, Window
 
@@ -207,12 +208,13 @@ def nothing_read(
     unit: tuple[int, ...],
     input_node: str,
     more: str = "",
-) -> InputError:
-    if not graph.between(node, input_node):
-        return InputError(
-            f"no path leads from {node!r} to the input {input_node!r}; "
-            f"choose another output or input"
-        )
+) -> EmptyFieldError:
+    """The error of a unit that reads nothing; `more` are further reasons.
+
+    Raises:
+        InputError: no path leads to the input at all.
+    """
+    check_path(graph, node, input_node)
     return EmptyFieldError(
         f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding"
         f"{', ' + more if more else ''} or the gaps of transposed convolutions; choose another unit"
