@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ ALONE = [(3, 3, 4), (3, 3, 8), (3, 3, 14), (3, 3, 24), (3, 5, 4), (3, 5, 11), (3
          (1, 9, 500), (1, 31, 300), (1, 101, 100)]  # fmt: skip
 """Axes, kernels and layers."""
 
+ROWS = [(9, 9, 16), (9, 9, 37), (9, 9, 100), (9, 9, 300), (3, 30, 1000), (1, 2000, 2000)]
+"""Images of short and of long rows, within a cache and beyond."""
+
 NAMES = (
     "OPERATION_SECONDS",
     "CALL_SECONDS",
@@ -53,6 +57,9 @@ NAMES = (
     "SWEEP_NANOSECONDS",
     "RUN_TAP_NANOSECONDS",
     "TAP_NANOSECONDS",
+    "CORRELATE_NANOSECONDS",
+    "CORRELATE_TAP_NANOSECONDS",
+    "CORRELATE_ROW_NANOSECONDS",
     "TABLE_NANOSECONDS",
     "WRITE_NANOSECONDS",
     "TERM_SECONDS",
@@ -99,6 +106,8 @@ def measure() -> dict[str, float]:
     product = [[a * b for a in line] for b in line]
     separable = rf.Sequential(*[rf.Conv(5, padding=2, taps=product)] * 120)
     found["TAP_NANOSECONDS"] = per_cell(separable) / 5
+    parts = ("NANOSECONDS", "TAP_NANOSECONDS", "ROW_NANOSECONDS")
+    found |= zip((f"CORRELATE_{part}" for part in parts), _correlate(), strict=True)
     found["TABLE_NANOSECONDS"] = _table()
     outer = _run(zoo.plain(4, 751))
     found["WRITE_NANOSECONDS"] = 1e9 * outer["seconds"] / outer["pixels"]
@@ -185,6 +194,25 @@ def _run(
         "cells": plan.cells,
         "pixels": math.prod(count for _, count in plan.support),
     }
+
+
+def _correlate() -> list[float]:
+    """Nanoseconds of a pixel, of its taps and of a row's, of the kernel for taps that are no
+    product: few and many taps, short and long rows."""
+    from scipy.optimize import nnls
+
+    kernel, one = load("cpu").transposed_conv, (1, 1, 1)
+    counts, times = [], []
+    for size, shape in product(((1, 3, 3), (1, 11, 11), (3, 3, 3)), ROWS):
+        depth, rows, columns = shape
+        y, taps = np.ones(shape), np.ones(size)
+        out = np.empty([n + k - 1 for n, k in zip(shape, size, strict=True)])
+        own = partial(kernel, y, taps, one, one, (0, 0, 0), out)
+        times.append(1e9 * seconds(own, clock=time.process_time))
+        counts.append([out.size, out.size * taps.size, out.size / out.shape[2] * taps.size])
+    weights = 1 / np.array(times)  # ratios count
+    solution, _ = nnls(np.array(counts) * weights[:, None], np.ones(len(times)))
+    return [float(n) for n in solution]
 
 
 def _table() -> float:

@@ -67,6 +67,12 @@ BOX_NANOSECONDS = 3.5
 TAP_NANOSECONDS = 0.5
 """One pixel and one tap of a pass with general taps, in float64."""
 
+CORRELATE_NANOSECONDS, CORRELATE_TAP_NANOSECONDS = 1.2, 0.1
+"""One pixel of a pass with taps that are no product, and one of its taps, in float64,"""
+
+CORRELATE_ROW_NANOSECONDS = 40.0
+"""and one tap on one row: where it begins and ends there."""
+
 TABLE_NANOSECONDS = 1.2
 """One pixel and one tap of a table."""
 

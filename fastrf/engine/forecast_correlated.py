@@ -32,7 +32,7 @@ from fastrf.engine.forecast import Forecast, of_lines
 from fastrf.engine.lag_mixing import takes_at_once
 from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
-from fastrf.engine.rehearsal import Rehearsal, Survey, pass_cost
+from fastrf.engine.rehearsal import Rehearsal, Survey, correlate_cost, pass_cost
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
@@ -420,7 +420,9 @@ class _Passes:
         self.cuts = sum(all_of != inside for all_of, inside in ends)
         if isinstance(move.taps, np.ndarray):
             read, written = math.prod(shape), math.prod(self.whole)
-            self._count(written, move.taps.size * cost.TAP_NANOSECONDS)
+            pixel, row = correlate_cost(move.taps.size)
+            self._count(written, pixel)
+            self.nanoseconds += math.prod(self.whole[:-1]) * row
             self.passes.append((read, written, 0))
             return new
         for i, axis in enumerate(move.axes):

@@ -17,6 +17,7 @@ from fastrf.engine.coherence import coherence_of_all
 from fastrf.engine.factored import Polynomial, Polynomials
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.reach import Reach, Reaches
+from fastrf.engine.rehearsal import correlate_cost
 from fastrf.engine.scaled import Headroom
 from fastrf.engine.terms import formed_bytes
 from fastrf.engine.transfer import TransferFunction
@@ -115,7 +116,8 @@ class Outlook:
     def _dense(self, node: str, lags: int = 1) -> Forecast:
         pixels, own = _pixels(self._spans[node]), self._operations[node]
         read = sum(len(op.sources) for op in own)
-        passes = sum(_pass_nanoseconds(m) for op in own for m in op.maps)
+        columns = self._spans[node][-1][1]
+        passes = sum(_pass_nanoseconds(m, columns) for op in own for m in op.maps)
         fresh = passes or read > 1
         work = lags * (passes + (read * cost.BOX_NANOSECONDS if read > 1 else 0))
         work += 2 * cost.WRITE_NANOSECONDS if fresh else 0
@@ -202,10 +204,11 @@ def _pixels(spans: tuple[Span, ...]) -> int:
     return math.prod(count for _, count in spans)
 
 
-def _pass_nanoseconds(move: SpatialMap) -> float:
-    """One pixel of one layer."""
+def _pass_nanoseconds(move: SpatialMap, columns: int) -> float:
+    """One pixel of one layer, in rows of so many."""
     if isinstance(move.taps, np.ndarray):
-        return move.taps.size * cost.TAP_NANOSECONDS
+        pixel, row = correlate_cost(move.taps.size)
+        return pixel + row / max(columns, 1)
     widths = [a.kernel if isinstance(a, Window) else 1 for a in move.axes]
     taps = [move.axis_taps(a) for a in range(len(widths))]
     return sum(

@@ -195,7 +195,8 @@ class Rehearsal:
         self.final = min(-self.room.low * math.log(2), dropped)
         self.images: dict[int, Image] = {}
         self.pool, self.slots = Buffers(), _Slots()
-        self.fixed, self.cells, self.nanoseconds = 0.0, 0, 0.0
+        self.fixed, self.cells = 0.0, 0
+        self.nanoseconds, self.row_nanoseconds = 0.0, 0.0
         self.alone_pixels, self.alone_rows = 0.0, 0.0  # nanoseconds, where all goes in one call
         self.largest, self.most, self.most_of_two = 1, 0, 0
         # By the id of a map, which the graph keeps.
@@ -251,7 +252,8 @@ class Rehearsal:
         at_once = cost.CALL_SECONDS + self.count * cost.INSTRUCTION_SECONDS + 1e-9 * alone
         self.fixed += cost.WALK_CALL_SECONDS
         self.nanoseconds += write
-        shared = 1e-9 * cost.dtype_factor(self.dtype) * self.nanoseconds
+        by_type = cost.dtype_factor(self.dtype) * self.nanoseconds
+        shared = 1e-9 * (by_type + self.row_nanoseconds)
         quicker = self.one_call and fits_one_call(self.largest, self.tail)
         quicker = quicker and at_once < self.fixed + shared
         if quicker:
@@ -402,7 +404,9 @@ class Rehearsal:
         entered = image.shape
         if isinstance(move.taps, np.ndarray):
             image = self._passed(image, tuple(whole), 0.0, 0)
-            self._work(image.pixels, move.taps.size * cost.TAP_NANOSECONDS)
+            pixel, row = correlate_cost(move.taps.size)
+            self._work(image.pixels, pixel)
+            self.row_nanoseconds += math.prod(whole[:-1]) * row
         else:
             shape = list(image.shape)
             for i, axis, taps, nanoseconds in traits.passes:
@@ -688,6 +692,12 @@ def pass_cost(axis: AxisMap, taps: Any) -> float:
     if taps is not None:
         return len(taps) * cost.TAP_NANOSECONDS
     return cost.box_nanoseconds(axis.kernel) if isinstance(axis, Window) else cost.BOX_NANOSECONDS
+
+
+def correlate_cost(taps: int) -> tuple[float, float]:
+    """Of a pass of so many taps that are no product; and that of a row."""
+    pixel = cost.CORRELATE_NANOSECONDS + taps * cost.CORRELATE_TAP_NANOSECONDS
+    return pixel, taps * cost.CORRELATE_ROW_NANOSECONDS
 
 
 def _alone_cost(move: SpatialMap) -> tuple[float, float]:
