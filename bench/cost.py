@@ -204,7 +204,6 @@ def _correlate() -> list[float]:
     kernel, one = load("cpu").transposed_conv, (1, 1, 1)
     counts, times = [], []
     for size, shape in product(((1, 3, 3), (1, 11, 11), (3, 3, 3)), ROWS):
-        depth, rows, columns = shape
         y, taps = np.ones(shape), np.ones(size)
         out = np.empty([n + k - 1 for n, k in zip(shape, size, strict=True)])
         own = partial(kernel, y, taps, one, one, (0, 0, 0), out)
