@@ -725,8 +725,11 @@ def test_frames_and_files(small, tmp_path):
     assert (tmp_path / "q.csv").read_text() == "depth\n12\n12\n"
     with pytest.raises(InputError, match=r"a name that ends in \.csv or \.parquet"):
         small.export(tmp_path / "t.xlsx")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="there is no folder"):
         small.export(tmp_path / "no" / "t.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        small.export(tmp_path / "folder.csv")
 
 
 def test_a_missing_library_is_named(small, monkeypatch):
@@ -1011,3 +1014,22 @@ def test_the_command_line(tmp_path, capsys, expected, monkeypatch):
         assert (code, out) == (2, "")
         assert message in err
         assert len(err.splitlines()) == 1
+    # What the table cannot answer is said before a sweep, and before there is a store.
+    for words, message in (
+        (["--top", "nothing"], "there is no column 'nothing'"),
+        (["--query", "SELECT absent FROM sweep"], "no such column: absent"),
+        (["--export", tmp_path / "none" / "t.csv"], "there is no folder"),
+        (["--export", "t.txt"], "ends in .csv or .parquet"),
+    ):
+        code, out, err = command(file, "--store", tmp_path / "new.db", *words)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert not (tmp_path / "new.db").exists()
+    # Columns that the store has of another space count, too.
+    other = tmp_path / "other.toml"
+    other.write_text("[parameters]\ndepth = [1, 2]\nkernel = [3]\ndilation = [1]\n")
+    code, out, err = command(
+        other, "--store", path, "--workers", 0, "--query", "SELECT dilation, rate FROM sweep"
+    )
+    assert code == 0, err
+    assert out.split()[:2] == ["dilation", "rate"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -15,6 +16,7 @@ from fastrf.cli.printing import note, print_json, print_table
 from fastrf.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
+    from fastrf.sweep.space import Space
     from fastrf.sweep.store import Store
 
 
@@ -94,12 +96,16 @@ def sweep(
         )
     if space is not None:
         from fastrf.sweep.run import sweep as run
+        from fastrf.sweep.space import Space
 
         if not resume and store.exists():
             raise InputError(f"{str(store)!r} is there; give another --store, or --resume")
+        networks = Space.load(space)
+        if query is not None or top is not None or export is not None:
+            _check_results(networks, store, query, top, export)
         with _executor(dask) as executor:
             run(
-                space,
+                networks,
                 store,
                 executor,
                 device,
@@ -128,6 +134,28 @@ def sweep(
     return 0
 
 
+def _check_results(
+    space: Space, store: Path, query: str | None, top: str | None, export: Path | None
+) -> None:
+    """Refuses before a sweep what is asked of its table in vain: of one that is empty, with the
+    columns of the space and of what the store has."""
+    from fastrf.sweep.store import PointRows, Store, Writer, check_export
+
+    names = list(space.columns)
+    if store.is_file() and store.stat().st_size:
+        with Store(store) as before:
+            names += _parameters(before)
+    with TemporaryDirectory() as folder, closing(Writer(Path(folder, "empty.db"))) as empty:
+        empty.write([PointRows(tuple(dict.fromkeys(names)), [], [])])
+        if export is not None:
+            check_export(export)
+            empty.export(Path(folder, export.name), query)
+        elif query is not None:
+            empty.query(query)
+        elif top is not None:
+            empty.top(top.removeprefix("-"))
+
+
 @contextmanager
 def _executor(address: str | None) -> Iterator[Any]:
     """A client of the Dask scheduler at an address; None without one."""
@@ -151,8 +179,12 @@ _HEADINGS = ("std_0", "luo_size_amplitude", "ratio", "trf_size_0")
 
 def _in_short(rows: list[dict[str, Any]], by: str, table: Store) -> list[dict[str, Any]]:
     """The parameters, the column asked for and a few figures."""
-    names = [*table.columns[: table.columns.index("key")], by, *_HEADINGS]
+    names = [*_parameters(table), by, *_HEADINGS]
     return [{name: row[name] for name in dict.fromkeys(names)} for row in rows]
+
+
+def _parameters(table: Store) -> list[str]:
+    return table.columns[: table.columns.index("key")]
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, by: str | None = None) -> None:

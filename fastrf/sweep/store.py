@@ -284,18 +284,14 @@ class Store:
         Raises:
             InputError: the name says neither, or the file cannot be written.
         """
-        suffix = Path(path).suffix.lower()
+        suffix = check_export(path)
         try:
             if suffix == ".csv":
                 with open(path, "w", encoding="utf-8", newline="") as file:
                     self.write_csv(file, sql)
-            elif suffix == ".parquet":
+            else:
                 table = self.to_arrow(sql)
                 _imported("pyarrow.parquet").write_table(table, os.fspath(path))
-            else:
-                raise InputError(
-                    f"cannot export to {str(path)!r}: give a name that ends in .csv or .parquet"
-                )
         except OSError as error:
             raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
@@ -363,6 +359,25 @@ class Store:
         return image
 
 
+def check_export(path: str | os.PathLike[str]) -> str:
+    """The format that a file's name asks for: ``.csv`` or ``.parquet``.
+
+    Raises:
+        InputError: it asks for another one, or there is no such folder.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise InputError(
+            f"cannot export to {str(path)!r}: give a name that ends in .csv or .parquet"
+        )
+    if not path.absolute().parent.is_dir():
+        raise InputError(
+            f"cannot export to {str(path)!r}: there is no folder {str(path.parent)!r}; make it"
+        )
+    return suffix
+
+
 _ASKED_BY = {"profiles": "profiles", "image": "images"}
 
 
@@ -424,6 +439,11 @@ class Writer(Store):
 
     def close(self) -> None:
         """Merges the log into the file, closes it and lets the next one write."""
+        # Without a log, so that who reads the file later leaves none beside it; readers that are
+        # at it now keep it.
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
         self._lease.release()
 
