@@ -323,6 +323,20 @@ def test_spellings_bind_to_the_same_layer(one: ly.Layer, other: ly.Layer) -> Non
     assert repr(bound) == repr(other.bind(2))  # the types, too: 1 and 1.0 are equal in Python
 
 
+def test_layers_of_equal_values_are_equal() -> None:
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3))
+    kinds = (np.array, torch.tensor, np.ndarray.tolist)
+    layers = [ly.Conv(3, weights=make(weights)) for make in (*kinds, *kinds)]
+    assert len(set(layers)) == 1
+    assert all(a == b for a, b in itertools.product(layers, layers))
+    assert ly.Conv([3, 3]) == ly.Conv(np.array([3, 3])) == ly.Conv((3, 3))
+    assert hash(ly.Conv([3, 3])) == hash(ly.Conv(np.array([3, 3])))
+    others = [ly.Conv(3), ly.MaxPool(3), ly.Conv(3, weights=2 * weights), ly.Identity(), ly.Input()]
+    assert len({*others, layers[0]}) == 6
+    assert ly.Identity() != ly.Input()
+    assert ly.Conv(3) != 3
+
+
 @pytest.mark.parametrize("layer", [one for pair in SPELLINGS for one in pair], ids=repr)
 def test_binding_twice_changes_nothing(layer: ly.Layer) -> None:
     bound = layer.bind(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -18,6 +18,29 @@ class Layer:
 
     inputs: ClassVar[tuple[int, int | None]] = (1, 1)
     """Least and greatest number of maps that the layer reads (None: no limit)."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Before `dataclass` makes its own, which fail where a value is an array.
+        for name in ("__eq__", "__hash__"):
+            if name not in cls.__dict__:
+                setattr(cls, name, getattr(Layer, name))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)) or type(other) is not type(self):
+            return NotImplemented
+        return self is other or self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values))
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        values = tuple([getattr(self, name) for name in self.__dataclass_fields__])
+        for value in values:
+            if isinstance(value, list) or hasattr(value, "tolist"):
+                return tuple(map(_frozen, values))
+        return values
 
     @property
     def kind(self) -> str:
@@ -102,6 +125,13 @@ class Layer:
         different pixels count as independent.
         """
         return 1.0
+
+
+def _frozen(value: Any) -> Any:
+    """A value that can be compared and hashed as a whole: lists, arrays and tensors as tuples."""
+    if hasattr(value, "tolist"):
+        return _frozen(value.tolist())
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
