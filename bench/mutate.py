@@ -346,7 +346,7 @@ class Trials:
             if pid in self.running:
                 return self.ended(self.running.pop(pid), os.waitstatus_to_exitcode(status))
             for pid, run in self.running.items():
-                if time.monotonic() - run.began > 10 * run.limit:  # it waits for something
+                if time.monotonic() - run.began > 4 * run.limit:  # it waits for something
                     os.killpg(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     del self.running[pid]

@@ -337,12 +337,15 @@ class _Subject:
         layers, seen = 0, {*cuts[every - 1 :: every], *cuts[-1:]}
         for name in self.between:
             layers += self.windowed(name)
-            if name not in seen or not layers:
+            ends = bool(found) and name == cuts[-1]
+            if name not in seen or not (layers or ends):
                 continue
             std = _mean(self.stds(self.network, self.graph, name))
             trf = _mean([s or 0 for s in self.rows[name].size])
-            if found and found[-1].trf == trf and found[-1].std == std:
+            if found and found[-1].trf == trf and math.isclose(found[-1].std, std, rel_tol=SAME):
                 continue
+            if not layers:  # an activation behind the last stage, which weighs its paths anew
+                layers = found.pop().layers
             growth = None
             if found and found[-1].std > 0:
                 growth = (std / found[-1].std) ** (1 / layers) - 1

@@ -61,6 +61,17 @@ def test_stages_are_where_all_paths_meet() -> None:
     assert found.pointwise == ("parallel1.branch2.conv1",)
 
 
+def test_the_last_stage_is_the_output() -> None:
+    # Behind the last sum an activation weighs identity and branch anew.
+    net = rf.zoo.get("cifar_resnet(2)").initialised("he")
+    found = rf.advice(net)
+    assert found.stages[-1].name == found.node == "block2.relu2"
+    assert found.stages[-1].std == pytest.approx(math.prod(found.std) ** 0.5, rel=1e-12)
+    assert found.stages[-1].share == pytest.approx(1.0, rel=1e-12)
+    assert found.stages[-1].layers == 2
+    assert rf.erf(net, "block2.add", ignore_global=True).std[0] != pytest.approx(found.std[0])
+
+
 def test_deep_networks_are_thinned() -> None:
     found = advice(rf.zoo.plain(150))
     assert [s.trf for s in found.stages] == [6 * n + 1 for n in range(1, 51)]

@@ -124,8 +124,9 @@ class Plan:
     def __str__(self) -> str:
         window = " × ".join(str(count) for _, count in self.support)
         first = ", ".join(str(start) for start, _ in self.support)
+        channel = "" if self.channel is None else f", channel {self.channel},"
         lines = [
-            f"Plan: unit {self.unit} of {self.node!r} → {self.input!r}",
+            f"Plan: unit {self.unit}{channel} of {self.node!r} → {self.input!r}",
             f"  engine   {self._name()}: {self.reason}",
             f"  accuracy {self.accuracy}: {self._right()}",
             f"  device   {self.device}, {self.dtype}, workers {self.workers}",
