@@ -16,9 +16,9 @@ from fastrf.lowering import lower
 TOL = 1e-9
 
 
-def conv(kernel: Any, stride: int = 1, dilation: int = 1) -> rf.Conv:
+def conv(kernel: Any, stride: int = 1, dilation: int = 1, gain: float = 1.0) -> rf.Conv:
     padding = "same" if stride == 1 else dilation * (kernel - 1) // 2
-    return rf.Conv(kernel, stride, dilation, padding)
+    return rf.Conv(kernel, stride, dilation, padding, gain=gain)
 
 
 def blocks(*layers: rf.Conv, ndim: int = 2, before: tuple[rf.Conv, ...] = ()) -> rf.Network:
@@ -27,6 +27,7 @@ def blocks(*layers: rf.Conv, ndim: int = 2, before: tuple[rf.Conv, ...] = ()) ->
 
 CASES: dict[str, tuple[rf.Network, int | None]] = {
     "smooth": (blocks(*map(conv, (3, 5) * 12)), None),
+    "weak branches": (blocks(*[conv(k, gain=0.05) for k in (3, 5, 7, 9) for _ in range(30)]), None),
     "kernels": (blocks(*map(conv, (3, 5, 7, 9, 11) * 3)), 200),
     "holes": (blocks(*[conv(3, 1, d) for d in (1, 2, 3, 4)] * 4), 160),
     "even taps and holes": (blocks(*[conv(4, 1, d) for d in (6, 1, 5, 3) * 2]), None),

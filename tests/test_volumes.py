@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from fastrf.engine.recompressed import volumes
+from fastrf.engine.recompressed import holdings, volumes
+from fastrf.engine.recompressed.holdings import Form
 from fastrf.engine.recompressed.lowrank import NOISE, Terms
 
 RNG = np.random.default_rng(3)
@@ -29,6 +30,29 @@ SUMS = {
     "a core and terms": [tucker((5, 3, 4)), terms(70), tucker((2, 7, 1))],
     "a core of more columns than are joined at a time": [tucker((90, 3, 2)), terms(2)],
 }
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [3],
+        [150],
+        [volumes.BATCH],
+        [volumes.BATCH, 2],
+        [volumes.BATCH - 1, 1, 2 * volumes.BATCH, 1],
+        [40, (3, 24, 5), 7, (2, 2, 2)],
+        [(90, 3, 2), 2],
+    ],
+)
+def test_groups_are_foretold(columns: list[int | tuple[int, int, int]]) -> None:
+    forms, parts = [], []
+    for count in columns:
+        each = count if isinstance(count, tuple) else (count,) * 3
+        forms.append(Form(SHAPE, each, isinstance(count, tuple)))
+        factors = tuple(np.ones((n, c)) for n, c in zip(SHAPE, each, strict=True))
+        parts.append(Terms(factors, np.ones(count)))
+    foretold = [[form.terms for form in group] for group in holdings._groups(forms)]
+    assert foretold == [[p.rank for p in group] for group in volumes._groups(parts)]
 
 
 @pytest.mark.parametrize("name", SUMS)

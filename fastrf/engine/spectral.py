@@ -275,7 +275,6 @@ def outlook(
     cut = 8 * pixels if counts[-1] < grid[-1].frequencies.period else 0
     memory = max(
         2 * held,  # blocks of rows, and all of them
-        both + 2 * values,
         both + values + most,
         both + values + last + cut,
         finish,

@@ -161,9 +161,7 @@ class Graph:
                     results = [of(node.input[:1] if first else reads(node))] * len(node.output)
                 if node.op_type in _WINDOWS:
                     found.add(of(node.input[:1]))
-                origins.update(
-                    {n: own for n, own in zip(node.output, results, strict=False) if n and own}
-                )
+                origins.update(zip(node.output, results, strict=False))
 
         follow(self.model.graph.node)
         found.discard(frozenset())
