@@ -27,6 +27,8 @@ def blocks(*layers: rf.Conv, ndim: int = 2, before: tuple[rf.Conv, ...] = ()) ->
 
 CASES: dict[str, tuple[rf.Network, int | None]] = {
     "smooth": (blocks(*map(conv, (3, 5) * 12)), None),
+    "wide": (blocks(*map(conv, (31, 51, 71) * 4)), None),
+    "wide, with borders": (blocks(*map(conv, (31, 51, 71) * 4)), 500),
     "weak branches": (blocks(*[conv(k, gain=0.05) for k in (3, 5, 7, 9) for _ in range(30)]), None),
     "kernels": (blocks(*map(conv, (3, 5, 7, 9, 11) * 3)), 200),
     "holes": (blocks(*[conv(3, 1, d) for d in (1, 2, 3, 4)] * 4), 160),
