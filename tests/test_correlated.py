@@ -360,6 +360,27 @@ def test_what_is_lost(name: str) -> None:
         assert found.lost >= 0 or not is_relative(bounded, node, "input")
 
 
+@pytest.mark.parametrize("kind", ["avg", "max"])
+def test_one_axis_as_a_whole(kind: Any) -> None:
+    """Pooling all of one axis is that of a window which covers it."""
+    images = []
+    for whole in (
+        rf.AdaptivePool((1, 9), kind),
+        {"avg": rf.AvgPool, "max": rf.MaxPool}[kind]((8, 1), 1),
+    ):
+        network = rf.Sequential(CONV, AVG, whole, rf.Conv((1, 3)), AVG, ndim=2)
+        field = rf.erf(network, input_size=(8, 9), unit=(0, 2))
+        assert field.plan.engine == "correlated"
+        images.append(field.image)
+    np.testing.assert_allclose(*images, rtol=1e-13)
+
+
+def test_coefficients_of_wide_windows_are_refused() -> None:
+    network = rf.Sequential(rf.AvgPool(8001, 1, padding=4000), CONV, ndim=1)
+    with pytest.raises(rf.errors.PlanError, match="8001 taps on 9000 pixels .* coefficients"):
+        rf.plan(network, input_size=9000)
+
+
 def test_what_is_lost_may_have_cancelled() -> None:
     """Of a difference of two pixels of an average, half a unit beyond the border: its variance is
     as large as that of both together."""

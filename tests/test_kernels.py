@@ -94,6 +94,8 @@ BOX_CASES = [
             (1, 20), (4, 29, 80), ((2, 1), (1, 3), (4, 2), (6, 9)), (-3, 17)
         )
     ),
+    # Windows of one element more and one less in turn, and a dilation that is not its own inverse.
+    *(box_case((1, 60, columns), (1, 190, columns), 93, 5, 2, 40) for columns in (1, 3, 20)),
     # Empty overlaps on either side, far away, and nothing at all.
     box_case((1, 10, 2), (1, 10, 2), 31, lo=10_000),
     box_case((1, 10, 2), (1, 10, 2), 31, lo=-10_000),
