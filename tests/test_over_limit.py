@@ -225,6 +225,12 @@ def test_a_tolerance_that_is_not_kept_is_no_way_to_the_pixels(
     monkeypatch.setattr("fastrf.engine.recompressed.propagation.recompress", refuse)
     with pytest.raises(ToleranceError, match="not so fine"):
         rf.erf(network, memory_limit=low, **given)
+    plan = rf.plan(network, device="cpu", **options)
+    assert plan.working < plan.memory
+    direct = plan.instead("direct", "not so fine")
+    assert (direct.engine, direct.method, direct.reason) == ("direct", "direct", "not so fine")
+    assert (direct.accuracy, direct.tol) == ("relative", None)
+    assert direct.working == direct.memory  # it makes all pixels at once
 
 
 @pytest.mark.parametrize("block", [2000, 100_000])

@@ -109,8 +109,9 @@ def test_a_single_wrong_network_is_a_row(tmp_path):
         ({"i": 6}, rf.Residual(rf.Conv(3, padding=1))),
     ]
     with swept(given, tmp_path / "s.db", input_size=4, unit=[0, 0]) as found:
-        rows = found.query("SELECT i, error, std_0 FROM sweep")
+        rows = found.query("SELECT i, error, std_0, seconds FROM sweep")
     assert [row["i"] for row in rows] == list(range(7))
+    assert [row["seconds"] for row in rows[1:3]] == [0, 0]  # nothing was computed
     assert [row["error"] is None for row in rows] == [True, *[False] * 5, True]
     assert [(row["std_0"] is None) == (row["error"] is not None) for row in rows]
     assert "kernel=0" in rows[1]["error"]

@@ -588,6 +588,7 @@ REFUSED = {
     "part of a tensor": (written_into, "cat, stack or pad"),
     "cumulated": (lambda x: x.cumsum(2), "along an axis"),
     "sorted": (lambda x: x.sort(1).values, "by their values"),
+    "elements": (lambda x: x.repeat_interleave(2), "without an axis"),
     "rows": (lambda x: x.softmax(3), "some of the spatial axes"),
     "across": (lambda x: x.view(1, 6, 8, 4), "axes that mean different things"),
     "mixed": (lambda x: x[:, :, :6] + x[:, :, :6].transpose(2, 3), "mean different things"),
