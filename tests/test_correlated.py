@@ -246,6 +246,7 @@ CASES: dict[str, tuple[tuple[int, ...], Nodes]] = {
             "o": (CONV, "p2"),
         },
     ),
+    "windows side by side": ((24,), chain(AVG, rf.AvgPool(2), AVG, AVG)),
     "2-D pools": ((9, 8), chain(AVG, CONV, DOWN, rf.Activation(), AVG)),
     "2-D, one axis alone": ((8, 7), chain(rf.AvgPool((3, 1), 1), CONV, rf.AvgPool((2, 3), (2, 1)))),
     "2-D with unequal taps": (
@@ -377,7 +378,7 @@ def test_one_axis_as_a_whole(kind: Any) -> None:
 
 def test_coefficients_of_wide_windows_are_refused() -> None:
     network = rf.Sequential(rf.AvgPool(8001, 1, padding=4000), CONV, ndim=1)
-    with pytest.raises(rf.errors.PlanError, match="8001 taps on 9000 pixels .* coefficients"):
+    with pytest.raises(rf.errors.PlanError, match=r"8001 taps on 9000 pixels .* coefficients"):
         rf.plan(network, input_size=9000)
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 from fastrf.kernels._shield import is_busy, out_of_reach
+from fastrf.kernels.cpu._compile import kernel
+from numba import float64
+from numba.core.dispatcher import Dispatcher
 
 from fastrf.engine.threads import PIECE, Threads
 
@@ -140,6 +143,27 @@ def test_ctrl_c_leaves_a_compilation_to_its_end():
         out_of_reach(compilation, leave=True)
     assert not done.is_set()
     assert is_busy()
+    go_on.set()
+    assert done.wait(30)
+
+
+def test_ctrl_c_waits_for_no_kernel(monkeypatch):
+    go_on, done = threading.Event(), threading.Event()
+
+    def compilation(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        go_on.wait(30)
+        done.set()
+
+    def nothing(_: float) -> None: ...
+
+    monkeypatch.setattr(Dispatcher, "compile", compilation)
+    compiled = kernel(nothing)
+    if compiled is nothing:
+        pytest.skip("Numba compiles nothing")
+    with pytest.raises(KeyboardInterrupt):
+        compiled.compile((float64,))
+    assert not done.is_set()
     go_on.set()
     assert done.wait(30)
 

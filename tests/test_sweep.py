@@ -28,10 +28,11 @@ from sweeping import GRAPHS, SPACE, Deadly, Unsendable, layer_table, networks, t
 
 import fastrf as rf
 from fastrf.errors import DeviceError, InputError, MissingExtra, StoreError, WorkerError
-from fastrf.sweep import graphs, run, store, work
+from fastrf.sweep import graphs, rows, run, store, work
 from fastrf.sweep.chain import Chain
 from fastrf.sweep.content import chain_fingerprint
 from fastrf.sweep.graphs import figures_of
+from fastrf.sweep.pool import Workers
 from fastrf.sweep.progress import Progress
 from fastrf.sweep.rows import said
 from fastrf.sweep.space import Space
@@ -488,6 +489,18 @@ def test_interrupt_keeps_what_is_done(tmp_path, expected):
     assert 3 <= rows_in(path) < len(CHAINS)
     with swept(CHAINS, path) as found:
         assert table(found) == expected["chains"]
+
+
+def test_an_interrupt_waits_for_no_task(tmp_path):
+    class Unfinished(Future):
+        def exception(self, timeout=None):
+            raise AssertionError("waits for what is not done")
+
+    wanted = rows.Wanted("cpu", "float64", False, False, False)
+    with store.Writer(tmp_path / "s.db") as writer, Progress(1, False) as progress:
+        one = run._Run(writer, Workers(None, 0), progress, wanted, {}, retry_errors=False)
+        one._out[Unfinished()] = run._Chunk(work.Graphs((), wanted, {}), one._graphs)
+        one._keep_what_is_done()
 
 
 @pytest.mark.parametrize("committed", [False, True])
