@@ -678,7 +678,8 @@ def erf(
             `input_size` one pass up from the input computes them all (covariances included), but
             for those behind transposed convolutions or resizing; with one, each layer that moves
             pixels costs a field of its own. Layers that move none share the array of the layer
-            below.
+            below. Layers below `output` whose unit reads nothing (a gap of a transposed
+            convolution, padding alone) are left out.
         workers: threads for large images; default: as many as pay.
         memory_limit: bytes; a plan above it is refused before it starts. Default: half of what
             is free. An engine that leaves factors needs little before `ERF.image` is asked for:

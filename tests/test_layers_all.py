@@ -225,6 +225,31 @@ def test_a_unit_of_a_batch_that_sees_nothing() -> None:
         rf.erf(net, input_size=9, layers="all", unit=(0,))
 
 
+@pytest.mark.parametrize("size", [9, None])
+def test_layers_whose_unit_sees_nothing_are_left_out(size: int | None) -> None:
+    """A gap of a transposed convolution below two layers that see beside it."""
+    up = rf.ConvTranspose(1, stride=3)
+    net = rf.Sequential(rf.Conv(3), up, rf.Activation(), rf.Conv(1), rf.Conv(3))
+    unit = (4, 4)
+    if size is None:
+        unit = (1, 1)
+    fields = rf.erf(net, input_size=size, unit=unit, layers="all")
+    assert list(fields) == ["conv1", "conv3"]
+    for node, field in fields.items():
+        np.testing.assert_array_equal(field.image, rf.erf(net, node, unit, size).image)
+    for node in ("convtranspose1", "relu1", "conv2"):
+        with pytest.raises(EmptyFieldError):
+            rf.erf(net, node, unit, size)
+        with pytest.raises(EmptyFieldError, match=f"of '{node}' reads nothing"):
+            rf.erf(net, node, unit, size, layers="all")
+    # What reads it beside something else is a sum of what there is.
+    gaps = rf.ConvTranspose(1, stride=3, output_padding=2)
+    net = rf.Sequential(rf.Parallel(gaps, rf.Upsample(3), merge="add"), ndim=1)
+    fields = rf.erf(net, None, (4,), size, layers="all")
+    assert list(fields) == ["parallel1.branch2.upsample1", "parallel1.add1"]
+    np.testing.assert_array_equal(*(field.image for field in fields.values()))
+
+
 def forked(blocks: int) -> rf.Network:
     """Behind padded pooling and forks: windows, taps that are no product, a resize in the end."""
     conv = rf.Conv(3, padding=1)

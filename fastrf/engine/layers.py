@@ -28,7 +28,7 @@ from fastrf.arrays import Array
 from fastrf.device import Device, resolve
 from fastrf.engine import ENGINES, channelwise, cost, covariance
 from fastrf.engine.calls import FEWEST, calls
-from fastrf.engine.direct import Propagated, propagate_at_once
+from fastrf.engine.direct import Propagated, nothing_read, propagate_at_once
 from fastrf.engine.extents import check_extent
 from fastrf.engine.factored import factor_all
 from fastrf.engine.forecast import Forecast
@@ -57,7 +57,7 @@ from fastrf.engine.transfer import transfer_function
 from fastrf.engine.upward import propagate_upward
 from fastrf.engine.upward_correlated import propagate_upward_correlated
 from fastrf.engine.windows import Span, united
-from fastrf.errors import ToleranceError
+from fastrf.errors import EmptyFieldError, ToleranceError
 from fastrf.kernels import load as load_kernels
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Everything, SpatialMap, Table, Window
@@ -98,9 +98,11 @@ def fields(
         graph, last, input_node, …: as of `plan.make_plan`.
 
     Returns:
-        By node, in topological order; maps that have lost their spatial extent are left out.
+        By node, in topological order; maps that have lost their spatial extent are left out, and
+        those below `last` whose unit reads nothing (a gap, padding alone).
 
     Raises:
+        EmptyFieldError: the unit of `last` reads nothing.
         InputError, PlanError: as `make_plan`; PlanError too where all fields together would not
             fit into `memory_limit` bytes.
     """
@@ -164,13 +166,16 @@ def fields(
     check_memory(f"the fields of all {len(wanted)} layers need", schedule.memory, limit, place)
     found: dict[str, Propagated] = {}
     for node, field in _computed(graph, passes, batch, schedule, plans, found):
-        if node in wanted and node not in found:
+        if field is None:
+            if node == last:
+                raise nothing_read(graph, last, wanted[last], input_node)
+        elif node in wanted and node not in found:
             found[node] = field
             if done is not None:
                 done[node] = plans[node], field
             if progress is not None:
                 progress(len(found) / len(wanted))
-    return {node: (plans[node], found[node]) for node in wanted}
+    return {node: (plans[node], found[node]) for node in wanted if node in found}
 
 
 def _computed(
@@ -180,8 +185,9 @@ def _computed(
     schedule: _Schedule,
     plans: dict[str, Plan],
     found: Mapping[str, Propagated],
-) -> Iterator[tuple[str, Propagated]]:
-    """The fields of all maps; what has been `found` so far is used for the next."""
+) -> Iterator[tuple[str, Propagated | None]]:
+    """The fields of all maps; what has been `found` so far is used for the next. None where the
+    unit reads nothing."""
     for outlook in passes:
         yield from _passed(outlook, plans[outlook.function.node])
     if batch is not None:
@@ -189,22 +195,33 @@ def _computed(
         yield from batch.fields(np.dtype(first.dtype), resolve(first.device))
         for node in batch.nodes:
             if node not in found:  # taps of 0 alone lead to the image
-                plans[node], result = followed(graph, plans[node].instead("direct", _NOTHING))
-                yield node, result
+                plans[node] = plans[node].instead("direct", _NOTHING)
+                yield node, _single(graph, plans, node)
     for outlook, nodes in schedule.correlated:
         yield from _passed(outlook, plans[nodes[-1]], nodes)
     for node, own in schedule.parts.items():
         if own:
+            below = [(part.gain, found[part.node]) for part in own if part.node in found]
             with resolve(plans[node].device).current():
-                field = _sum([(part.gain, found[part.node]) for part in own], plans[node])
-            yield node, field
-        elif node in schedule.called:
-            plan = plans[node]
-            what = (graph, node, plan.unit, plan.input, load_kernels(plan.device))
-            yield node, propagate_at_once(*what, np.dtype(plan.dtype))
+                yield node, _sum(below, plans[node]) if below else None
         else:
-            plans[node], result = followed(graph, plans[node])
-            yield node, result
+            yield node, _single(graph, plans, node, called=node in schedule.called)
+
+
+def _single(
+    graph: PlaneGraph, plans: dict[str, Plan], node: str, called: bool = False
+) -> Propagated | None:
+    """The field of a map by itself, by the one call that was foretold or as planned, and the plan
+    that was carried out; None where the unit reads nothing."""
+    plan = plans[node]
+    try:
+        if called:
+            what = (graph, node, plan.unit, plan.input, load_kernels(plan.device))
+            return propagate_at_once(*what, np.dtype(plan.dtype))
+        plans[node], result = followed(graph, plan)
+        return result
+    except EmptyFieldError:
+        return None
 
 
 class _Schedule(NamedTuple):
