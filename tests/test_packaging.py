@@ -116,6 +116,13 @@ def test_metadata(wheel):
     assert entry.split() == ["[console_scripts]", "fastrf", "=", "fastrf.cli:main"]
 
 
+def test_tests_on_cuda_12_bring_no_newer_compiler():
+    """CuPy loads the newest NVRTC that is installed, of whatever CUDA CuPy itself is for."""
+    extras = PROJECT["optional-dependencies"]
+    for line in (*extras["cuda12"], *extras["test"]):
+        assert not re.match(r"nvidia-cuda-(nvrtc|runtime)(?!-cu12)", line), line
+
+
 def test_cuda_extras_do_without_the_toolkit():
     for extra in ("cuda12", "cuda13"):
         assert not any("[" in line for line in PROJECT["optional-dependencies"][extra])
