@@ -453,10 +453,10 @@ def rows_of(scale: Scale) -> Rows:
         for library in PEERS:
             rows[f"{library} a layer, {dtype}"] = lambda lab, d=dtype, p=library: peer(lab, d, p)
     rows["tests"] = lambda lab: tests(lab, "tests", test_command(*other_tests()))
-    for tool in ("memcheck", "racecheck"):
-        rows[tool] = lambda lab, t=tool: sanitized(lab, t)
     for number, what in enumerate(cases_of(scale.cases)):
         rows[f"fastrf bench: {what.name}"] = lambda lab, n=number: case(lab, n)
+    for tool in ("memcheck", "racecheck"):
+        rows[tool] = lambda lab, t=tool: sanitized(lab, t)
     return rows
 
 
