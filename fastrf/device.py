@@ -188,6 +188,14 @@ def _look() -> _Found:
             f"install what it compiles with by {_INSTALL}, and no NVRTC newer than the driver "
             "(uninstall nvidia-cuda-nvrtc where the driver is for CUDA 12)",
         )
+    for name in ("cublas", "cufft"):  # what engines take from CUDA beside NVRTC; no part of CuPy
+        try:
+            getattr(cupy.cuda, name)
+        except Exception as error:
+            return _Found(
+                f"CuPy finds no {name} ({_said(error)})",
+                f"install CuPy and what it needs with {_INSTALL}, or NVIDIA's CUDA toolkit",
+            )
     return _Found(xp=cupy, count=count)
 
 
