@@ -8,7 +8,7 @@ is ``ln -sfn ../kernels fastrf/kernels``.
 
 Says what the device is, runs the tests marked `gpu`, then the rows below, each with the target of
 the project, and the tests of kernels once more under compute-sanitizer where it is installed. What
-is timed is first held against the CPU's result, at least in part.
+is timed is held against the CPU's result, at least in part; where it is wrong, no time is given.
 
 Rows are made in a process of their own (`bench.supervised`): one that fails, hangs or takes the GPU
 along says so, and the next one is made; rows for which no time is left say so. Every row is printed
