@@ -215,6 +215,8 @@ def test_tests_that_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     command: Callable[[str], list[str]] = lambda code: [sys.executable, "-u", "-c", code]  # noqa: E731
     found = script.tests(lab, "some tests", command("print('1 failed'); raise SystemExit(1)"))
     assert (found["met"], found["said"]) == (False, ["1 failed"])
+    for said, met in (("3 passed, 1 skipped in 2.00s", True), ("108 skipped in 9.20s", False)):
+        assert script.tests(lab, "some tests", command(f"print({said!r})"))["met"] is met
     late = "import time; print('begun'); time.sleep(60)"
     found = script.tests(lab, "some tests", command(late))
     assert (found["met"], found["said"]) == (False, ["begun"])
