@@ -54,13 +54,25 @@ def _cpu() -> str:
     return name
 
 
+def document(kind: str, results: Any) -> dict[str, Any]:
+    """What a record holds."""
+    date = datetime.now(UTC).date().isoformat()
+    return {"kind": kind, "date": date, "machine": machine(), "results": results}
+
+
+def save(document: dict[str, Any], path: Path) -> None:
+    """Writes a record, all or nothing: an older one stays until then."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+
+
 def write(kind: str, results: Any) -> Path:
     """Writes ``results/KIND-DATE.json`` and says where."""
     RESULTS.mkdir(exist_ok=True)
-    date = datetime.now(UTC).date().isoformat()
-    path = RESULTS / f"{kind}-{date}.json"
-    document = {"kind": kind, "date": date, "machine": machine(), "results": results}
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    made = document(kind, results)
+    path = RESULTS / f"{kind}-{made['date']}.json"
+    save(made, path)
     print(f"\nwritten to {path.relative_to(RESULTS.parent.parent)}")
     return path
 

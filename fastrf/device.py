@@ -171,13 +171,31 @@ def _look() -> _Found:
         count = cupy.cuda.runtime.getDeviceCount()
         if count == 0:
             return _Found("no GPU was found", "look at nvidia-smi and CUDA_VISIBLE_DEVICES")
-        cupy.zeros(1)  # sets up the device and takes memory of it; compiles nothing
+        numbers = cupy.zeros(1)  # sets up the device and takes memory of it; compiles nothing
     except Exception as error:
         return _Found(
             f"the GPU does not answer ({_said(error)})",
             "look at nvidia-smi and CUDA_VISIBLE_DEVICES, or install the other of the extras "
             "cuda12 and cuda13",
         )
+    try:
+        # Compiled once, and then in CuPy's cache. Most of what is missing or does not match (NVRTC,
+        # CUDA's headers, a driver older than NVRTC) shows here and not before.
+        float((numbers + 1)[0])
+    except Exception as error:
+        return _Found(
+            f"CuPy cannot compile for the GPU ({_said(error)})",
+            f"install what it compiles with by {_INSTALL}, and no NVRTC newer than the driver "
+            "(uninstall nvidia-cuda-nvrtc where the driver is for CUDA 12)",
+        )
+    for name in ("cublas", "cufft"):  # what engines take from CUDA beside NVRTC; no part of CuPy
+        try:
+            getattr(cupy.cuda, name)
+        except Exception as error:
+            return _Found(
+                f"CuPy finds no {name} ({_said(error)})",
+                f"install CuPy and what it needs with {_INSTALL}, or NVIDIA's CUDA toolkit",
+            )
     return _Found(xp=cupy, count=count)
 
 

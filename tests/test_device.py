@@ -51,8 +51,15 @@ class Machine:
         self._patch.setattr(devices, "find_spec", lambda name: object())
         self._patch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
 
-    def with_cupy(self, count: int | Exception, broken: Exception | None = None) -> ModuleType:
-        """A CuPy that finds `count` GPUs, or raises that; `broken` is raised when one is used."""
+    def with_cupy(
+        self,
+        count: int | Exception,
+        broken: Exception | None = None,
+        compiles: Exception | None = None,
+        without: str = "",
+    ) -> ModuleType:
+        """A CuPy that finds `count` GPUs, or raises that; `broken` is raised when one is used, and
+        `compiles` where something is computed there; a library may be missing."""
 
         def answer(value: Any) -> Any:
             if isinstance(value, Exception):
@@ -65,8 +72,16 @@ class Machine:
             yield
 
         cupy = ModuleType("cupy")
-        cupy.zeros = lambda shape: answer(broken)  # type: ignore[attr-defined]
+
+        class Numbers:
+            def __add__(self, other: int) -> Any:
+                return answer(compiles) or np.ones(1)
+
+        cupy.zeros = lambda shape: answer(broken) or Numbers()  # type: ignore[attr-defined]
         cupy.cuda = ModuleType("cupy.cuda")  # type: ignore[attr-defined]
+        cupy.cuda.__getattr__ = lambda name: answer(  # type: ignore[method-assign]
+            ImportError(f"lib{name}.so.13: cannot open") if name == without else name
+        )
         cupy.cuda.Device = entered
         cupy.cuda.runtime = ModuleType("cupy.cuda.runtime")
         cupy.cuda.runtime.getDeviceCount = lambda: answer(count)
@@ -118,6 +133,26 @@ OBSTACLES = {
         lambda m: m.with_cupy(1, broken=MemoryError("out of memory allocating 512 bytes")),
         "the GPU does not answer (MemoryError: out of memory allocating 512 bytes)",
         "nvidia-smi",
+    ),
+    "no compiler": (
+        lambda m: m.with_cupy(1, compiles=RuntimeError("Failure finding libnvrtc.so.12")),
+        "CuPy cannot compile for the GPU (RuntimeError: Failure finding libnvrtc.so.12)",
+        "pip install 'fastrf[cuda12]'",
+    ),
+    "no cublas": (
+        lambda m: m.with_cupy(1, without="cublas"),
+        "CuPy finds no cublas (ImportError: libcublas.so.13: cannot open)",
+        "pip install 'fastrf[cuda12]'",
+    ),
+    "no cufft": (
+        lambda m: m.with_cupy(1, without="cufft"),
+        "CuPy finds no cufft (ImportError: libcufft.so.13: cannot open)",
+        "or NVIDIA's CUDA toolkit",
+    ),
+    "compiler of another CUDA": (
+        lambda m: m.with_cupy(1, compiles=RuntimeError("CUDA_ERROR_INVALID_IMAGE")),
+        "CuPy cannot compile for the GPU (RuntimeError: CUDA_ERROR_INVALID_IMAGE)",
+        "uninstall nvidia-cuda-nvrtc where the driver is for CUDA 12",
     ),
 }
 

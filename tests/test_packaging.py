@@ -116,6 +116,22 @@ def test_metadata(wheel):
     assert entry.split() == ["[console_scripts]", "fastrf", "=", "fastrf.cli:main"]
 
 
+def test_tests_on_cuda_12_bring_no_newer_compiler():
+    """CuPy loads the newest NVRTC that is installed, of whatever CUDA CuPy itself is for."""
+    extras = PROJECT["optional-dependencies"]
+    for line in (*extras["cuda12"], *extras["test"]):
+        assert not re.match(r"nvidia-cuda-(nvrtc|runtime)(?!-cu12)", line), line
+
+
+def test_cuda_extras_bring_what_engines_call():
+    """CuPy's wheels hold none of CUDA's libraries; from 14 on they find those of other wheels."""
+    extras = PROJECT["optional-dependencies"]
+    for extra in ("cuda12", "cuda13"):
+        assert any(re.fullmatch(r"cupy-cuda\d+x>=14", line) for line in extras[extra])
+        for library in ("cuda-nvrtc", "cuda-runtime", "cublas", "cufft"):
+            assert any(line.startswith(f"nvidia-{library}") for line in extras[extra]), library
+
+
 def test_cuda_extras_do_without_the_toolkit():
     for extra in ("cuda12", "cuda13"):
         assert not any("[" in line for line in PROJECT["optional-dependencies"][extra])

@@ -48,7 +48,6 @@ class Properties:
         threads_per_block, threads_per_processor: threads at most.
         shared_per_block, shared_per_processor: bytes of shared memory at most, where a launch asks
             for them.
-        l2_cache: bytes.
     """
 
     processors: int
@@ -56,7 +55,6 @@ class Properties:
     threads_per_processor: int
     shared_per_block: int
     shared_per_processor: int
-    l2_cache: int
 
 
 class Function(Protocol):
@@ -80,10 +78,6 @@ class Backend(Protocol):
 
     def properties(self) -> Properties:
         """Those of the current device."""
-
-    def aligned(self, array: Any, size: int) -> bool:
-        """Whether the first element of an array lies at a multiple of ``size`` bytes, as vector
-        loads need it."""
 
 
 backend: Backend | None = None
@@ -134,11 +128,6 @@ def launch(
 def properties() -> Properties:
     """What the current device offers to a launch."""
     return _backend().properties()
-
-
-def aligned(array: Any, size: int) -> bool:
-    """Whether an array begins at a multiple of ``size`` bytes of device memory."""
-    return _backend().aligned(array, size)
 
 
 # --- sources ----------------------------------------------------------------------------------
@@ -229,12 +218,8 @@ class CupyBackend:
                 threads_per_processor=attributes["MaxThreadsPerMultiProcessor"],
                 shared_per_block=attributes["MaxSharedMemoryPerBlockOptin"],
                 shared_per_processor=attributes["MaxSharedMemoryPerMultiprocessor"],
-                l2_cache=attributes["L2CacheSize"],
             )
         return self._properties[device]
-
-    def aligned(self, array: Any, size: int) -> bool:
-        return bool(array.data.ptr % size == 0)
 
     def _load(self, source: Path) -> Any:
         text, headers = read(source)

@@ -101,6 +101,8 @@ def _sum(y: Floats, taps1: Floats, taps2: Floats, first: Axes, out: Floats) -> N
     number, _ = marches(rows, t1 - 1, strips * planes, resident)
     march = blocks(rows, min(number, _MOST))
     threads = min(384, blocks(tile.height * tile.groups, 32) * 32)
+    down = beside(taps1, out, out.dtype)
+    along = down if taps2 is taps1 else beside(taps2, out, out.dtype)  # mostly the same: one copy
     launch(
         "box_run.cu",
         f"box_run_{suffix(out.dtype)}",
@@ -109,9 +111,9 @@ def _sum(y: Floats, taps1: Floats, taps2: Floats, first: Axes, out: Floats) -> N
         [
             *elements(y),
             *(np.int64(at) for at in first),
-            beside(taps1, out, out.dtype),
+            down,
             np.int32(t1),
-            beside(taps2, out, out.dtype),
+            along,
             np.int32(t2),
             *elements(out),
             *map(np.int32, (tile.groups, tile.height, march)),

@@ -10,6 +10,8 @@
 
 #include "fastrf.cuh"
 
+constexpr int MOST_THREADS = 512;  // of a block that measures a line
+
 // Behind the last of what is sorted; a quotient with the Gaussian is at most 1/FLOOR.
 constexpr double BEHIND = 1e300;
 
@@ -348,7 +350,7 @@ __device__ void chain_figures(i64 chains, const T* pixels, i64 step, const i64* 
 }
 
 #define INSTANTIATE_LINES(T, suffix)                                                             \
-  extern "C" __global__ void measure_lines_##suffix(                                             \
+  extern "C" __global__ void __launch_bounds__(MOST_THREADS) measure_lines_##suffix(             \
       const i64* order, i64 chosen, i64 lines, i64 all_pixels, const T* pixels, i64 step,        \
       const i64* places, const i64* counts, const i64* begins, double* work, T* moments,         \
       i64 moments_row, i64 moments_step, double negligible, double far_out, double least_gauss,  \

@@ -18,8 +18,8 @@ from ._module import launch, properties
 
 Integers = NDArray[np.int64]
 
-# A block has a thread for so many pixels of a line, and at most so many warps; a chain's has
-# so many threads, whatever it is.
+# A block has a thread for so many pixels of a line, and at most so many warps, as in the source; a
+# chain's has so many threads, whatever it is.
 _EACH = 4
 _MOST_WARPS = 16
 _THREADS = 128

@@ -423,9 +423,6 @@ class Backend:
     def properties(self) -> Properties:
         return self._below.properties()
 
-    def aligned(self, array: ndarray, size: int) -> bool:
-        return self._below.aligned(array.held, size)
-
 
 def install(monkeypatch: pytest.MonkeyPatch, below: _module.Backend) -> tuple[ModuleType, Backend]:
     """Puts this module in the place of CuPy, and a backend in that of the GPU."""

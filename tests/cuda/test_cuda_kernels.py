@@ -229,9 +229,18 @@ def test_blocks_of_other_kernels_step_on_until_all_is_done():
         np.testing.assert_array_equal(ones, 1 + 0.5 * fill(shape, np.float64))
 
 
-def test_grids_are_no_larger_than_devices_take(monkeypatch, standin):
+H200 = replace(
+    PROPERTIES,
+    processors=132,
+    shared_per_block=227 * 1024,
+    shared_per_processor=228 * 1024,
+)
+
+
+@pytest.mark.parametrize("device", [PROPERTIES, H200], ids=["small", "H200"])
+def test_launches_are_no_larger_than_devices_take(monkeypatch, standin, device):
     """65,535 blocks along y and z, by the shim; of arrays that are all one number."""
-    limits, names = standin(), []
+    limits, names = standin(device=device), []
 
     def launch(source, name, grid, block, arguments, shared=0):
         names.append(name)
@@ -240,16 +249,23 @@ def test_grids_are_no_larger_than_devices_take(monkeypatch, standin):
     def huge(*shape):
         return np.lib.stride_tricks.as_strided(np.ones(1), shape, (0,) * len(shape))
 
-    for name in ("accumulate", "outer_product", "sum_of_terms", "transposed_conv", "box_run"):
+    kernels = "accumulate outer_product sum_of_terms transposed_conv box_run conv_run"
+    for name in kernels.split():
         monkeypatch.setattr(import_module(f"fastrf.kernels.cuda.{name}"), "launch", launch)
     for planes in (huge(70_000, 3, 3), huge(3, 70_000 * 256, 1), huge(1, 100_000, 300)):
         kernel("accumulate")(planes, 1.0, planes)
         kernel("transposed_conv")(planes, np.ones((1, 1, 1)), (1,) * 3, (1,) * 3, (0,) * 3, planes)
         kernel("box_run")(planes, (1, 3, 3), 1, (0,) * 3, planes)
+        kernel("conv_run")(planes, np.ones((1, 3, 3)), 1, (0,) * 3, planes)
+    for count in (1, 24, 96):
+        for side in (224, 3000, 8192):
+            image = huge(1, side, side)
+            kernel("box_run")(image, (1, 3, 3), count, (0, count, count), image)
+            kernel("conv_run")(image, np.ones((1, 3, 3)), count, (0, count, count), image)
     lines = huge(5_000_000), huge(2), huge(5_000_000, 2)
     kernel("outer_product")(*lines)
     kernel("sum_of_terms")(np.ones(1), lines[0][None], lines[1][None], 0, lines[2])
-    assert len(names) == 11
+    assert {name.removesuffix("_f64") for name in names} >= {*kernels.split()[:5], "conv_run_three"}
 
 
 def test_no_chains(standin):

@@ -61,7 +61,7 @@ class Gpu:
                 self.compute_capability = gpu.capability
                 names = (
                     "MultiProcessorCount MaxThreadsPerBlock MaxThreadsPerMultiProcessor "
-                    "MaxSharedMemoryPerBlockOptin MaxSharedMemoryPerMultiprocessor L2CacheSize"
+                    "MaxSharedMemoryPerBlockOptin MaxSharedMemoryPerMultiprocessor"
                 )
                 self.attributes = (
                     {n: i + 100 * index for i, n in enumerate(names.split())}
@@ -271,15 +271,9 @@ def test_large_shared_memory_is_asked_for_once(gpu, source):
 
 
 def test_properties_are_those_of_the_current_device(gpu):
-    assert _module.properties() == _module.Properties(0, 1, 2, 3, 4, 5)
+    assert _module.properties() == _module.Properties(0, 1, 2, 3, 4)
     gpu.device = 1
-    assert _module.properties() == _module.Properties(100, 101, 102, 103, 104, 105)
+    assert _module.properties() == _module.Properties(100, 101, 102, 103, 104)
     assert _module.properties() is _module.properties()
     gpu.device = 0
     assert _module.properties().processors == 0
-
-
-def test_aligned(gpu):
-    array = SimpleNamespace(data=SimpleNamespace(ptr=520))
-    assert _module.aligned(array, 8)
-    assert not _module.aligned(array, 16)

@@ -12,6 +12,8 @@ from fastrf.kernels.cuda import _module
 pytestmark = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
 
 SOURCES = sorted(_module.FOLDER.glob("*.cu"))
+# What the shim's tests run on a GPU, too.
+TESTED = sorted((Path(__file__).parent / "sources").glob("*.cu"))
 # A100, H100 and H200, B200.
 ARCHITECTURES = (80, 90, 100)
 # Where the launch bounds and tiles are chosen for: nothing may be pushed out of the registers.
@@ -55,6 +57,13 @@ def test_compiles_without_a_warning(source, architecture):
         frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
         assert len(frames) >= len(functions)
         assert set(frames) == {("0", "0")}
+
+
+@pytest.mark.parametrize("source", TESTED, ids=lambda source: source.stem)
+def test_what_tests_launch_compiles(source):
+    """For the shim, g++ takes more than NVRTC does."""
+    program, _ = compiled(source, f"--gpu-architecture=sm_{ARCHITECTURES[0]}")
+    nvrtc.destroyProgram(program)
 
 
 def flushes(source: Path, *options: str) -> bool:

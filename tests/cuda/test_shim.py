@@ -140,17 +140,6 @@ def test_tiles_and_arrays_of_one_memory(standin, alignment):
     assert (image == before).all()
 
 
-def test_aligned(standin):
-    array = np.zeros(64, np.float32)
-    offset = -array.ctypes.data // 4 % 4
-    standin(alignment="start")
-    assert _module.aligned(array[offset:], 16)
-    assert not _module.aligned(array[offset + 1 :], 16)
-    standin(alignment="end")
-    assert not _module.aligned(array[offset:], 16)
-    assert _module.aligned(array, 4)
-
-
 # --- what it catches ----------------------------------------------------------------------------
 
 

@@ -37,7 +37,6 @@ PROPERTIES = Properties(
     threads_per_processor=2048,
     shared_per_block=99 * 1024,
     shared_per_processor=100 * 1024,
-    l2_cache=4 << 20,
 )
 """Those of a small GPU; few processors, so that small tests meet every block of a launch."""
 
@@ -97,11 +96,6 @@ class StandIn:
 
     def properties(self) -> Properties:
         return self.device
-
-    def aligned(self, array: np.ndarray, size: int) -> bool:
-        if self.alignment == "end":
-            return size <= array.itemsize
-        return _address(array) % size == 0
 
     def function(self, source: Path, name: str) -> _Kernel:
         return _Kernel(_library(source, self.folder), name, self)

@@ -39,7 +39,7 @@ extern "C" __global__ void numbers(double x, double* out) {
     int exponent;
     const double mantissa = frexp(x, &exponent);
     out[0] = min(-2, 3);
-    out[1] = max(-2LL, 3);
+    out[1] = max(-2LL, 3LL);
     out[2] = min(x, table[0]);
     out[3] = fma(x, x, table[1]);
     out[4] = mantissa;
