@@ -8,6 +8,7 @@ with: a few of each kind, and random ones.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ import fastrf as rf
 from fastrf.engine import ENGINES, cost, direct, profiles, scratch
 from fastrf.engine.plan import MEMORY_FLOOR, Plan
 from fastrf.engine.profiles import Factor
+from fastrf.engine.recompressed import lowrank
 from fastrf.errors import InputError, PlanError
 from fastrf.lowering import lower
 from fastrf.maps import Window
@@ -165,6 +167,41 @@ def test_peak_memory_is_the_forecast(name: str) -> None:
         assert plan <= bound, (engine, plan, peak)
         # Whether threads are at their fullest at the same moment is for chance.
         assert peak_of_two <= max(CLOSE * plan_of_two, MEMORY_FLOOR), (engine, plan_of_two)
+
+
+def unbounded_run(name: str, network: rf.Network, tol: float) -> tuple[Any, Callable[[int], None]]:
+    """An engine's forecast of unit 0, and the engine on so many threads, which ran already: it has
+    worked out what stays with the graph."""
+    graph, engine = lower(network, None), ENGINES[name]
+    dtype = np.dtype(float)
+    where = (graph, graph.output_node(None), (0, 0), graph.input_node(None))
+    options: dict[str, Any] = {"kernels": load("cpu"), "dtype": dtype, "tol": tol}
+
+    def run(workers: int) -> None:
+        engine.run(*where, workers=workers, **options).pixels(workers)
+
+    run(2)
+    return engine.forecast(*where, dtype, None, tol), run
+
+
+def test_reductions_of_large_planes_take_what_is_foretold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of which no pixels are formed, nor what they change."""
+    monkeypatch.setattr(lowrank, "MEASURED", 1)
+    monkeypatch.setattr(lowrank, "WHOLE", 1)
+    network = S(*[rf.Residual(conv(k)) for k in (3, 5, 7, 9) * 4])
+    forecast, run = unbounded_run("recompressed", network, TOL)
+    assert forecast.memory_on(1) == pytest.approx(traced(lambda: run(1)), rel=0.05)
+
+
+def test_threads_take_nothing_of_few_frequencies() -> None:
+    network = S(*[rf.Residual(conv(k)) for k in (3, 5) * 56])
+    forecast, run = unbounded_run("tilted", network, 1e-10)
+    one, two = (traced(lambda n=n: run(n)) for n in (1, 2))
+    assert forecast.each == 0
+    assert two == pytest.approx(one, rel=0.01)
+    assert forecast.memory_on(2) == pytest.approx(two, rel=0.1)
 
 
 @pytest.mark.parametrize("ndim", [1, 2])

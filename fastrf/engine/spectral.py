@@ -281,10 +281,8 @@ def outlook(
     )
     # What a power is of and made of, their product, and 1 less one of them, which becomes the
     # product where arrays are large; and values that wait to be multiplied.
-    waiting = max(1, len(function.groups)).bit_length() - 1
     block = min(points, max(1, BLOCK * kept[0] // points) * (points // kept[0]))
-    live = max((_live(n) for _, n in function.groups), default=2)
-    live += waiting + (1 if itemsize * block >= ELIDED else 2)
+    live = values_held(function) + (1 if itemsize * block >= ELIDED else 2)
     working = live * itemsize * block
     made = held * (points - block) // points
     walked, each = max(made + working, lines), working if points >= 2 * TILE_CELLS else 0
@@ -296,7 +294,14 @@ ELIDED = 1 << 18
 """Bytes from which on NumPy computes in an array that nobody else holds."""
 
 
-def _live(n: int) -> int:
+def values_held(function: TransferFunction) -> int:
+    """Most values of a transfer function that are held while another one is made: powers, and
+    those that wait to be multiplied."""
+    waiting = max(1, len(function.groups)).bit_length() - 1
+    return waiting + max((_powers_held(n) for _, n in function.groups), default=2)
+
+
+def _powers_held(n: int) -> int:
     """Different powers that `squared_up` holds when it makes the n-th, that of 1 among them."""
     return 3 - (n & n - 1 == 0) - (n - 1 & n - 2 == 0)
 
