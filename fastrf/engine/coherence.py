@@ -102,8 +102,11 @@ class Coherence:
         reasons: what remains approximate, one sentence each, beside
         doubts: by kind of layer, the nodes that correlated gradients reach of which the data
             choose what passes, each with what correlates them.
+        node: the map whose field this was worked out for (None: all). Maps above it that hand on a
+            unit's gradient to it alone, as it is, have the same `doubts` and `pairs`.
     """
 
+    node: str | None = None
     lags: dict[int, Lags] = field(default_factory=dict)
     pairs: dict[int, list[Pair]] = field(default_factory=dict)
     within: set[int] = field(default_factory=set)
@@ -152,11 +155,27 @@ def coherence_of(graph: PlaneGraph, node: str, input_node: str | None = None) ->
     return graph.once(("coherence", node, input_node), lambda: _found(graph, node, input_node))
 
 
-def coherence_of_all(graph: PlaneGraph, node: str | None, input_node: str | None) -> Coherence:
-    """As `coherence_of`, of units on all maps between the input and a node (None: all there are)
-    together: lags are there if there is a map from whose unit they come."""
-    key = ("coherence of all", node, input_node)
-    return graph.once(key, lambda: _found_of_all(graph, node, input_node))
+def coherence_of_all(graph: PlaneGraph, node: str, input_node: str) -> Coherence:
+    """As `coherence_of`, of units on all maps between the input and a node together: lags are
+    there if there is a map from whose unit they come."""
+
+    def make() -> Coherence:
+        part = graph.ancestors(node)
+        return _started(graph, input_node, part, part)
+
+    return graph.once(("coherence of all", node, input_node), make)
+
+
+def coherence_of_any(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
+    """As `coherence_of`, of units on all maps of the network that have a spatial extent, together;
+    of those on the others as well, if `node` has lost it."""
+    collapsed = node in graph.collapsed
+
+    def make() -> Coherence:
+        whole = set(graph.network.nodes)
+        return _started(graph, input_node, whole, whole if collapsed else whole - graph.collapsed)
+
+    return graph.once(("coherence of any", input_node, collapsed), make)
 
 
 def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -287,24 +306,23 @@ def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
         beside.update((p, alone) for p in graph.planes_of[at])
         at = common.below[at]
     if at == node:
-        return _started(graph, common, node, graph.planes_of[node])
+        return _started(graph, input_node, graph.ancestors(node), {node}, node)
     found = coherence_of(graph, at, input_node)
     return replace(found, lags=found.lags | beside) if found.lags else found
 
 
-def _found_of_all(graph: PlaneGraph, node: str | None, input_node: str | None) -> Coherence:
-    return _started(graph, _common(graph, input_node), node, None)
-
-
 def _started(
-    graph: PlaneGraph, common: _Common, node: str | None, starts: Sequence[int] | None
+    graph: PlaneGraph,
+    input_node: str | None,
+    part: set[str],
+    starts: set[str],
+    node: str | None = None,
 ) -> Coherence:
-    """The covariances of the part of the graph that leads to a node (None: all of it), where
-    gradients start on some of its planes (None: on each)."""
-    found = Coherence()
+    """The covariances of the part of the graph that leads to a map, where gradients start on some
+    of its nodes."""
+    common, found = _common(graph, input_node), Coherence(node)
     if not (common.pairs or common.reasons or common.spreading):
         return found
-    part = {*graph.network.nodes} if node is None else graph.ancestors(node)
     planes = [p for p in common.wanted if graph.planes[p].node in part]
     if common.whole:
         inside = set(planes)
@@ -318,7 +336,7 @@ def _started(
     spread = found.pairs or not common.spreading.isdisjoint(part)
     if not spread or not (found.pairs or not common.mixing.isdisjoint(part)):
         return found  # most networks; no lag but 0 is there, or none is wanted
-    _existing(graph, common, planes if starts is None else starts, found)
+    _existing(graph, common, [p for p in planes if graph.planes[p].node in starts], found)
     return found
 
 
@@ -548,7 +566,7 @@ def _existing(graph: PlaneGraph, common: _Common, starts: Sequence[int], found: 
     alone = (frozenset((0,)),) * graph.ndim
     for p in starts:
         found.lags[p] = alone
-    highest = max(starts)
+    highest = max(starts, default=-1)
     for q, readers in common.readers:
         if q > highest:
             continue

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastrf.engine.coherence import Pair, coherence_of, kinds_of
+from fastrf.engine.coherence import Pair, coherence_of_any, is_endless, kinds_of
 from fastrf.engine.lag_algebra import Gains, summed, through, through_ways
 from fastrf.engine.scaled import Scaled
 from fastrf.lowering import Operation, PlaneGraph
@@ -25,15 +25,18 @@ from fastrf.meanfield.slopes import slopes_of
 
 
 def lag_gains(graph: PlaneGraph, node: str, input_node: str) -> LagGains:
-    """The gains of all planes between a map and an input, found at the first call."""
-    return graph.once(("lag gains", node, input_node), lambda: LagGains(graph, node, input_node))
+    """The gains of all planes that an input leads to, found at the first call. At lags that fields
+    of maps without a spatial extent have alone, only if `node` is one."""
+    key = ("lag gains", input_node, node in graph.collapsed)
+    return graph.once(key, lambda: LagGains(graph, node, input_node))
 
 
 class LagGains:
-    """The gains of all planes between a map and an input."""
+    """The gains of all planes that an input leads to, at all lags that the field of a map has
+    there."""
 
     def __init__(self, graph: PlaneGraph, node: str, input_node: str) -> None:
-        self.graph, self.coherence = graph, coherence_of(graph, node, input_node)
+        self.graph, self.coherence = graph, coherence_of_any(graph, node, input_node)
         self.slopes = slopes_of(graph, node, input_node)
         alone = (frozenset((0,)),) * graph.ndim
         one = np.ones((1,) * graph.ndim)
@@ -42,8 +45,9 @@ class LagGains:
         self.pairs: dict[int, list[Pair]] = {}
         for pair in itertools.chain.from_iterable(self.coherence.pairs.values()):
             self.pairs.setdefault(pair.above, []).append(pair)
-        for op in graph.between(node, input_node):
-            self._follow(op)
+        for op in graph.operations:
+            if not is_endless(op):
+                self._follow(op)
 
     def of(self, op: Operation, number: int) -> Gains | None:
         """Those of what an operation's map reads; None where nothing of it reaches the input."""
