@@ -44,7 +44,7 @@ from fastrf.engine.lag_gains import lag_gains
 from fastrf.engine.lag_mixing import Mixing
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import sight_of
-from fastrf.engine.stack import Stack, Sums, in_order
+from fastrf.engine.stack import Stack, Sums, held_of, in_order
 from fastrf.engine.threads import Threads
 from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
@@ -375,6 +375,7 @@ class _Correlated:
 
     def _mixed(self, stack: Stack, a: Term, b: Term, wanted: Lags, clip: bool) -> Stack | None:
         """Σ a[o, i]·b[o′, i + τ]·Cov(g[o], g[o′]) over all o, o′; None where nothing meets."""
+        stack, wanted = stack.whole(self.xp), held_of(wanted)
         for axis in range(stack.ndim):
             lags = in_order(wanted[axis])
             found = self._mixed_along(stack, axis, (a[axis], b[axis]), lags, clip)
@@ -508,6 +509,7 @@ class _Correlated:
             others = tuple(stack.ndim + a for a in range(stack.ndim) if a != axis)
             sums = values.sum(axis=others, dtype=np.float64)  # (lags …, pixels)
             own = gains.at(stack.lags)[..., None] * _beside(weights[:, part], axis, stack.ndim)
+            own[1:] *= 2  # as much is lost of the lags that are not held
             lost = (sums * self.xp.asarray(own)).sum()
             self.lost.append((lost, stack.scale * gains.scale))
 
@@ -522,7 +524,9 @@ class _Correlated:
             if part is not None:
                 pixels = tuple(range(part.ndim, 2 * part.ndim))
                 sums = part.array.sum(axis=pixels, dtype=np.float64)
-                passed = (sums * self.xp.asarray(own.at(part.lags))).sum()
+                weights = np.array(own.at(part.lags))
+                weights[1:] *= 2  # of the other order there are as many lags that are not held
+                passed = (sums * self.xp.asarray(weights)).sum()
                 self.lost.append((passed, part.scale * own.scale * (sign * pair.factor)))
 
 

@@ -34,6 +34,7 @@ from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
 from fastrf.engine.rehearsal import Rehearsal, Survey, correlate_cost, pass_cost
 from fastrf.engine.scaled import Headroom
+from fastrf.engine.stack import held_of
 from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Kind, SpatialMap, Window
@@ -59,6 +60,9 @@ PASSED_SECONDS = 40e-6
 
 MIXED_SECONDS = 120e-6
 """Python's share of one lag of a mixture along an axis; of all of them at once, and then"""
+
+MIRRORED_SECONDS = 5e-6
+"""of one lag that is another's mirror image,"""
 
 PICKED_SECONDS = 12e-6
 """of each of them."""
@@ -308,8 +312,15 @@ class _Survey:
         self, held: _Held, a: Term, b: Term, reach: tuple[Reach, ...], wanted: Lags
     ) -> _Held:
         """As `_Correlated._mixed`."""
-        lags, at = held.lags, held.reach
+        lags, at, wanted = held.lags, held.reach, held_of(wanted)
         size = self._size(held)
+        if len(lags[0]) > 1:
+            lags = (lags[0] | {-t for t in lags[0]}, *lags[1:])
+            size = size // len(held.lags[0]) * len(lags[0])
+            self.peak.note(size)
+            self._work(size, cost.BOX_NANOSECONDS)
+            self.calls += MIRRORED_SECONDS * _count(lags) / 2
+            held = _Held(at, lags, self.peak.new(size))
         for axis in range(len(at)):
             above, read = lags[axis], at[axis].within(self.trimmed)[1]
             lags = (*lags[:axis], wanted[axis], *lags[axis + 1 :])

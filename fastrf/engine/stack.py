@@ -1,4 +1,7 @@
-"""Covariances of a plane's gradient at several lags, as one array, and sums of such stacks."""
+"""Covariances of a plane's gradient at several lags, as one array, and sums of such stacks.
+
+R_−τ[i] = R_τ[i − τ], so that of both one is held: lags along the first axis are not negative.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Stack:
     Attributes:
         array: Cov(g[i], g[i + τ]), of shape (lags per axis …, pixels per axis …), contiguous; 0
             where i or i + τ is off the window.
-        lags: τ of each index of the first axes.
+        lags: τ of each index of the first axes, ascending.
         origin: i of the first pixel, per axis.
         scale: factor of all values.
         peak: upper bound of log2 of the largest absolute value in `array`.
@@ -66,6 +69,31 @@ class Stack:
         scale = self.scale * factor
         return Stack(self.array, self.lags, self.origin, scale, self.peak, self.signed)
 
+    def whole(self, xp: Any) -> Stack:
+        """With the other lags beside those that are held."""
+        held, ndim, pixels = self.lags[0], self.ndim, self.array.shape[self.ndim :]
+        if len(held) == 1:
+            return self
+        others = len(held) - 1
+        array = xp.zeros((others + len(held), *self.array.shape[1:]), self.array.dtype)
+        array[others:] = self.array
+        places = [dict(zip(axis, itertools.count())) for axis in self.lags[1:]]
+        for at in np.ndindex(others, *self.array.shape[1:ndim]):
+            lag = [
+                held[at[0] + 1],
+                *(axis[n] for axis, n in zip(self.lags[1:], at[1:], strict=True)),
+            ]
+            mirrored = tuple(own[-t] for own, t in zip(places, lag[1:], strict=True))
+            to = tuple(
+                slice(max(t, 0), max(n + min(t, 0), 0)) for t, n in zip(lag, pixels, strict=True)
+            )
+            of = tuple(
+                slice(max(-t, 0), max(n - max(t, 0), 0)) for t, n in zip(lag, pixels, strict=True)
+            )
+            array[(others - 1 - at[0], *mirrored, *to)] = self.array[(at[0] + 1, *at[1:], *of)]
+        lags = (*(-t for t in held[:0:-1]), *held)
+        return replace(self, array=array, lags=(lags, *self.lags[1:]))
+
     def begun(self, axis: int, start: int) -> Stack:
         """The same, with another first pixel along one axis."""
         return replace(self, origin=(*self.origin[:axis], start, *self.origin[axis + 1 :]))
@@ -78,6 +106,11 @@ class Stack:
                 own[axis] = tuple(t for t in have if t in some)
                 array = array.take([have.index(t) for t in own[axis]], axis=axis)
         return self if array is self.array else replace(self, array=array, lags=tuple(own))
+
+
+def held_of(lags: Lags) -> Lags:
+    """Those lags that are held."""
+    return (frozenset(t for t in lags[0] if t >= 0), *lags[1:])
 
 
 def in_order(lags: Iterable[int]) -> tuple[int, ...]:
