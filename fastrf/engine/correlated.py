@@ -18,7 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from fastrf.arrays import Array
 from fastrf.engine.chains import chains
 from fastrf.engine.coefficients import Line, Term, terms
 from fastrf.engine.coherence import (
+    KEPT_MAPS,
     Coherence,
     Lags,
     Pair,
@@ -40,13 +41,13 @@ from fastrf.engine.coherence import (
 from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, propagate
 from fastrf.engine.lag_algebra import far_inside, through_ways
-from fastrf.engine.lag_gains import lag_gains
+from fastrf.engine.lag_gains import lag_gains, of_held
 from fastrf.engine.lag_mixing import Mixing
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import sight_of
 from fastrf.engine.stack import Stack, Sums, held_of, in_order
 from fastrf.engine.threads import Threads
-from fastrf.engine.windows import reached
+from fastrf.engine.windows import Span, reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, Kind, SpatialMap, Spread, Table, Window
 from fastrf.meanfield.slopes import slopes_of
@@ -167,13 +168,16 @@ class _Correlated:
         """Follows the gradient through an operation."""
         found: Stack | None = None
         for p, share in op.targets:
-            self._complete(p)
-            if p in self.stacks:
-                found = self.sums.sum(found, self.stacks[p].times(share))
+            if p in self.unpaired:
+                self._complete(p)
+            stack = self.stacks.get(p)
+            if stack is not None:
+                found = self.sums.sum(found, stack.times(share))
             self._release(p)
         if found is None:
             return
-        moved = self._behind(op, found)
+        found = self._pointwise(found, op)
+        moved = self._behind(op, found) if op.maps else found
         if moved is None:
             return
         for q, share in op.sources:
@@ -208,12 +212,11 @@ class _Correlated:
             del both  # before the other order
 
     def _behind(self, op: Operation, stack: Stack) -> Stack | None:
-        """What an operation hands back."""
+        """What an operation's maps hand back."""
         kinds = kinds_of(self.graph, op)
         inside = self.coherence.inside(op, kinds)
         if not inside:
             return None
-        stack = self._pointwise(stack, op)
         for number in range(len(op.maps) - 1, -1, -1):
             found = self._transposed(kinds[number], op.maps[number], stack, inside[number])
             if found is None:
@@ -494,24 +497,17 @@ class _Correlated:
     def _book(self, stack: Stack, axis: int, size: int, op: Operation, number: int) -> None:
         """What of a stack is lost where one of two pixels, or both, lie off the map along an axis:
         each covariance by the gain of its lag."""
-        gains = lag_gains(self.graph, self.node, self.input_node).of(op, number)
-        if gains is None:
+        found = lag_gains(self.graph, self.node, self.input_node).of(op, number, stack.lags)
+        if found is None:
             return
-        (start, count), lags = stack.spans[axis], stack.lags[axis]
-        i = np.arange(start, start + count)
-        ends = [i + t for t in (0, *lags)]
-        off = np.array([(e < 0) | (e >= size) for e in ends])
-        weights = np.where(off[1:] | off[0], 1.0, 0.0)  # of shape (lags along the axis, pixels)
-        used = np.flatnonzero(weights.any(axis=0))
-        for piece in np.split(used, np.flatnonzero(np.diff(used) > 1) + 1):
-            part = slice(int(piece[0]), int(piece[-1]) + 1)
+        gains, scale = found
+        others = tuple(stack.ndim + a for a in range(stack.ndim) if a != axis)
+        for part, weights in _off(stack.spans[axis], stack.lags[axis], size):
             values = stack.array[(slice(None),) * (stack.ndim + axis) + (part,)]
-            others = tuple(stack.ndim + a for a in range(stack.ndim) if a != axis)
             sums = values.sum(axis=others, dtype=np.float64)  # (lags …, pixels)
-            own = gains.at(stack.lags)[..., None] * _beside(weights[:, part], axis, stack.ndim)
-            own[1:] *= 2  # as much is lost of the lags that are not held
+            own = gains[..., None] * _beside(weights, axis, stack.ndim)
             lost = (sums * self.xp.asarray(own)).sum()
-            self.lost.append((lost, stack.scale * gains.scale))
+            self.lost.append((lost, stack.scale * scale))
 
     def _book_ways(
         self, pair: Pair, stack: Stack, ways: tuple[Term, Term], arrived: Stack | None
@@ -524,9 +520,7 @@ class _Correlated:
             if part is not None:
                 pixels = tuple(range(part.ndim, 2 * part.ndim))
                 sums = part.array.sum(axis=pixels, dtype=np.float64)
-                weights = np.array(own.at(part.lags))
-                weights[1:] *= 2  # of the other order there are as many lags that are not held
-                passed = (sums * self.xp.asarray(weights)).sum()
+                passed = (sums * self.xp.asarray(of_held(own, part.lags))).sum()
                 self.lost.append((passed, part.scale * own.scale * (sign * pair.factor)))
 
 
@@ -539,6 +533,20 @@ def _is_cut(stack: Stack, ways: tuple[Term, Term]) -> bool:
             if not np.array_equal(line.rows(*window)[1], whole.rows(*window)[1]):
                 return True
     return False
+
+
+@lru_cache(maxsize=KEPT_MAPS)
+def _off(span: Span, lags: tuple[int, ...], size: int) -> list[tuple[slice, NDArray[np.float64]]]:
+    """The parts of a window of whose pixels i or their partners i + lag some lie off a map, and 1
+    where one of the two does, of shape (lags, pixels)."""
+    i = np.arange(span[0], span[0] + span[1])
+    ends = [i + t for t in (0, *lags)]
+    off = np.array([(e < 0) | (e >= size) for e in ends])
+    weights = np.where(off[1:] | off[0], 1.0, 0.0)
+    used = np.flatnonzero(weights.any(axis=0))
+    pieces = np.split(used, np.flatnonzero(np.diff(used) > 1) + 1)
+    parts = [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
+    return [(part, weights[:, part]) for part in parts]
 
 
 def _partners_off(lags: tuple[int, ...], after: int, before: int) -> Iterator[tuple[int, slice]]:

@@ -115,21 +115,45 @@ class _Held:
 
 @dataclass(slots=True)
 class _Peak:
-    """Values that are held at the fullest moment."""
+    """Values that are held at the fullest moment.
+
+    Attributes:
+        stacks: by plane; `put` and `pop` change them.
+        work: what is at work beside.
+        sizes: of all arrays so far.
+        holders: by array, the planes that hold it.
+        total: values of what planes hold.
+    """
 
     stacks: dict[int, _Held] = field(default_factory=dict)
     work: list[_Held] = field(default_factory=list)
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
+    holders: Counter[int] = field(default_factory=Counter)
+    total: int = 0
     most: int = 1
 
     def note(self, beside: int = 0) -> None:
         """Notes what planes hold, and what is at work, with so many values beside."""
-        arrays = {held.array for held in (*self.stacks.values(), *self.work)}
-        self.most = max(self.most, beside + sum(self.sizes[a] for a in arrays))
+        others = {held.array for held in self.work if not self.holders[held.array]}
+        self.most = max(self.most, beside + self.total + sum(self.sizes[a] for a in others))
 
     def new(self, size: int) -> int:
-        self.sizes[len(self.sizes)] = size
+        self.sizes.append(size)
         return len(self.sizes) - 1
+
+    def put(self, plane: int, held: _Held) -> None:
+        if not self.holders[held.array]:
+            self.total += self.sizes[held.array]
+        self.holders[held.array] += 1
+        self.pop(plane)
+        self.stacks[plane] = held
+
+    def pop(self, plane: int) -> None:
+        if plane in self.stacks:
+            array = self.stacks.pop(plane).array
+            self.holders[array] -= 1
+            if not self.holders[array]:
+                self.total -= self.sizes[array]
 
 
 class _Survey:
@@ -157,7 +181,7 @@ class _Survey:
         alone = (frozenset((0,)),) * graph.ndim
         for p in graph.planes_of[node]:
             reach = tuple(Reach((u, 1), (u, u), 0.0) for u in unit)
-            self.peak.stacks[p] = _Held(reach, alone, self.peak.new(1))
+            self.peak.put(p, _Held(reach, alone, self.peak.new(1)))
 
     def forecast(self) -> Forecast:
         concerned = (n for n, op in enumerate(self.operations) if self.coherence.concerns(op))
@@ -192,9 +216,11 @@ class _Survey:
     def _pass(self, op: Operation) -> None:
         found: _Held | None = None
         for p, _ in op.targets:
-            self._complete(p)
-            if p in self.peak.stacks:
-                found = self._added(found, self.peak.stacks[p])
+            if p in self.unpaired:
+                self._complete(p)
+            held = self.peak.stacks.get(p)
+            if held is not None:
+                found = self._added(found, held)
                 self.peak.work = [found]
             self._release(p)
         if found is not None:
@@ -203,16 +229,14 @@ class _Survey:
 
     def _follow(self, op: Operation, found: _Held) -> None:
         """As `_Correlated._behind`, and what planes get of it."""
-        kinds = kinds_of(self.graph, op)
-        inside = self.coherence.inside(op, kinds)
-        if not inside:
-            return
         self.calls += PASSED_SECONDS
         held = found
-        if mean_share(self.graph, op) < 1 and _count(found.lags) > 1:
+        if _count(found.lags) > 1 and mean_share(self.graph, op) < 1:
             self._work(self._size(found), cost.BOX_NANOSECONDS)
             held = _Held(found.reach, found.lags, self.peak.new(self._size(found)))
-        for number in range(len(op.maps) - 1, -1, -1):
+        kinds = kinds_of(self.graph, op)
+        inside = self.coherence.inside(op, kinds) if kinds else []
+        for number in range(len(inside) - 2, -1, -1):
             self.peak.work = [found, held]
             moved = self._moved(kinds[number], op.maps[number], held, inside[number])
             if moved is None:
@@ -224,12 +248,12 @@ class _Survey:
                 continue
             part = self._picked(held, self.coherence.lags[q])
             self.peak.work = [found, held, part]
-            self.peak.stacks[q] = self._added(self.peak.stacks.get(q), part)
+            self.peak.put(q, self._added(self.peak.stacks.get(q), part))
 
     def _release(self, plane: int) -> None:
         self.pending[plane] -= 1
         if not self.pending[plane]:
-            self.peak.stacks.pop(plane, None)
+            self.peak.pop(plane)
 
     def _complete(self, plane: int) -> None:
         for pair in self.unpaired.pop(plane, ()):
@@ -249,7 +273,7 @@ class _Survey:
             self.peak.work = [*before, held, found]
             if pair.factor < 0:
                 self.peak.note(self._size(found))
-            self.peak.stacks[pair.below] = self._added(self.peak.stacks.get(pair.below), found)
+            self.peak.put(pair.below, self._added(self.peak.stacks.get(pair.below), found))
             self.peak.work = before
 
     def _behind(self, way: Term, reach: tuple[Reach, ...]) -> tuple[Reach, ...]:
@@ -363,9 +387,9 @@ class _Survey:
         return _Held(at, wanted, self.peak.new(size))
 
     def _picked(self, held: _Held, lags: Lags) -> _Held:
-        own = tuple(a & b for a, b in zip(held.lags, lags, strict=True))
-        if own == held.lags:
+        if all(some.issuperset(have) for have, some in zip(held.lags, lags, strict=True)):
             return held
+        own = tuple(a & b for a, b in zip(held.lags, lags, strict=True))
         return _Held(
             held.reach, own, self.peak.new(self._size(held) // _count(held.lags) * _count(own))
         )
@@ -373,8 +397,12 @@ class _Survey:
     def _added(self, a: _Held | None, b: _Held) -> _Held:
         if a is None:
             return b
-        lags, reach = united_lags(a.lags, b.lags), merged(a.reach, b.reach)
-        size = _count(lags) * pixels_of(reach, self.trimmed)
+        lags = a.lags if a.lags == b.lags else united_lags(a.lags, b.lags)
+        if a.reach == b.reach and lags is a.lags:
+            reach, size = a.reach, self._size(a)
+        else:
+            reach = merged(a.reach, b.reach)
+            size = _count(lags) * pixels_of(reach, self.trimmed)
         # The sum; and where windows or lags differ, the second part times a factor.
         alike = size == self._size(a) == self._size(b)
         self.peak.note(size + (0 if alike else self._size(b)))

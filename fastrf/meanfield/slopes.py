@@ -19,7 +19,7 @@ and `Slopes.bordered` names whose they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -94,12 +94,21 @@ class Slopes:
     unsure: dict[int, Gains] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     bordered: set[str] = field(default_factory=set)
+    _passed: dict[Hashable, Floats | None] = field(default_factory=dict, repr=False)
 
     def passed(
-        self, graph: PlaneGraph, op: Operation, lags: Sequence[Sequence[int]]
+        self, graph: PlaneGraph, op: Operation, lags: tuple[tuple[int, ...], ...]
     ) -> Floats | None:
         """What of covariances at the lags passes an operation's pointwise factors, over what of
         variances does, 1 at lag 0; None where that is 1 at all of them."""
+        key = id(op), lags
+        if key not in self._passed:
+            self._passed[key] = self._of(graph, op, lags)
+        return self._passed[key]
+
+    def _of(
+        self, graph: PlaneGraph, op: Operation, lags: tuple[tuple[int, ...], ...]
+    ) -> Floats | None:
         if all(len(axis) == 1 for axis in lags):
             return None
         known = self.shares.get(id(op))
