@@ -181,8 +181,16 @@ def coherence_of_any(graph: PlaneGraph, node: str, input_node: str | None) -> Co
 def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
     """`coherence_of(…).matters`, found for all maps at the first call: whether some layer on the
     way correlates what is uncorrelated above it, and something below adds that up."""
-    origins = _common(graph, input_node).origins
-    return bool(origins) and not origins.isdisjoint(graph.ancestors(node))
+    return node in graph.once(("correlated", input_node), lambda: _correlated(graph, input_node))
+
+
+def _correlated(graph: PlaneGraph, input_node: str) -> set[str]:
+    """The nodes above those that correlate gradients, and these."""
+    found = set(_common(graph, input_node).origins)
+    for name, node in graph.network.nodes.items() if found else ():
+        if not found.isdisjoint(node.inputs):
+            found.add(name)
+    return found
 
 
 @dataclass(slots=True)

@@ -272,7 +272,8 @@ class _Correlated:
             at = [stack.lags[number].index(lag_above(axis, t) or 0) for t in own]
             if at != list(range(len(stack.lags[number]))):
                 array = array.take(at, axis=number)
-        image = replace(stack, array=array, lags=lags, scale=stack.scale * move.gain)
+        scale = stack.scale * move.gain
+        image = Stack(array, lags, stack.origin, scale, stack.peak, stack.signed)
         if isinstance(move.taps, np.ndarray):
             return self._dense(move, image)
         for number in range(stack.ndim):
@@ -293,7 +294,9 @@ class _Correlated:
         shape = list(stack.array.shape)
         shape[place] = max(count, 0)
         out = self.xp.empty(shape, self.dtype)
-        moved = replace(stack.begun(number, start), array=out, peak=stack.peak + growth)
+        origin = (*stack.origin[:number], start, *stack.origin[number + 1 :])
+        peak = stack.peak + growth
+        moved = Stack(out, stack.lags, origin, stack.scale, peak, stack.signed)
         if isinstance(axis, Everything):
             out[...] = stack.array.sum(axis=place, keepdims=True)
             return replace(moved, scale=stack.scale / count)
@@ -492,7 +495,7 @@ class _Correlated:
             slice(f - o, f - o + n) for f, o, n in zip(first_kept, origin, kept.shape, strict=True)
         )
         array = self.xp.ascontiguousarray(array[(slice(None),) * ndim + window])
-        return replace(stack, array=array, origin=first_kept)
+        return Stack(array, stack.lags, first_kept, stack.scale, stack.peak, stack.signed)
 
     def _book(self, stack: Stack, axis: int, size: int, op: Operation, number: int) -> None:
         """What of a stack is lost where one of two pixels, or both, lie off the map along an axis:

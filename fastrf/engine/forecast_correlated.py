@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,10 @@ _SOME = 16
 
 _ROOM = 1 << 16
 """Bytes of all that is no array."""
+
+KEPT_WALKS = 1024
+"""Walks from where they narrow to one plane to the input that are kept with a graph: some ten for
+each map of a network are the same as those of the maps below."""
 
 PASSED_SECONDS = 40e-6
 """Python's share of an operation: lags, stacks and their sums."""
@@ -111,6 +116,43 @@ class _Held:
     reach: tuple[Reach, ...]
     lags: Lags
     array: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """What a walk to the input counts.
+
+    Attributes:
+        calls, nanoseconds: time of calls in seconds, and of cells;
+        cells, largest, each: as of `Forecast`.
+        most: values that are held at the fullest moment of the walk with covariances.
+        images: pixels on all planes where it ends, and
+        lower: what the direct engine does from there on.
+    """
+
+    calls: float
+    cells: int
+    nanoseconds: float
+    largest: int
+    each: int
+    most: int
+    images: int
+    lower: Survey
+
+    def behind(
+        self, calls: float, cells: int, nanoseconds: float, largest: int, each: int, most: int
+    ) -> _Walked:
+        """The walk that has counted so much when this one begins."""
+        return _Walked(
+            calls + self.calls,
+            cells + self.cells,
+            nanoseconds + self.nanoseconds,
+            max(largest, self.largest),
+            max(each, self.each),
+            max(most, self.most),
+            self.images,
+            self.lower,
+        )
 
 
 @dataclass(slots=True)
@@ -184,32 +226,78 @@ class _Survey:
             self.peak.put(p, _Held(reach, alone, self.peak.new(1)))
 
     def forecast(self) -> Forecast:
-        concerned = (n for n, op in enumerate(self.operations) if self.coherence.concerns(op))
-        split = next(concerned, len(self.operations))
-        for op in reversed(self.operations[split:]):
-            self._pass(op)
-        for q in sorted(self.unpaired, reverse=True):
-            self._complete(q)
-        stacks = self.peak.stacks
-        images = {p: pixels_of(held.reach, self.trimmed) for p, held in stacks.items()}
-        self.peak.note(sum(images.values()))
-        lower = self._lower(split)
-        upper = self.peak.most * self.dtype.itemsize
-        held = sum(images.values()) * self.dtype.itemsize
+        walked = self._walked()
+        lower, size = walked.lower, self.dtype.itemsize
+        upper, held = walked.most * size, walked.images * size
         factor = dtype_factor(self.dtype)
         room = _ROOM + _OPERATION_BYTES * len(self.operations)
         return Forecast(
             len(self.operations),
             lower.support,
-            self.cells + lower.cells,
-            self.calls + lower.fixed,
-            1e-9 * factor * self.nanoseconds + lower.shared,
+            walked.cells + lower.cells,
+            walked.calls + lower.fixed,
+            1e-9 * factor * walked.nanoseconds + lower.shared,
             max(upper, held + max(lower.walked, lower.finish)) + room,
-            max(self.largest, lower.largest),
+            max(walked.largest, lower.largest),
             walked=max(upper, held + lower.walked) + room,
-            each=max(self.each, lower.each),
+            each=max(walked.each, lower.each),
             finish=held + lower.finish + room,
         )
+
+    def _walked(self) -> _Walked:
+        """All the way to the input. Where it narrows to one plane the rest is the same for all maps
+        above, however they came there: it is walked once, and added up from the input on."""
+        concerned = (n for n, op in enumerate(self.operations) if self.coherence.concerns(op))
+        split = next(concerned, len(self.operations))
+        known: dict[Hashable, _Walked] = self.graph.once(
+            ("correlated walks", self.input_node, self.dtype), dict
+        )
+        parts: list[tuple[Hashable, tuple[Any, ...]]] = []
+        rest: _Walked | None = None
+        for number in range(len(self.operations) - 1, split - 1, -1):
+            self._pass(self.operations[number])
+            narrow = self._narrow(number)
+            if narrow is not None:
+                parts.append((narrow, self._counted()))
+                rest = known.get(narrow)
+                if rest is not None:
+                    break
+        if rest is None:
+            for q in sorted(self.unpaired, reverse=True):
+                self._complete(q)
+            stacks = self.peak.stacks.values()
+            images = sum(pixels_of(held.reach, self.trimmed) for held in stacks)
+            self.peak.note(images)
+            lower = self._lower(split)
+            rest = _Walked(*self._counted(), images, lower)
+        for narrow, counted in reversed(parts):
+            if len(known) >= KEPT_WALKS:
+                known.clear()
+            known[narrow] = rest
+            rest = rest.behind(*counted)
+        return rest
+
+    def _narrow(self, number: int) -> Hashable | None:
+        """What the rest of the walk depends on, where all that there is lies on one plane which all
+        operations before that of this number lead to."""
+        if len(self.peak.stacks) > 1 or self.tail is not None:  # which depends on the whole way
+            return None
+        for p, held in self.peak.stacks.items():
+            node = self.graph.planes[p].node
+            alone = len(self.graph.planes_of[node]) == 1 and p in self.coherence.lags
+            if alone and len(self.graph.between(node, self.input_node)) == number:
+                # Without a bound on what lies outside, no centre is asked for.
+                reach = tuple(r.span if math.isinf(r.proxy) else r for r in held.reach)
+                lags = self.coherence.lags[p]
+                return p, lags, held.lags, self._size(held), reach, self.signed
+        return None
+
+    def _counted(self) -> tuple[float, int, float, int, int, int]:
+        """What has been counted since this was asked last."""
+        own = (self.calls, self.cells, self.nanoseconds, self.largest, self.each, self.peak.most)
+        self.calls, self.cells, self.nanoseconds, self.largest, self.each = 0.0, 0, 0.0, 1, 0
+        self.peak.most = 1
+        return own
 
     # --- with covariances -------------------------------------------------------------------
 

@@ -96,7 +96,8 @@ class Stack:
 
     def begun(self, axis: int, start: int) -> Stack:
         """The same, with another first pixel along one axis."""
-        return replace(self, origin=(*self.origin[:axis], start, *self.origin[axis + 1 :]))
+        origin = (*self.origin[:axis], start, *self.origin[axis + 1 :])
+        return Stack(self.array, self.lags, origin, self.scale, self.peak, self.signed)
 
     def picked(self, lags: Lags) -> Stack:
         """The same with no other lags than these."""
@@ -171,7 +172,7 @@ class Sums:
         peak = math.log2(largest)
         shift = math.floor(min(self.room.top, self.room.limit - growth) - peak)
         if 0 <= shift <= 16:
-            return replace(stack, peak=peak)
+            return Stack(stack.array, stack.lags, stack.origin, stack.scale, peak, stack.signed)
         array = self.xp.ldexp(stack.array, shift, out=stack.array if fresh else None)
         tiny = np.finfo(self.dtype).tiny
         small = array < tiny
