@@ -220,6 +220,8 @@ class _Survey:
         self.unpaired = dict(self.coherence.pairs)
         self.pending = Counter(pair.above for s in self.coherence.pairs.values() for pair in s)
         self.pending.update(p for op in self.operations for p, _ in op.targets)
+        # Planes that what has been passed reads, and what has not writes.
+        self.ends, self.open = {*graph.planes_of[input_node]}, {*graph.planes_of[node]}
         alone = (frozenset((0,)),) * graph.ndim
         for p in graph.planes_of[node]:
             reach = tuple(Reach((u, 1), (u, u), 0.0) for u in unit)
@@ -256,7 +258,7 @@ class _Survey:
         rest: _Walked | None = None
         for number in range(len(self.operations) - 1, split - 1, -1):
             self._pass(self.operations[number])
-            narrow = self._narrow(number)
+            narrow = self._narrow()
             if narrow is not None:
                 parts.append((narrow, self._counted()))
                 rest = known.get(narrow)
@@ -277,20 +279,17 @@ class _Survey:
             rest = rest.behind(*counted)
         return rest
 
-    def _narrow(self, number: int) -> Hashable | None:
-        """What the rest of the walk depends on, where all that there is lies on one plane which all
-        operations before that of this number lead to."""
-        if len(self.peak.stacks) > 1 or self.tail is not None:  # which depends on the whole way
+    def _narrow(self) -> Hashable | None:
+        """What the rest of the walk depends on, where all ways that are left begin on one plane."""
+        if len(self.open) > 1 or self.tail is not None:  # which depends on the whole way
             return None
-        for p, held in self.peak.stacks.items():
-            node = self.graph.planes[p].node
-            alone = len(self.graph.planes_of[node]) == 1 and p in self.coherence.lags
-            if alone and len(self.graph.between(node, self.input_node)) == number:
-                # Without a bound on what lies outside, no centre is asked for.
-                reach = tuple(r.span if math.isinf(r.proxy) else r for r in held.reach)
-                lags = self.coherence.lags[p]
-                return p, lags, held.lags, self._size(held), reach, self.signed
-        return None
+        (p,) = self.open
+        held, node = self.peak.stacks.get(p), self.graph.planes[p].node
+        if held is None or len(self.peak.stacks) > 1 or len(self.graph.planes_of[node]) > 1:
+            return None
+        # Without a bound on what lies outside, no centre is asked for.
+        reach = tuple(r.span if math.isinf(r.proxy) else r for r in held.reach)
+        return p, self.coherence.lags[p], held.lags, self._size(held), reach, self.signed
 
     def _counted(self) -> tuple[float, int, float, int, int, int]:
         """What has been counted since this was asked last."""
@@ -311,6 +310,7 @@ class _Survey:
                 found = self._added(found, held)
                 self.peak.work = [found]
             self._release(p)
+        self.open.update(q for q, _ in op.sources if self.pending[q] or q in self.ends)
         if found is not None:
             self._follow(op, found)
         self.peak.work = []
@@ -342,6 +342,7 @@ class _Survey:
         self.pending[plane] -= 1
         if not self.pending[plane]:
             self.peak.pop(plane)
+            self.open.discard(plane)
 
     def _complete(self, plane: int) -> None:
         for pair in self.unpaired.pop(plane, ()):
