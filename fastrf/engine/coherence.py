@@ -418,6 +418,16 @@ def chooses(graph: PlaneGraph, op: Operation) -> bool:
     return "routing" in kinds_of(graph, op)
 
 
+def stands_still(kind: Kind, move: SpatialMap) -> bool:
+    """Whether a map of independent weights moves no pixel, and none off the map."""
+    return (
+        kind == "random"
+        and move.taps is None
+        and move.size_in == move.size_out
+        and all(isinstance(a, Window) and a.kernel == a.stride == 1 and not a.lo for a in move.axes)
+    )
+
+
 def mean_share(graph: PlaneGraph, op: Operation) -> float:
     """E[factor]²/E[factor²] of an operation's pointwise factors; 1 where it is not known."""
     layer = graph.network.nodes[op.node].layer

@@ -37,6 +37,7 @@ from fastrf.engine.coherence import (
     is_endless,
     kinds_of,
     lag_above,
+    stands_still,
 )
 from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, propagate
@@ -218,7 +219,11 @@ class _Correlated:
         if not inside:
             return None
         for number in range(len(op.maps) - 1, -1, -1):
-            found = self._transposed(kinds[number], op.maps[number], stack, inside[number])
+            move = op.maps[number]
+            if stands_still(kinds[number], move):
+                stack = stack.picked(inside[number]).times(move.gain)
+                continue
+            found = self._transposed(kinds[number], move, stack, inside[number])
             if found is None:
                 return None
             fresh = not self.xp.may_share_memory(found.array, stack.array)

@@ -26,6 +26,7 @@ from fastrf.engine.coherence import (
     coherence_of,
     kinds_of,
     mean_share,
+    stands_still,
     united_lags,
 )
 from fastrf.engine.cost import dtype_factor
@@ -375,6 +376,8 @@ class _Survey:
 
     def _moved(self, kind: Kind, move: SpatialMap, held: _Held, wanted: Lags) -> _Held | None:
         """What a map hands back."""
+        if stands_still(kind, move):
+            return self._picked(held, wanted)
         work = _Passes(self.trimmed)
         reach = work.transpose(move, held.reach)
         if reach is None:
