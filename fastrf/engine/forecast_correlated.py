@@ -429,8 +429,8 @@ class _Survey:
     ) -> _Held:
         """As `_Correlated._mixed`."""
         lags, at, wanted = held.lags, held.reach, held_of(wanted)
-        size = self._size(held)
-        if len(lags[0]) > 1:
+        size, mirrored = self._size(held), len(held.lags[0]) > 1
+        if mirrored:
             lags = (lags[0] | {-t for t in lags[0]}, *lags[1:])
             size = size // len(held.lags[0]) * len(lags[0])
             self.peak.note(size)
@@ -459,8 +459,10 @@ class _Survey:
                 products = half * first + both * second
             else:
                 taps = max(first, second)
-                # Each lag meets those above that are less than the taps of both apart from it.
-                meet = min(len(above), 2 * taps)
+                # Each lag meets those above that are less than the taps of both apart from it: more
+                # of them where there are several outputs a pixel.
+                apart = taps * max(1.0, read / max(1, length - taps + 1))
+                meet = min(len(above), int(2 * apart))
                 size_of = self.dtype.itemsize
                 met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
                 rows = _KEPT_BYTES * len(above) * read + met
@@ -471,8 +473,8 @@ class _Survey:
                 self.each = max(self.each, met + signs * size_of)
                 self.calls += len(wanted[axis]) * MIXED_SECONDS
                 products = out * taps
-            # Along the first axis, what is read is what entered, and held.
-            before = size if axis else 0
+            # Along the first axis, what is read may be what entered, and held.
+            before = size if axis or mirrored else 0
             self.peak.note(before + flat + out + max(copied, working))
             self._work(products, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
             size = out
