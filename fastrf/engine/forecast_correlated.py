@@ -61,7 +61,7 @@ KEPT_WALKS = 1024
 """Walks from where they narrow to one plane to the input that are kept with a graph: some ten for
 each map of a network are the same as those of the maps below."""
 
-PASSED_SECONDS = 40e-6
+PASSED_SECONDS = 15e-6
 """Python's share of an operation: lags, stacks and their sums."""
 
 MIXED_SECONDS = 120e-6
