@@ -65,18 +65,18 @@ def assumptions(graph: PlaneGraph, node: str) -> list[str]:
     identity, none where they do not."""
     signal = "an input of Gaussian white noise, many channels and batch statistics of that signal"
     found = []
-    if _known(graph, coherence_of(graph, node)):
+    if _known(graph, node, coherence_of(graph, node)):
         found.append(f"slopes of activations at neighbouring pixels are alike as for {signal}")
     if graph.identities and not graph.ancestors(node).isdisjoint(graph.identities):
         found.append(f"slopes of successive activations on an identity are alike as for {signal}")
     return found
 
 
-def _known(graph: PlaneGraph, coherence: Coherence) -> set[str]:
+def _known(graph: PlaneGraph, node: str, coherence: Coherence) -> set[str]:
     """The activations of which it is known what their slopes have in common."""
-    if not coherence.doubts or coherence.node is None:
+    if not coherence.doubts:
         return set()
-    slopes = slopes_of(graph, coherence.node, None)
+    slopes = slopes_of(graph, node, None)
     return graph.once(("known slopes", coherence.node), lambda: slopes.known(graph, coherence))
 
 
@@ -94,7 +94,7 @@ def _reasons(graph: PlaneGraph, node: str) -> list[str]:
             "trained weights are fixed: independent ones of mean 0 stand in for them, with the "
             "mean squares of a layer's taps over its channels"
         )
-    found += [*coherence.reasons, *_doubts(graph, coherence), *_slopes(graph, below)]
+    found += [*coherence.reasons, *_doubts(graph, node, coherence), *_slopes(graph, below)]
     found += _of_these(graph, "rectified pools", _rectified_pools, below)
     if coherence.matters and not below.isdisjoint(weighted):
         found.append(
@@ -123,11 +123,13 @@ def _trained(graph: PlaneGraph) -> set[str]:
     return {name for name, node in nodes if getattr(node.layer, "init", None) == TRAINED}
 
 
-def _doubts(graph: PlaneGraph, coherence: Coherence) -> list[str]:
+def _doubts(graph: PlaneGraph, node: str, coherence: Coherence) -> list[str]:
     """What is not known of layers that correlated gradients reach."""
-    known = _known(graph, coherence)
-    bordered = known & slopes_of(graph, coherence.node, None).bordered if known else known
-    found = []
+    found: list[str] = []
+    if not coherence.doubts:
+        return found
+    known = _known(graph, node, coherence)
+    bordered = known & slopes_of(graph, node, None).bordered
     for layers in coherence.doubts.values():
         for near, ours in ((False, layers.keys() - known), (True, bordered)):
             left = {name: cause for name, cause in layers.items() if name in ours}
