@@ -221,6 +221,11 @@ class _Common:
     origins: set[str]
     below: dict[str, str]
 
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything that gradients may have in common."""
+        return bool(self.pairs or self.reasons or (self.spreading and self.mixing))
+
 
 def _common(graph: PlaneGraph, input_node: str | None) -> _Common:
     return graph.once(("common", input_node), lambda: _in_common(graph, input_node))
@@ -307,6 +312,8 @@ def _readers(
 
 def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
     common = _common(graph, input_node)
+    if not common.anything:
+        return Coherence(node)
     alone: Lags = (frozenset((0,)),) * graph.ndim
     beside: dict[int, Lags] = {}
     at = node
@@ -329,7 +336,7 @@ def _started(
     """The covariances of the part of the graph that leads to a map, where gradients start on some
     of its nodes."""
     common, found = _common(graph, input_node), Coherence(node)
-    if not (common.pairs or common.reasons or common.spreading):
+    if not common.anything:
         return found
     planes = [p for p in common.wanted if graph.planes[p].node in part]
     if common.whole:
