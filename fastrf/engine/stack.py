@@ -1,6 +1,7 @@
 """Covariances of a plane's gradient at several lags, as one array, and sums of such stacks.
 
-R_−τ[i] = R_τ[i − τ], so that of both one is held: lags along the first axis are not negative.
+R_−τ[i] = R_τ[i − τ], so that of both one is held: lags along the first axis are not negative. Along
+the others there is with each lag its negative.
 """
 
 from __future__ import annotations
@@ -77,20 +78,15 @@ class Stack:
         others = len(held) - 1
         array = xp.zeros((others + len(held), *self.array.shape[1:]), self.array.dtype)
         array[others:] = self.array
-        places = [dict(zip(axis, itertools.count())) for axis in self.lags[1:]]
+        beyond = [axis[::-1] for axis in self.lags[1:]]  # in this order their negatives ascend
         for at in np.ndindex(others, *self.array.shape[1:ndim]):
-            lag = [
-                held[at[0] + 1],
-                *(axis[n] for axis, n in zip(self.lags[1:], at[1:], strict=True)),
-            ]
-            mirrored = tuple(own[-t] for own, t in zip(places, lag[1:], strict=True))
-            to = tuple(
-                slice(max(t, 0), max(n + min(t, 0), 0)) for t, n in zip(lag, pixels, strict=True)
+            lag = [held[others - at[0]], *(axis[n] for axis, n in zip(beyond, at[1:], strict=True))]
+            source = (
+                others - at[0],
+                *(len(axis) - 1 - n for axis, n in zip(beyond, at[1:], strict=True)),
             )
-            of = tuple(
-                slice(max(-t, 0), max(n - max(t, 0), 0)) for t, n in zip(lag, pixels, strict=True)
-            )
-            array[(others - 1 - at[0], *mirrored, *to)] = self.array[(at[0] + 1, *at[1:], *of)]
+            to, of = zip(*map(_moved, lag, pixels), strict=True)
+            array[(*at, *to)] = self.array[(*source, *of)]
         lags = (*(-t for t in held[:0:-1]), *held)
         return replace(self, array=array, lags=(lags, *self.lags[1:]))
 
@@ -107,6 +103,12 @@ class Stack:
                 own[axis] = tuple(t for t in have if t in some)
                 array = array.take([have.index(t) for t in own[axis]], axis=axis)
         return self if array is self.array else replace(self, array=array, lags=tuple(own))
+
+
+def _moved(by: int, count: int) -> tuple[slice, slice]:
+    """Where so many pixels come to when they move, and which of them, of those that stay among
+    them."""
+    return slice(max(by, 0), max(count + min(by, 0), 0)), slice(max(-by, 0), max(count - by, 0))
 
 
 def held_of(lags: Lags) -> Lags:

@@ -83,10 +83,10 @@ class Slopes:
     """What the slopes of activations have in common.
 
     Attributes:
-        shares: by operation (its id), E[σ′(z[i])·σ′(z[i + τ])]/E[σ′²] at the lags τ; as of
-            independent slopes at lags where it is
-        unsure: 1 at these lags, 0 at the others; of operations that have some.
-        unknown: by node, why that is not known of its slopes, at these lags or at all.
+        shares: by operation (its id), E[σ′(z[i])·σ′(z[i + τ])]/E[σ′²] at the lags τ; that of
+            independent slopes at lags where it is not known.
+        unsure: 1 at such lags and 0 at the others, of operations that have some.
+        unknown: by node, why that is not known of its slopes, at some lags or at all.
         bordered: nodes whose shares hold far from borders alone.
     """
 
