@@ -4,8 +4,8 @@ Beside a plane's variances, this walk carries the covariances Cov(g[i], g[i + τ
 at the lags τ that a deterministic layer nearer to the input adds up (see `coherence`). A random
 layer moves all lags at once with the direct engine's maps; a fixed layer mixes them, one axis at a
 time; deterministic ways that part and meet again add their covariance where they part. From the
-plane on below which variances suffice, the direct engine goes on by itself. Of the lags τ and −τ one
-is carried (`stack`).
+plane on below which variances suffice, the direct engine goes on by itself. Of the lags τ and −τ
+one is carried (`stack`).
 
 Accuracy: with nonnegative coefficients all that is added is nonnegative, and every pixel is right
 relative to itself. With negative ones (a filter with negative weights, cubic resizing, a
