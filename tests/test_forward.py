@@ -260,6 +260,27 @@ def known(nodes: dict[str, Any], output: str, size: int | None = None) -> tuple[
 C, R, P = rf.Conv(3, padding=1, channels=8), rf.Activation(), rf.AvgPool(3, 1, padding=1)
 
 
+def test_lags_at_which_the_series_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There slopes count as independent, as at no other, and it is said."""
+    gelu = rf.Activation("gelu")
+    nodes = {"p": (P, "input"), "c": (C, "p"), "r": (gelu, "c"), "d": (C, "r"), "q": (P, "d")}
+    reasons, slopes = known(nodes, "q")
+    (series,) = slopes.shares.values()
+    assert not reasons
+    monkeypatch.setattr("fastrf.meanfield.slopes.UNSURE", 1e-150)  # (2/3)^512 is more
+    reasons, slopes = known(nodes, "q")
+    (found,) = slopes.shares.values()
+    lags = [(-2, -1, 0, 1, 2)]
+    near, far = [1, 3], [0, 2, 4]
+    own = (
+        lower(rf.Network({"input": (rf.Input(8),), **nodes}, "q", ndim=1)).network.nodes["r"].layer
+    )
+    np.testing.assert_allclose(found.at(lags)[near], own.mean_factor**2 / own.pointwise_gain)
+    np.testing.assert_array_equal(found.at(lags)[far], series.at(lags)[far])
+    assert "too alike" in slopes.unknown["r"]
+    assert [reason for reason in reasons if reason.startswith("r:")]
+
+
 def test_sums_of_independent_branches() -> None:
     """A residual block before an activation, all Gaussian: correlations by hand. Behind a pool
     ρ = 2/3 and 1/3; the branch behind ReLU has (κ₁ of them), and both of them are added."""

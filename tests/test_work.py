@@ -58,6 +58,20 @@ FIELDS = {
         rf.Sequential(*[rf.Conv(3, padding=1), rf.AvgPool(3, stride=1, padding=1)] * 20),
         {"input_size": 32},
     ),
+    "branches": (  # each of them with a pool beside convolutions, as in Inception
+        rf.Sequential(
+            *[
+                rf.Parallel(
+                    [rf.AvgPool(3, stride=1, padding=1), rf.Conv(1)],
+                    [rf.Conv(1), rf.Activation(), rf.Conv(3, padding=1), rf.Activation()],
+                    rf.Conv(1),
+                    merge="concat",
+                )
+            ]
+            * 6
+        ),
+        {"input_size": 24},
+    ),
 }
 
 
@@ -80,7 +94,14 @@ def test_the_same_network_again(name: str, limit: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "limit"),
-    [("chain", 75), ("residual", 165), ("clipped", 345), ("resnet50", 225), ("smoothed", 2_600)],
+    [
+        ("chain", 75),
+        ("residual", 165),
+        ("clipped", 345),
+        ("resnet50", 225),
+        ("smoothed", 2_600),
+        ("branches", 860),
+    ],
 )
 def test_a_new_network(name: str, limit: int) -> None:
     """Calls per node, from the nodes to the pixels."""
@@ -91,13 +112,22 @@ def test_a_new_network(name: str, limit: int) -> None:
     assert calls / len(network) <= limit
 
 
-@pytest.mark.parametrize(("name", "limit"), [("resnet50", 107), ("unet", 120)])
+@pytest.mark.parametrize(("name", "limit"), [("resnet50", 107), ("unet", 120), ("branches", 1_450)])
 def test_all_layers(name: str, limit: int) -> None:
     """Calls per field."""
     network, options = FIELDS[name]
     fields = rf.erf(network, layers="all", workers=1, **options)
     calls = python_calls(lambda: rf.erf(network, layers="all", workers=1, **options))
     assert calls / len(fields) <= limit
+
+
+def test_all_layers_of_a_new_network() -> None:
+    """Calls per field where gradients correlate: what holds for all maps is worked out once."""
+    known, options = FIELDS["branches"]
+    rf.erf(known, layers="all", workers=1, **options)  # compiles
+    network = fresh(known)
+    calls = python_calls(lambda: rf.erf(network, layers="all", workers=1, **options))
+    assert calls / len(network) <= 3_150
 
 
 def test_a_chain_is_worked_on_as_one() -> None:

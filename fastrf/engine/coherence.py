@@ -25,7 +25,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, reduce
 from typing import Any
@@ -102,8 +102,11 @@ class Coherence:
         reasons: what remains approximate, one sentence each, beside
         doubts: by kind of layer, the nodes that correlated gradients reach of which the data
             choose what passes, each with what correlates them.
+        node: the map whose field this was worked out for (None: all). Maps above it that hand on a
+            unit's gradient to it alone, as it is, have the same `doubts` and `pairs`.
     """
 
+    node: str | None = None
     lags: dict[int, Lags] = field(default_factory=dict)
     pairs: dict[int, list[Pair]] = field(default_factory=dict)
     within: set[int] = field(default_factory=set)
@@ -147,48 +150,145 @@ class Coherence:
 
 def coherence_of(graph: PlaneGraph, node: str, input_node: str | None = None) -> Coherence:
     """The covariances on the way from a map to an input (None: to any), found at the first call."""
+    if input_node is None and len(graph.network.inputs) == 1:
+        (input_node,) = graph.network.inputs
     return graph.once(("coherence", node, input_node), lambda: _found(graph, node, input_node))
 
 
 def coherence_of_all(graph: PlaneGraph, node: str, input_node: str) -> Coherence:
     """As `coherence_of`, of units on all maps between the input and a node together: lags are
     there if there is a map from whose unit they come."""
-    key = ("coherence of all", node, input_node)
-    return graph.once(key, lambda: _found(graph, node, input_node, everywhere=True))
+
+    def make() -> Coherence:
+        part = graph.ancestors(node)
+        return _started(graph, input_node, part, part)
+
+    return graph.once(("coherence of all", node, input_node), make)
+
+
+def coherence_of_any(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
+    """As `coherence_of`, of units on all maps of the network that have a spatial extent, together;
+    of those on the others as well, if `node` has lost it."""
+    collapsed = node in graph.collapsed
+
+    def make() -> Coherence:
+        whole = set(graph.network.nodes)
+        return _started(graph, input_node, whole, whole if collapsed else whole - graph.collapsed)
+
+    return graph.once(("coherence of any", input_node, collapsed), make)
 
 
 def is_correlated(graph: PlaneGraph, node: str, input_node: str) -> bool:
     """`coherence_of(…).matters`, found for all maps at the first call: whether some layer on the
     way correlates what is uncorrelated above it, and something below adds that up."""
-    origins = graph.once(("correlating", input_node), lambda: _correlating(graph, input_node))
-    return bool(origins) and not origins.isdisjoint(graph.ancestors(node))
+    return node in graph.once(("correlated", input_node), lambda: _correlated(graph, input_node))
 
 
-def _correlating(graph: PlaneGraph, input_node: str) -> set[str]:
-    """The nodes that correlate gradients which are uncorrelated above them."""
-    operations = _reached(graph, input_node)
-    if not _anything_common(operations):
-        return set()
-    readers = _readers(graph, operations)
-    pairs: dict[int, list[Pair]] = {}
-    for pair in _Ways(graph, readers).pairs():
-        pairs.setdefault(pair.below, []).append(pair)
-    found = {graph.planes[pair.above].node for some in pairs.values() for pair in some}
-    wanted = _wanted(graph.planes_of[input_node], graph.ndim, readers, pairs)
-    for q in wanted:
-        for op, kinds in readers.get(q, ()):
-            inside = wanted_inside(op, kinds, wanted[q])
-            lags: Lags = (frozenset((0,)),) * graph.ndim
-            for number in range(len(op.maps) - 1, -1, -1):
-                lags = below(kinds[number], op.maps[number], lags, inside[number])
-                if not _alone(lags):
-                    found.add(op.node)
+def _correlated(graph: PlaneGraph, input_node: str) -> set[str]:
+    """The nodes above those that correlate gradients, and these."""
+    found = set(_common(graph, input_node).origins)
+    for name, node in graph.network.nodes.items() if found else ():
+        if not found.isdisjoint(node.inputs):
+            found.add(name)
     return found
 
 
-def _reached(graph: PlaneGraph, input_node: str) -> list[Operation]:
-    """The operations that an input leads to."""
-    reached = set(graph.planes_of[input_node])
+@dataclass(slots=True)
+class _Common:
+    """What does not depend on the map that a field is of: a part of the graph that leads to it has
+    the readers, lags wanted and pairs that the whole has there.
+
+    Attributes:
+        readers: of each plane, with the lags wanted inside of each of them: the last plane first.
+        wanted: by plane, the lags that something nearer to the inputs depends on.
+        pairs: by the plane where they part.
+        reasons: by sentence, the node where ways meet of which it says why they are no pair.
+        whole: whether all pairs have been found.
+        spreading: nodes that hand one gradient to several pixels for certain.
+        mixing: those that add up what pixels have in common.
+        origins: the nodes that correlate gradients which are uncorrelated above them.
+        below: of the nodes that hand on a unit's gradient to all channels of one map alone, as it
+            is, that map.
+    """
+
+    readers: list[tuple[int, list[tuple[Operation, Kinds, list[Lags]]]]]
+    wanted: dict[int, Lags]
+    pairs: dict[int, list[Pair]]
+    reasons: dict[str, str]
+    whole: bool
+    spreading: set[str]
+    mixing: set[str]
+    origins: set[str]
+    below: dict[str, str]
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything that gradients may have in common."""
+        return bool(self.pairs or self.reasons or (self.spreading and self.mixing))
+
+
+def _common(graph: PlaneGraph, input_node: str | None) -> _Common:
+    return graph.once(("common", input_node), lambda: _in_common(graph, input_node))
+
+
+def _in_common(graph: PlaneGraph, input_node: str | None) -> _Common:
+    inputs = graph.network.inputs if input_node is None else (input_node,)
+    operations = _reached(graph, inputs)
+    if not _anything_common(operations):
+        return _Common([], {}, {}, {}, True, set(), set(), set(), {})
+    readers = _readers(graph, operations)
+    ways = _Ways(graph, readers)
+    pairs = _by_plane(ways.pairs())
+    wanted = _wanted([p for n in inputs for p in graph.planes_of[n]], graph.ndim, readers, pairs)
+    inside = [
+        (q, [(op, kinds, wanted_inside(op, kinds, wanted[q])) for op, kinds in readers.get(q, ())])
+        for q in sorted(wanted, reverse=True)
+    ]
+    origins = {graph.planes[pair.above].node for some in pairs.values() for pair in some}
+    spreading: set[str] = set()
+    mixing: set[str] = set()
+    for _, own in inside:
+        for op, kinds, asked in own:
+            if op.node not in origins and _correlates(graph, op, kinds, asked):
+                origins.add(op.node)
+            if any(k == "fixed" and m.correlates for k, m in zip(kinds, op.maps, strict=True)):
+                spreading.add(op.node)
+            if any(k != "random" and m.overlaps for k, m in zip(kinds, op.maps, strict=True)):
+                mixing.add(op.node)
+    below: dict[str, str] = {}
+    for node, pieces in itertools.groupby(operations, key=lambda op: op.node):
+        own_pieces = list(pieces)
+        read = {q for op in own_pieces for q, _ in op.sources}
+        (source, *others) = {graph.planes[q].node for q in read}
+        alone = not others and len(read) == len(graph.planes_of[source])
+        if alone and node not in origins and not any(map(is_endless, own_pieces)):
+            below[node] = source
+    return _Common(
+        inside,
+        wanted,
+        pairs,
+        ways.reasons,
+        ways.steps <= ways.most,
+        spreading,
+        mixing,
+        origins,
+        below,
+    )
+
+
+def _correlates(graph: PlaneGraph, op: Operation, kinds: Kinds, inside: Sequence[Lags]) -> bool:
+    """Whether an operation correlates what is uncorrelated above it."""
+    lags: Lags = (frozenset((0,)),) * graph.ndim
+    for number in range(len(op.maps) - 1, -1, -1):
+        lags = below(kinds[number], op.maps[number], lags, inside[number])
+        if not _alone(lags):
+            return True
+    return False
+
+
+def _reached(graph: PlaneGraph, inputs: Iterable[str]) -> list[Operation]:
+    """The operations that inputs lead to."""
+    reached = {p for name in inputs for p in graph.planes_of[name]}
     operations = []
     for op in graph.operations:
         if any(q in reached for q, _ in op.sources):
@@ -210,40 +310,56 @@ def _readers(
     return readers
 
 
-def _found(
-    graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool = False
+def _found(graph: PlaneGraph, node: str, input_node: str | None) -> Coherence:
+    common = _common(graph, input_node)
+    if not common.anything:
+        return Coherence(node)
+    alone: Lags = (frozenset((0,)),) * graph.ndim
+    beside: dict[int, Lags] = {}
+    at = node
+    while at in common.below:
+        beside.update((p, alone) for p in graph.planes_of[at])
+        at = common.below[at]
+    if at == node:
+        return _started(graph, input_node, graph.ancestors(node), {node}, node)
+    found = coherence_of(graph, at, input_node)
+    return replace(found, lags=found.lags | beside) if found.lags else found
+
+
+def _started(
+    graph: PlaneGraph,
+    input_node: str | None,
+    part: set[str],
+    starts: set[str],
+    node: str | None = None,
 ) -> Coherence:
-    inputs = graph.network.inputs if input_node is None else (input_node,)
-    if input_node is None:
-        if len(inputs) == 1:
-            return coherence_of(graph, node, inputs[0])
-        ancestors = graph.ancestors(node)
-        all_ = [op for op in graph.operations if op.node in ancestors]
+    """The covariances of the part of the graph that leads to a map, where gradients start on some
+    of its nodes."""
+    common, found = _common(graph, input_node), Coherence(node)
+    if not common.anything:
+        return found
+    planes = [p for p in common.wanted if graph.planes[p].node in part]
+    if common.whole:
+        inside = set(planes)
+        for q, pairs in common.pairs.items():
+            if own := [pair for pair in pairs if pair.above in inside]:
+                found.pairs[q] = own
+        found.reasons = [reason for reason, above in common.reasons.items() if above in part]
     else:
-        # Of a graph without anything in common, no part is looked at by itself.
-        key = ("anything common", input_node)
-        if not graph.once(key, lambda: _anything_common(_reached(graph, inputs[0]))):
-            return Coherence()
-        all_ = graph.between(node, input_node)
-    if not _anything_common(all_):
-        return Coherence()
-    readers = _readers(graph, all_)
-    found, ways = Coherence(), _Ways(graph, readers)
-    for pair in ways.pairs():
-        found.pairs.setdefault(pair.below, []).append(pair)
-    found.reasons = list(ways.reasons)
-    maps = [
-        (kind, m)
-        for ops in readers.values()
-        for op, kinds in ops
-        for kind, m in zip(kinds, op.maps, strict=True)
-    ]
-    spread = bool(found.pairs) or any(kind == "fixed" and m.correlates for kind, m in maps)
-    if not spread or not (found.pairs or any(k != "random" and m.overlaps for k, m in maps)):
+        ways = _Ways(graph, _readers(graph, [op for op in graph.operations if op.node in part]))
+        found.pairs, found.reasons = _by_plane(ways.pairs()), list(ways.reasons)
+    spread = found.pairs or not common.spreading.isdisjoint(part)
+    if not spread or not (found.pairs or not common.mixing.isdisjoint(part)):
         return found  # most networks; no lag but 0 is there, or none is wanted
-    seeds = [p for name in inputs for p in graph.planes_of[name]]
-    wanted = _wanted(seeds, graph.ndim, readers, found.pairs)
-    _existing(graph, wanted if everywhere else graph.planes_of[node], readers, wanted, found)
+    _existing(graph, common, [p for p in planes if graph.planes[p].node in starts], found)
+    return found
+
+
+def _by_plane(pairs: Iterable[Pair]) -> dict[int, list[Pair]]:
+    """Pairs by the plane where their ways part."""
+    found: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        found.setdefault(pair.below, []).append(pair)
     return found
 
 
@@ -307,6 +423,16 @@ def chooses(graph: PlaneGraph, op: Operation) -> bool:
         mean = layer.mean_factor
         return mean is None or mean**2 < layer.pointwise_gain
     return "routing" in kinds_of(graph, op)
+
+
+def stands_still(kind: Kind, move: SpatialMap) -> bool:
+    """Whether a map of independent weights moves no pixel, and none off the map."""
+    return (
+        kind == "random"
+        and move.taps is None
+        and move.size_in == move.size_out
+        and all(isinstance(a, Window) and a.kernel == a.stride == 1 and not a.lo for a in move.axes)
+    )
 
 
 def mean_share(graph: PlaneGraph, op: Operation) -> float:
@@ -458,21 +584,18 @@ def _both_ways(lags: Lags) -> Lags:
     return tuple(axis | frozenset(-t for t in axis) for axis in lags)
 
 
-def _existing(
-    graph: PlaneGraph,
-    starts: Iterable[int],
-    readers: Mapping[int, Sequence[tuple[Operation, Kinds]]],
-    wanted: Mapping[int, Lags],
-    found: Coherence,
-) -> None:
+def _existing(graph: PlaneGraph, common: _Common, starts: Sequence[int], found: Coherence) -> None:
     """Fills in the lags among those wanted at which there is something, where gradients start on
     the planes `starts`; and the reasons."""
     causes: dict[int, str] = {}
     alone = (frozenset((0,)),) * graph.ndim
     for p in starts:
         found.lags[p] = alone
-    for q in sorted(wanted, reverse=True):
-        for op, kinds in readers.get(q, ()):
+    highest = max(starts, default=-1)
+    for q, readers in common.readers:
+        if q > highest:
+            continue
+        for op, kinds, inside in readers:
             targets = [p for p, _ in op.targets if p in found.lags]
             if not targets:
                 continue
@@ -481,7 +604,6 @@ def _existing(
             if cause is not None and not _alone(lags) and chooses(graph, op):
                 kind = graph.network.nodes[op.node].layer.kind
                 found.doubts.setdefault(kind, {}).setdefault(op.node, cause)
-            inside = wanted_inside(op, kinds, wanted[q])
             for number in range(len(op.maps) - 1, -1, -1):
                 lags = below(kinds[number], op.maps[number], lags, inside[number])
                 if not _alone(lags):
@@ -493,7 +615,9 @@ def _existing(
             found.lags[q] = united_lags(found.lags.get(q), lags)
         for pair in found.pairs.get(q, ()):
             if pair.above in found.lags:
-                here = _mixed_below(_meets(pair.a, pair.b), found.lags[pair.above], wanted[q])
+                here = _mixed_below(
+                    _meets(pair.a, pair.b), found.lags[pair.above], common.wanted[q]
+                )
                 found.lags[q] = united_lags(found.lags.get(q), _both_ways(here))
                 causes.setdefault(q, graph.planes[q].node)
 
@@ -570,7 +694,7 @@ class _Ways:
     ) -> None:
         self.graph = graph
         self.onward = self._onward(readers)
-        self.reasons: dict[str, None] = {}
+        self.reasons: dict[str, str] = {}
         self.steps, self.most = 0, MOST_STEPS + STEPS_EACH * len(graph.operations)
         self.edges: dict[int, int] = {}
         seen: Counter[tuple[str, int]] = Counter()
@@ -606,18 +730,21 @@ class _Ways:
         return onward
 
     def pairs(self) -> Iterator[Pair]:
+        """The pairs; those of a part of the graph are in the same order as those of the whole."""
         for q, ops in self.onward.items():
-            for group in self._meeting(ops) if len(ops) > 2 else [ops]:
-                for first, second in itertools.combinations(group, 2):
-                    if self._gives_up(q):
-                        return
-                    start = _Way(q)
-                    for a in self._along(start, first):
-                        for b in self._along(start, second):
-                            yield from self._meet(q, a, b)
+            groups = self._meeting(ops) if len(ops) > 2 else [range(len(ops))]
+            both = (itertools.combinations(group, 2) for group in groups)
+            for first, second in heapq.merge(*both):
+                if self._gives_up(q):
+                    return
+                start = _Way(q)
+                for a in self._along(start, ops[first]):
+                    for b in self._along(start, ops[second]):
+                        yield from self._meet(q, a, b)
 
-    def _meeting(self, ops: Sequence[Operation]) -> list[list[Operation]]:
-        """The operations that read a plane, in groups whose ways do not lead to a common plane.
+    def _meeting(self, ops: Sequence[Operation]) -> Iterable[Sequence[int]]:
+        """The numbers of the operations that read a plane, in groups whose ways do not lead to a
+        common plane.
 
         Of a map that many layers read, few ways meet others: to try all pairs would take the
         square of their number. All are followed at once, from the input up, until one group
@@ -662,10 +789,10 @@ class _Ways:
             for op in self.onward.get(at, ()):
                 for p, _ in op.targets:
                     arrive(p, first(i))
-        found: dict[int, list[Operation]] = {}
-        for i, op in enumerate(ops):
-            found.setdefault(first(i), []).append(op)
-        return list(found.values())
+        found: dict[int, list[int]] = {}
+        for i in range(len(ops)):
+            found.setdefault(first(i), []).append(i)
+        return found.values()
 
     def _meet(self, q: int, a: _Way, b: _Way) -> Iterator[Pair]:
         """The pairs of the ways on from a and b; the one nearer to the input goes on first, as
@@ -695,10 +822,11 @@ class _Ways:
         """Whether the search has taken too long, which is then said."""
         if self.steps <= self.most:
             return False
+        name = self.graph.planes[q].node
         self.reasons[
-            f"{self.graph.planes[q].node}: too many deterministic ways lead from it and from later "
-            f"maps to search them all; their gradients are added as if uncorrelated"
-        ] = None
+            f"{name}: too many deterministic ways lead from it and from later maps to search them "
+            f"all; their gradients are added as if uncorrelated"
+        ] = name
         return True
 
     def _pair(self, q: int, a: _Way, b: _Way) -> Pair | None:
@@ -719,7 +847,7 @@ class _Ways:
         self.reasons[
             f"{name}: several deterministic paths lead from it to {above}, and {why}; "
             f"their gradients are added as if uncorrelated"
-        ] = None
+        ] = above
 
     def _along(self, way: _Way, op: Operation) -> Iterator[_Way]:
         """The way one operation further, to each plane that it leads to."""

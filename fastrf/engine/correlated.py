@@ -4,7 +4,8 @@ Beside a plane's variances, this walk carries the covariances Cov(g[i], g[i + τ
 at the lags τ that a deterministic layer nearer to the input adds up (see `coherence`). A random
 layer moves all lags at once with the direct engine's maps; a fixed layer mixes them, one axis at a
 time; deterministic ways that part and meet again add their covariance where they part. From the
-plane on below which variances suffice, the direct engine goes on by itself.
+plane on below which variances suffice, the direct engine goes on by itself. Of the lags τ and −τ
+one is carried (`stack`).
 
 Accuracy: with nonnegative coefficients all that is added is nonnegative, and every pixel is right
 relative to itself. With negative ones (a filter with negative weights, cubic resizing, a
@@ -18,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from fastrf.arrays import Array
 from fastrf.engine.chains import chains
 from fastrf.engine.coefficients import Line, Term, terms
 from fastrf.engine.coherence import (
+    KEPT_MAPS,
     Coherence,
     Lags,
     Pair,
@@ -36,17 +38,18 @@ from fastrf.engine.coherence import (
     is_endless,
     kinds_of,
     lag_above,
+    stands_still,
 )
 from fastrf.engine.covariance import is_relative
 from fastrf.engine.direct import Image, Propagated, Walk, propagate
 from fastrf.engine.lag_algebra import far_inside, through_ways
-from fastrf.engine.lag_gains import lag_gains
+from fastrf.engine.lag_gains import lag_gains, of_held
 from fastrf.engine.lag_mixing import Mixing
 from fastrf.engine.scaled import Scaled
 from fastrf.engine.sight import sight_of
-from fastrf.engine.stack import Stack, Sums, in_order
+from fastrf.engine.stack import Stack, Sums, held_of, in_order
 from fastrf.engine.threads import Threads
-from fastrf.engine.windows import reached
+from fastrf.engine.windows import Span, reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import AxisMap, Everything, Kind, SpatialMap, Spread, Table, Window
 from fastrf.meanfield.slopes import slopes_of
@@ -167,13 +170,16 @@ class _Correlated:
         """Follows the gradient through an operation."""
         found: Stack | None = None
         for p, share in op.targets:
-            self._complete(p)
-            if p in self.stacks:
-                found = self.sums.sum(found, self.stacks[p].times(share))
+            if p in self.unpaired:
+                self._complete(p)
+            stack = self.stacks.get(p)
+            if stack is not None:
+                found = self.sums.sum(found, stack.times(share))
             self._release(p)
         if found is None:
             return
-        moved = self._behind(op, found)
+        found = self._pointwise(found, op)
+        moved = self._behind(op, found) if op.maps else found
         if moved is None:
             return
         for q, share in op.sources:
@@ -208,14 +214,17 @@ class _Correlated:
             del both  # before the other order
 
     def _behind(self, op: Operation, stack: Stack) -> Stack | None:
-        """What an operation hands back."""
+        """What an operation's maps hand back."""
         kinds = kinds_of(self.graph, op)
         inside = self.coherence.inside(op, kinds)
         if not inside:
             return None
-        stack = self._pointwise(stack, op)
         for number in range(len(op.maps) - 1, -1, -1):
-            found = self._transposed(kinds[number], op.maps[number], stack, inside[number])
+            move = op.maps[number]
+            if stands_still(kinds[number], move):
+                stack = stack.picked(inside[number]).times(move.gain)
+                continue
+            found = self._transposed(kinds[number], move, stack, inside[number])
             if found is None:
                 return None
             fresh = not self.xp.may_share_memory(found.array, stack.array)
@@ -269,7 +278,8 @@ class _Correlated:
             at = [stack.lags[number].index(lag_above(axis, t) or 0) for t in own]
             if at != list(range(len(stack.lags[number]))):
                 array = array.take(at, axis=number)
-        image = replace(stack, array=array, lags=lags, scale=stack.scale * move.gain)
+        scale = stack.scale * move.gain
+        image = Stack(array, lags, stack.origin, scale, stack.peak, stack.signed)
         if isinstance(move.taps, np.ndarray):
             return self._dense(move, image)
         for number in range(stack.ndim):
@@ -290,7 +300,9 @@ class _Correlated:
         shape = list(stack.array.shape)
         shape[place] = max(count, 0)
         out = self.xp.empty(shape, self.dtype)
-        moved = replace(stack.begun(number, start), array=out, peak=stack.peak + growth)
+        origin = (*stack.origin[:number], start, *stack.origin[number + 1 :])
+        peak = stack.peak + growth
+        moved = Stack(out, stack.lags, origin, stack.scale, peak, stack.signed)
         if isinstance(axis, Everything):
             out[...] = stack.array.sum(axis=place, keepdims=True)
             return replace(moved, scale=stack.scale / count)
@@ -375,6 +387,7 @@ class _Correlated:
 
     def _mixed(self, stack: Stack, a: Term, b: Term, wanted: Lags, clip: bool) -> Stack | None:
         """Σ a[o, i]·b[o′, i + τ]·Cov(g[o], g[o′]) over all o, o′; None where nothing meets."""
+        stack, wanted = stack.whole(self.xp), held_of(wanted)
         for axis in range(stack.ndim):
             lags = in_order(wanted[axis])
             found = self._mixed_along(stack, axis, (a[axis], b[axis]), lags, clip)
@@ -488,28 +501,22 @@ class _Correlated:
             slice(f - o, f - o + n) for f, o, n in zip(first_kept, origin, kept.shape, strict=True)
         )
         array = self.xp.ascontiguousarray(array[(slice(None),) * ndim + window])
-        return replace(stack, array=array, origin=first_kept)
+        return Stack(array, stack.lags, first_kept, stack.scale, stack.peak, stack.signed)
 
     def _book(self, stack: Stack, axis: int, size: int, op: Operation, number: int) -> None:
         """What of a stack is lost where one of two pixels, or both, lie off the map along an axis:
         each covariance by the gain of its lag."""
-        gains = lag_gains(self.graph, self.node, self.input_node).of(op, number)
-        if gains is None:
+        found = lag_gains(self.graph, self.node, self.input_node).of(op, number, stack.lags)
+        if found is None:
             return
-        (start, count), lags = stack.spans[axis], stack.lags[axis]
-        i = np.arange(start, start + count)
-        ends = [i + t for t in (0, *lags)]
-        off = np.array([(e < 0) | (e >= size) for e in ends])
-        weights = np.where(off[1:] | off[0], 1.0, 0.0)  # of shape (lags along the axis, pixels)
-        used = np.flatnonzero(weights.any(axis=0))
-        for piece in np.split(used, np.flatnonzero(np.diff(used) > 1) + 1):
-            part = slice(int(piece[0]), int(piece[-1]) + 1)
+        gains, scale = found
+        others = tuple(stack.ndim + a for a in range(stack.ndim) if a != axis)
+        for part, weights in _off(stack.spans[axis], stack.lags[axis], size):
             values = stack.array[(slice(None),) * (stack.ndim + axis) + (part,)]
-            others = tuple(stack.ndim + a for a in range(stack.ndim) if a != axis)
             sums = values.sum(axis=others, dtype=np.float64)  # (lags …, pixels)
-            own = gains.at(stack.lags)[..., None] * _beside(weights[:, part], axis, stack.ndim)
+            own = gains[..., None] * _beside(weights, axis, stack.ndim)
             lost = (sums * self.xp.asarray(own)).sum()
-            self.lost.append((lost, stack.scale * gains.scale))
+            self.lost.append((lost, stack.scale * scale))
 
     def _book_ways(
         self, pair: Pair, stack: Stack, ways: tuple[Term, Term], arrived: Stack | None
@@ -522,7 +529,7 @@ class _Correlated:
             if part is not None:
                 pixels = tuple(range(part.ndim, 2 * part.ndim))
                 sums = part.array.sum(axis=pixels, dtype=np.float64)
-                passed = (sums * self.xp.asarray(own.at(part.lags))).sum()
+                passed = (sums * self.xp.asarray(of_held(own, part.lags))).sum()
                 self.lost.append((passed, part.scale * own.scale * (sign * pair.factor)))
 
 
@@ -535,6 +542,20 @@ def _is_cut(stack: Stack, ways: tuple[Term, Term]) -> bool:
             if not np.array_equal(line.rows(*window)[1], whole.rows(*window)[1]):
                 return True
     return False
+
+
+@lru_cache(maxsize=KEPT_MAPS)
+def _off(span: Span, lags: tuple[int, ...], size: int) -> list[tuple[slice, NDArray[np.float64]]]:
+    """The parts of a window of whose pixels i or their partners i + lag some lie off a map, and 1
+    where one of the two does, of shape (lags, pixels)."""
+    i = np.arange(span[0], span[0] + span[1])
+    ends = [i + t for t in (0, *lags)]
+    off = np.array([(e < 0) | (e >= size) for e in ends])
+    weights = np.where(off[1:] | off[0], 1.0, 0.0)
+    used = np.flatnonzero(weights.any(axis=0))
+    pieces = np.split(used, np.flatnonzero(np.diff(used) > 1) + 1)
+    parts = [slice(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
+    return [(part, weights[:, part]) for part in parts]
 
 
 def _partners_off(lags: tuple[int, ...], after: int, before: int) -> Iterator[tuple[int, slice]]:

@@ -7,12 +7,12 @@ model of independent weights does not say remains approximate, and is named here
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from fastrf.engine.coherence import coherence_of, doubt, is_correlated
+from fastrf.engine.coherence import Coherence, coherence_of, doubt, is_correlated
 from fastrf.layers import (
     Activation,
     Attention,
-    Layer,
     MaxPool,
     Multiply,
     Norm,
@@ -23,7 +23,7 @@ from fastrf.layers.weights import weights_of
 from fastrf.lowering import PlaneGraph
 from fastrf.maps import SpatialMap, Table
 from fastrf.meanfield.settling import alike
-from fastrf.meanfield.slopes import Slopes, slopes_of
+from fastrf.meanfield.slopes import slopes_of
 
 
 def needed(graph: PlaneGraph, node: str, input_node: str) -> bool:
@@ -37,9 +37,15 @@ def is_relative(graph: PlaneGraph, node: str, input_node: str) -> bool:
     coherence = coherence_of(graph, node, input_node)
     if not coherence.matters:
         return True
-    pairs = (pair for some in coherence.pairs.values() for pair in some)
-    maps = (m for op in graph.between(node, input_node) for m in op.maps)
-    return all(pair.factor > 0 for pair in pairs) and not any(map(_is_signed, maps))
+    signed = graph.once("signed", lambda: _signed(graph))
+    if signed and any(id(op) in signed for op in graph.between(node, input_node)):
+        return False
+    return all(pair.factor > 0 for some in coherence.pairs.values() for pair in some)
+
+
+def _signed(graph: PlaneGraph) -> set[int]:
+    """Ids of the operations that have coefficients of either sign."""
+    return {id(op) for op in graph.operations if any(map(_is_signed, op.maps))}
 
 
 def _is_signed(move: SpatialMap) -> bool:
@@ -57,29 +63,40 @@ def inexact_reasons(graph: PlaneGraph, node: str) -> list[str]:
 def assumptions(graph: PlaneGraph, node: str) -> list[str]:
     """What is assumed where activations pass correlated gradients or follow one another along an
     identity, none where they do not."""
-    slopes = slopes_of(graph, node, None) if coherence_of(graph, node).doubts else Slopes()
     signal = "an input of Gaussian white noise, many channels and batch statistics of that signal"
     found = []
-    if slopes.shares:
+    if _known(graph, node, coherence_of(graph, node)):
         found.append(f"slopes of activations at neighbouring pixels are alike as for {signal}")
     if graph.identities and not graph.ancestors(node).isdisjoint(graph.identities):
         found.append(f"slopes of successive activations on an identity are alike as for {signal}")
     return found
 
 
+def _known(graph: PlaneGraph, node: str, coherence: Coherence) -> set[str]:
+    """The activations of which it is known what their slopes have in common."""
+    if not coherence.doubts:
+        return set()
+    slopes = slopes_of(graph, node, None)
+    return graph.once(("known slopes", coherence.node), lambda: slopes.known(graph, coherence))
+
+
 def _reasons(graph: PlaneGraph, node: str) -> list[str]:
-    coherence = coherence_of(graph, node)
-    slopes = slopes_of(graph, node, None) if coherence.doubts else Slopes()
-    known = {op.node for op in graph.operations if id(op) in slopes.shares}
-    doubts = []
-    for layers in coherence.doubts.values():
-        for near, ours in ((False, set(layers) - known), (True, slopes.bordered)):
-            left = {name: cause for name, cause in layers.items() if name in ours}
-            if left:
-                doubts.append(doubt(graph, left, near))
-    found = [*_models(graph, node), *_weights(graph, node), *coherence.reasons, *doubts]
-    found += [*_slopes(graph, node), *_rectified_pools(graph, node)]
-    if coherence.matters and any(map(weights_of, _layers(graph, node))):
+    coherence, below = coherence_of(graph, node), graph.ancestors(node)
+    weighted = graph.once("weighted", lambda: _weighted(graph))
+    found = _of_these(graph, "models", _models, below)
+    if not below.isdisjoint(weighted):
+        found.append(
+            "the weights are fixed: the image is the mean over independent random signs of all of "
+            "them, so what paths through different weights have in common is left out"
+        )
+    if not below.isdisjoint(graph.once("trained", lambda: _trained(graph))):
+        found.append(
+            "trained weights are fixed: independent ones of mean 0 stand in for them, with the "
+            "mean squares of a layer's taps over its channels"
+        )
+    found += [*coherence.reasons, *_doubts(graph, node, coherence), *_slopes(graph, below)]
+    found += _of_these(graph, "rectified pools", _rectified_pools, below)
+    if coherence.matters and not below.isdisjoint(weighted):
         found.append(
             "fixed layers correlate gradients: channel by channel their squares are added up as if "
             "uncorrelated"
@@ -87,30 +104,44 @@ def _reasons(graph: PlaneGraph, node: str) -> list[str]:
     return found
 
 
-def _layers(graph: PlaneGraph, node: str) -> list[Layer]:
-    return [graph.network.nodes[name].layer for name in graph.ancestors(node)]
+def _of_these(
+    graph: PlaneGraph, key: str, find: Callable[[PlaneGraph], dict[str, str]], below: set[str]
+) -> list[str]:
+    """What there is to say of some nodes, of what there is of all, which is found once."""
+    sentences = graph.once(key, lambda: find(graph))
+    return [sentence for name, sentence in sentences.items() if name in below]
 
 
-def _weights(graph: PlaneGraph, node: str) -> list[str]:
-    """What is left out where weights are given and not random."""
-    found, layers = [], _layers(graph, node)
-    if any(map(weights_of, layers)):
-        found.append(
-            "the weights are fixed: the image is the mean over independent random signs of all of "
-            "them, so what paths through different weights have in common is left out"
-        )
-    if any(getattr(layer, "init", None) == TRAINED for layer in layers):
-        found.append(
-            "trained weights are fixed: independent ones of mean 0 stand in for them, with the "
-            "mean squares of a layer's taps over its channels"
-        )
+def _weighted(graph: PlaneGraph) -> set[str]:
+    """The nodes whose weights are given and not random."""
+    return {name for name, node in graph.network.nodes.items() if weights_of(node.layer)}
+
+
+def _trained(graph: PlaneGraph) -> set[str]:
+    """The nodes for whose weights random ones stand in."""
+    nodes = graph.network.nodes.items()
+    return {name for name, node in nodes if getattr(node.layer, "init", None) == TRAINED}
+
+
+def _doubts(graph: PlaneGraph, node: str, coherence: Coherence) -> list[str]:
+    """What is not known of layers that correlated gradients reach."""
+    found: list[str] = []
+    if not coherence.doubts:
+        return found
+    known = _known(graph, node, coherence)
+    bordered = known & slopes_of(graph, node, None).bordered
+    for layers in coherence.doubts.values():
+        for near, ours in ((False, layers.keys() - known), (True, bordered)):
+            left = {name: cause for name, cause in layers.items() if name in ours}
+            if left:
+                found.append(doubt(graph, left, near))
     return found
 
 
-def _slopes(graph: PlaneGraph, node: str) -> list[str]:
+def _slopes(graph: PlaneGraph, below: set[str]) -> list[str]:
     """Activations whose slopes count as independent of those before them and are not."""
-    wanted, nodes = graph.ancestors(node), graph.network.nodes
-    found = [n for n in alike(nodes) if n in wanted and n not in graph.identities]
+    bare = graph.once("alike", lambda: alike(graph.network.nodes))
+    found = [n for n in bare if n in below and n not in graph.identities]
     if not found:
         return []
     names = found[0] if len(found) == 1 else f"{found[0]} and {len(found) - 1} more"
@@ -121,18 +152,18 @@ def _slopes(graph: PlaneGraph, node: str) -> list[str]:
     ]
 
 
-def _rectified_pools(graph: PlaneGraph, node: str) -> list[str]:
-    """Max-pooling of what ReLU left, in windows that borders cut.
+def _rectified_pools(graph: PlaneGraph) -> dict[str, str]:
+    """By node, what is wrong of max-pooling of what ReLU left, in windows that borders cut.
 
     A window of n independent pixels passes nothing where none is positive, in 1 of 2^n cases: the
     largest is then one of zeros, and ReLU's slope there is 0. Of whole windows that is one factor.
     Where it is known (`PlaneGraph.largest`) windows cut along one axis have theirs, and only those
     that are cut along several remain.
     """
-    wanted, found = graph.ancestors(node), []
+    found: dict[str, str] = {}
     for op in graph.operations:
         layer, inputs = graph.network.nodes[op.node].layer, graph.network.nodes[op.node].inputs
-        if not isinstance(layer, MaxPool) or op.node not in wanted:
+        if not isinstance(layer, MaxPool):
             continue
         below = graph.network.nodes[inputs[0]].layer
         tables = [a for m in op.maps for a in m.axes if isinstance(a, Table)]
@@ -151,7 +182,7 @@ def _rectified_pools(graph: PlaneGraph, node: str) -> list[str]:
             for share in shares:
                 counted *= passed(round(whole * share)) / inner
         if counted - true > 1e-12 * true:
-            found.append(
+            found[op.node] = (
                 f"{op.node}: windows at the {place} hold as few as {cut} pixels, and where ReLU "
                 f"left none of them nothing passes: they count for up to {counted / true - 1:.1%} "
                 f"too much"
@@ -159,13 +190,13 @@ def _rectified_pools(graph: PlaneGraph, node: str) -> list[str]:
     return found
 
 
-def _models(graph: PlaneGraph, node: str) -> list[str]:
-    """Operators over the whole map whose weights depend on the data."""
-    wanted = graph.ancestors(node)
-    found = dict.fromkeys(op.node for op in graph.operations if op.is_global and op.node in wanted)
-    return [
-        f"{name}: its weights over the whole map depend on the data; "
+def _models(graph: PlaneGraph) -> dict[str, str]:
+    """By node, what stands in for operators over the whole map whose weights depend on the data."""
+    nodes = graph.network.nodes
+    return {
+        op.node: f"{op.node}: its weights over the whole map depend on the data; "
         f"equal independent ones stand in for them"
-        for name in found
-        if isinstance(graph.network.nodes[name].layer, Attention | SqueezeExcite | Norm | Multiply)
-    ]
+        for op in graph.operations
+        if op.is_global
+        and isinstance(nodes[op.node].layer, Attention | SqueezeExcite | Norm | Multiply)
+    }

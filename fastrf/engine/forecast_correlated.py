@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from fastrf.engine.coherence import (
     coherence_of,
     kinds_of,
     mean_share,
+    stands_still,
     united_lags,
 )
 from fastrf.engine.cost import dtype_factor
@@ -34,6 +36,7 @@ from fastrf.engine.projections import of_each, projections
 from fastrf.engine.reach import Reach, marginal, merged, pixels_of, transposed
 from fastrf.engine.rehearsal import Rehearsal, Survey, correlate_cost, pass_cost
 from fastrf.engine.scaled import Headroom
+from fastrf.engine.stack import held_of
 from fastrf.engine.windows import reached
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.maps import Kind, SpatialMap, Window
@@ -54,11 +57,18 @@ _SOME = 16
 _ROOM = 1 << 16
 """Bytes of all that is no array."""
 
-PASSED_SECONDS = 40e-6
+KEPT_WALKS = 1024
+"""Walks from where they narrow to one plane to the input that are kept with a graph: some ten for
+each map of a network are the same as those of the maps below."""
+
+PASSED_SECONDS = 15e-6
 """Python's share of an operation: lags, stacks and their sums."""
 
 MIXED_SECONDS = 120e-6
 """Python's share of one lag of a mixture along an axis; of all of them at once, and then"""
+
+MIRRORED_SECONDS = 5e-6
+"""of one lag that is another's mirror image,"""
 
 PICKED_SECONDS = 12e-6
 """of each of them."""
@@ -109,23 +119,84 @@ class _Held:
     array: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """What a walk to the input counts.
+
+    Attributes:
+        calls, nanoseconds: time of calls in seconds, and of cells;
+        cells, largest, each: as of `Forecast`.
+        most: values that are held at the fullest moment of the walk with covariances.
+        images: pixels on all planes where it ends, and
+        lower: what the direct engine does from there on.
+    """
+
+    calls: float
+    cells: int
+    nanoseconds: float
+    largest: int
+    each: int
+    most: int
+    images: int
+    lower: Survey
+
+    def behind(
+        self, calls: float, cells: int, nanoseconds: float, largest: int, each: int, most: int
+    ) -> _Walked:
+        """The walk that has counted so much when this one begins."""
+        return _Walked(
+            calls + self.calls,
+            cells + self.cells,
+            nanoseconds + self.nanoseconds,
+            max(largest, self.largest),
+            max(each, self.each),
+            max(most, self.most),
+            self.images,
+            self.lower,
+        )
+
+
 @dataclass(slots=True)
 class _Peak:
-    """Values that are held at the fullest moment."""
+    """Values that are held at the fullest moment.
+
+    Attributes:
+        stacks: by plane; `put` and `pop` change them.
+        work: what is at work beside.
+        sizes: of all arrays so far.
+        holders: by array, the planes that hold it.
+        total: values of what planes hold.
+    """
 
     stacks: dict[int, _Held] = field(default_factory=dict)
     work: list[_Held] = field(default_factory=list)
-    sizes: dict[int, int] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
+    holders: Counter[int] = field(default_factory=Counter)
+    total: int = 0
     most: int = 1
 
     def note(self, beside: int = 0) -> None:
         """Notes what planes hold, and what is at work, with so many values beside."""
-        arrays = {held.array for held in (*self.stacks.values(), *self.work)}
-        self.most = max(self.most, beside + sum(self.sizes[a] for a in arrays))
+        others = {held.array for held in self.work if not self.holders[held.array]}
+        self.most = max(self.most, beside + self.total + sum(self.sizes[a] for a in others))
 
     def new(self, size: int) -> int:
-        self.sizes[len(self.sizes)] = size
+        self.sizes.append(size)
         return len(self.sizes) - 1
+
+    def put(self, plane: int, held: _Held) -> None:
+        if not self.holders[held.array]:
+            self.total += self.sizes[held.array]
+        self.holders[held.array] += 1
+        self.pop(plane)
+        self.stacks[plane] = held
+
+    def pop(self, plane: int) -> None:
+        if plane in self.stacks:
+            array = self.stacks.pop(plane).array
+            self.holders[array] -= 1
+            if not self.holders[array]:
+                self.total -= self.sizes[array]
 
 
 class _Survey:
@@ -150,65 +221,111 @@ class _Survey:
         self.unpaired = dict(self.coherence.pairs)
         self.pending = Counter(pair.above for s in self.coherence.pairs.values() for pair in s)
         self.pending.update(p for op in self.operations for p, _ in op.targets)
+        # Planes that what has been passed reads, and what has not writes.
+        self.ends, self.open = {*graph.planes_of[input_node]}, {*graph.planes_of[node]}
         alone = (frozenset((0,)),) * graph.ndim
         for p in graph.planes_of[node]:
             reach = tuple(Reach((u, 1), (u, u), 0.0) for u in unit)
-            self.peak.stacks[p] = _Held(reach, alone, self.peak.new(1))
+            self.peak.put(p, _Held(reach, alone, self.peak.new(1)))
 
     def forecast(self) -> Forecast:
-        concerned = (n for n, op in enumerate(self.operations) if self.coherence.concerns(op))
-        split = next(concerned, len(self.operations))
-        for op in reversed(self.operations[split:]):
-            self._pass(op)
-        for q in sorted(self.unpaired, reverse=True):
-            self._complete(q)
-        stacks = self.peak.stacks
-        images = {p: pixels_of(held.reach, self.trimmed) for p, held in stacks.items()}
-        self.peak.note(sum(images.values()))
-        lower = self._lower(split)
-        upper = self.peak.most * self.dtype.itemsize
-        held = sum(images.values()) * self.dtype.itemsize
+        walked = self._walked()
+        lower, size = walked.lower, self.dtype.itemsize
+        upper, held = walked.most * size, walked.images * size
         factor = dtype_factor(self.dtype)
         room = _ROOM + _OPERATION_BYTES * len(self.operations)
         return Forecast(
             len(self.operations),
             lower.support,
-            self.cells + lower.cells,
-            self.calls + lower.fixed,
-            1e-9 * factor * self.nanoseconds + lower.shared,
+            walked.cells + lower.cells,
+            walked.calls + lower.fixed,
+            1e-9 * factor * walked.nanoseconds + lower.shared,
             max(upper, held + max(lower.walked, lower.finish)) + room,
-            max(self.largest, lower.largest),
+            max(walked.largest, lower.largest),
             walked=max(upper, held + lower.walked) + room,
-            each=max(self.each, lower.each),
+            each=max(walked.each, lower.each),
             finish=held + lower.finish + room,
         )
+
+    def _walked(self) -> _Walked:
+        """All the way to the input. Where it narrows to one plane the rest is the same for all maps
+        above, however they came there: it is walked once, and added up from the input on."""
+        concerned = (n for n, op in enumerate(self.operations) if self.coherence.concerns(op))
+        split = next(concerned, len(self.operations))
+        known: dict[Hashable, _Walked] = self.graph.once(
+            ("correlated walks", self.input_node, self.dtype), dict
+        )
+        parts: list[tuple[Hashable, tuple[Any, ...]]] = []
+        rest: _Walked | None = None
+        for number in range(len(self.operations) - 1, split - 1, -1):
+            self._pass(self.operations[number])
+            narrow = self._narrow()
+            if narrow is not None:
+                parts.append((narrow, self._counted()))
+                rest = known.get(narrow)
+                if rest is not None:
+                    break
+        if rest is None:
+            for q in sorted(self.unpaired, reverse=True):
+                self._complete(q)
+            stacks = self.peak.stacks.values()
+            images = sum(pixels_of(held.reach, self.trimmed) for held in stacks)
+            self.peak.note(images)
+            lower = self._lower(split)
+            rest = _Walked(*self._counted(), images, lower)
+        for narrow, counted in reversed(parts):
+            if len(known) >= KEPT_WALKS:
+                known.clear()
+            known[narrow] = rest
+            rest = rest.behind(*counted)
+        return rest
+
+    def _narrow(self) -> Hashable | None:
+        """What the rest of the walk depends on, where all ways that are left begin on one plane."""
+        if len(self.open) > 1 or self.tail is not None:  # which depends on the whole way
+            return None
+        (p,) = self.open
+        held, node = self.peak.stacks.get(p), self.graph.planes[p].node
+        if held is None or len(self.peak.stacks) > 1 or len(self.graph.planes_of[node]) > 1:
+            return None
+        # Without a bound on what lies outside, no centre is asked for.
+        reach = tuple(r.span if math.isinf(r.proxy) else r for r in held.reach)
+        return p, self.coherence.lags[p], held.lags, self._size(held), reach, self.signed
+
+    def _counted(self) -> tuple[float, int, float, int, int, int]:
+        """What has been counted since this was asked last."""
+        own = (self.calls, self.cells, self.nanoseconds, self.largest, self.each, self.peak.most)
+        self.calls, self.cells, self.nanoseconds, self.largest, self.each = 0.0, 0, 0.0, 1, 0
+        self.peak.most = 1
+        return own
 
     # --- with covariances -------------------------------------------------------------------
 
     def _pass(self, op: Operation) -> None:
         found: _Held | None = None
         for p, _ in op.targets:
-            self._complete(p)
-            if p in self.peak.stacks:
-                found = self._added(found, self.peak.stacks[p])
+            if p in self.unpaired:
+                self._complete(p)
+            held = self.peak.stacks.get(p)
+            if held is not None:
+                found = self._added(found, held)
                 self.peak.work = [found]
             self._release(p)
+        self.open.update(q for q, _ in op.sources if self.pending[q] or q in self.ends)
         if found is not None:
             self._follow(op, found)
         self.peak.work = []
 
     def _follow(self, op: Operation, found: _Held) -> None:
         """As `_Correlated._behind`, and what planes get of it."""
-        kinds = kinds_of(self.graph, op)
-        inside = self.coherence.inside(op, kinds)
-        if not inside:
-            return
         self.calls += PASSED_SECONDS
         held = found
-        if mean_share(self.graph, op) < 1 and _count(found.lags) > 1:
+        if _count(found.lags) > 1 and mean_share(self.graph, op) < 1:
             self._work(self._size(found), cost.BOX_NANOSECONDS)
             held = _Held(found.reach, found.lags, self.peak.new(self._size(found)))
-        for number in range(len(op.maps) - 1, -1, -1):
+        kinds = kinds_of(self.graph, op)
+        inside = self.coherence.inside(op, kinds) if kinds else []
+        for number in range(len(inside) - 2, -1, -1):
             self.peak.work = [found, held]
             moved = self._moved(kinds[number], op.maps[number], held, inside[number])
             if moved is None:
@@ -220,12 +337,13 @@ class _Survey:
                 continue
             part = self._picked(held, self.coherence.lags[q])
             self.peak.work = [found, held, part]
-            self.peak.stacks[q] = self._added(self.peak.stacks.get(q), part)
+            self.peak.put(q, self._added(self.peak.stacks.get(q), part))
 
     def _release(self, plane: int) -> None:
         self.pending[plane] -= 1
         if not self.pending[plane]:
-            self.peak.stacks.pop(plane, None)
+            self.peak.pop(plane)
+            self.open.discard(plane)
 
     def _complete(self, plane: int) -> None:
         for pair in self.unpaired.pop(plane, ()):
@@ -245,7 +363,7 @@ class _Survey:
             self.peak.work = [*before, held, found]
             if pair.factor < 0:
                 self.peak.note(self._size(found))
-            self.peak.stacks[pair.below] = self._added(self.peak.stacks.get(pair.below), found)
+            self.peak.put(pair.below, self._added(self.peak.stacks.get(pair.below), found))
             self.peak.work = before
 
     def _behind(self, way: Term, reach: tuple[Reach, ...]) -> tuple[Reach, ...]:
@@ -258,6 +376,8 @@ class _Survey:
 
     def _moved(self, kind: Kind, move: SpatialMap, held: _Held, wanted: Lags) -> _Held | None:
         """What a map hands back."""
+        if stands_still(kind, move):
+            return self._picked(held, wanted)
         work = _Passes(self.trimmed)
         reach = work.transpose(move, held.reach)
         if reach is None:
@@ -308,8 +428,15 @@ class _Survey:
         self, held: _Held, a: Term, b: Term, reach: tuple[Reach, ...], wanted: Lags
     ) -> _Held:
         """As `_Correlated._mixed`."""
-        lags, at = held.lags, held.reach
-        size = self._size(held)
+        lags, at, wanted = held.lags, held.reach, held_of(wanted)
+        size, mirrored = self._size(held), len(held.lags[0]) > 1
+        if mirrored:
+            lags = (lags[0] | {-t for t in lags[0]}, *lags[1:])
+            size = size // len(held.lags[0]) * len(lags[0])
+            self.peak.note(size)
+            self._work(size, cost.BOX_NANOSECONDS)
+            self.calls += MIRRORED_SECONDS * _count(lags) / 2
+            held = _Held(at, lags, self.peak.new(size))
         for axis in range(len(at)):
             above, read = lags[axis], at[axis].within(self.trimmed)[1]
             lags = (*lags[:axis], wanted[axis], *lags[axis + 1 :])
@@ -332,8 +459,10 @@ class _Survey:
                 products = half * first + both * second
             else:
                 taps = max(first, second)
-                # Each lag meets those above that are less than the taps of both apart from it.
-                meet = min(len(above), 2 * taps)
+                # Each lag meets those above that are less than the taps of both apart from it: more
+                # of them where there are several outputs a pixel.
+                apart = taps * max(1.0, read / max(1, length - taps + 1))
+                meet = min(len(above), int(2 * apart))
                 size_of = self.dtype.itemsize
                 met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
                 rows = _KEPT_BYTES * len(above) * read + met
@@ -344,17 +473,17 @@ class _Survey:
                 self.each = max(self.each, met + signs * size_of)
                 self.calls += len(wanted[axis]) * MIXED_SECONDS
                 products = out * taps
-            # Along the first axis, what is read is what entered, and held.
-            before = size if axis else 0
+            # Along the first axis, what is read may be what entered, and held.
+            before = size if axis or mirrored else 0
             self.peak.note(before + flat + out + max(copied, working))
             self._work(products, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
             size = out
         return _Held(at, wanted, self.peak.new(size))
 
     def _picked(self, held: _Held, lags: Lags) -> _Held:
-        own = tuple(a & b for a, b in zip(held.lags, lags, strict=True))
-        if own == held.lags:
+        if all(some.issuperset(have) for have, some in zip(held.lags, lags, strict=True)):
             return held
+        own = tuple(a & b for a, b in zip(held.lags, lags, strict=True))
         return _Held(
             held.reach, own, self.peak.new(self._size(held) // _count(held.lags) * _count(own))
         )
@@ -362,8 +491,12 @@ class _Survey:
     def _added(self, a: _Held | None, b: _Held) -> _Held:
         if a is None:
             return b
-        lags, reach = united_lags(a.lags, b.lags), merged(a.reach, b.reach)
-        size = _count(lags) * pixels_of(reach, self.trimmed)
+        lags = a.lags if a.lags == b.lags else united_lags(a.lags, b.lags)
+        if a.reach == b.reach and lags is a.lags:
+            reach, size = a.reach, self._size(a)
+        else:
+            reach = merged(a.reach, b.reach)
+            size = _count(lags) * pixels_of(reach, self.trimmed)
         # The sum; and where windows or lags differ, the second part times a factor.
         alike = size == self._size(a) == self._size(b)
         self.peak.note(size + (0 if alike else self._size(b)))

@@ -13,42 +13,64 @@ be too: covariances that would have cancelled variances are then a loss below 0.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from dataclasses import replace
 
 import numpy as np
 
-from fastrf.engine.coherence import Pair, coherence_of, kinds_of
-from fastrf.engine.lag_algebra import Gains, summed, through, through_ways
+from fastrf.engine.coherence import Pair, coherence_of_any, is_endless, kinds_of
+from fastrf.engine.lag_algebra import Floats, Gains, summed, through, through_ways
 from fastrf.engine.scaled import Scaled
+from fastrf.engine.stack import in_order
 from fastrf.lowering import Operation, PlaneGraph
 from fastrf.meanfield.slopes import slopes_of
 
 
+def of_held(gains: Gains, lags: tuple[tuple[int, ...], ...]) -> Floats:
+    """Gains of lags of which those beyond the first along the first axis stand for their negatives,
+    too, times 1/scale."""
+    found = gains.at(lags).copy()
+    found[1:] *= 2
+    return found
+
+
 def lag_gains(graph: PlaneGraph, node: str, input_node: str) -> LagGains:
-    """The gains of all planes between a map and an input, found at the first call."""
-    return graph.once(("lag gains", node, input_node), lambda: LagGains(graph, node, input_node))
+    """The gains of all planes that an input leads to, found at the first call. At lags that fields
+    of maps without a spatial extent have alone, only if `node` is one."""
+    key = ("lag gains", input_node, node in graph.collapsed)
+    return graph.once(key, lambda: LagGains(graph, node, input_node))
 
 
 class LagGains:
-    """The gains of all planes between a map and an input."""
+    """The gains of all planes that an input leads to, at all lags that the field of a map has
+    there."""
 
     def __init__(self, graph: PlaneGraph, node: str, input_node: str) -> None:
-        self.graph, self.coherence = graph, coherence_of(graph, node, input_node)
+        self.graph, self.coherence = graph, coherence_of_any(graph, node, input_node)
         self.slopes = slopes_of(graph, node, input_node)
         alone = (frozenset((0,)),) * graph.ndim
         one = np.ones((1,) * graph.ndim)
         self.planes = {p: Gains(alone, one, Scaled.of(1.0)) for p in graph.planes_of[input_node]}
         self.read: dict[int, list[Gains]] = {}
+        self._held: dict[Hashable, tuple[Floats, Scaled] | None] = {}
         self.pairs: dict[int, list[Pair]] = {}
         for pair in itertools.chain.from_iterable(self.coherence.pairs.values()):
             self.pairs.setdefault(pair.above, []).append(pair)
-        for op in graph.between(node, input_node):
-            self._follow(op)
+        for op in graph.operations:
+            if not is_endless(op):
+                self._follow(op)
 
-    def of(self, op: Operation, number: int) -> Gains | None:
-        """Those of what an operation's map reads; None where nothing of it reaches the input."""
-        found = self.read.get(id(op))
-        return None if found is None else found[number]
+    def of(
+        self, op: Operation, number: int, lags: tuple[tuple[int, ...], ...]
+    ) -> tuple[Floats, Scaled] | None:
+        """Those of what an operation's map reads, at lags of which each stands for its negative,
+        too (`Stack`), as numbers and their factor; None where nothing of it reaches the input."""
+        key = id(op), number, lags
+        if key not in self._held:
+            found = self.read.get(id(op))
+            own = None if found is None else (of_held(found[number], lags), found[number].scale)
+            self._held[key] = own
+        return self._held[key]
 
     def _follow(self, op: Operation) -> None:
         for q, _ in op.sources:
@@ -64,7 +86,7 @@ class LagGains:
             found.append(gains)
             gains = through(kind, move, gains, above)
         self.read[id(op)] = found
-        shares = self.slopes.passed(self.graph, op, [sorted(axis) for axis in gains.lags])
+        shares = self.slopes.passed(self.graph, op, tuple(map(in_order, gains.lags)))
         if shares is not None:
             gains = replace(gains, array=gains.array * shares)
         for p, part in op.targets:

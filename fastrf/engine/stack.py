@@ -1,4 +1,8 @@
-"""Covariances of a plane's gradient at several lags, as one array, and sums of such stacks."""
+"""Covariances of a plane's gradient at several lags, as one array, and sums of such stacks.
+
+R_−τ[i] = R_τ[i − τ], so that of both one is held: lags along the first axis are not negative. Along
+the others there is with each lag its negative.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class Stack:
     Attributes:
         array: Cov(g[i], g[i + τ]), of shape (lags per axis …, pixels per axis …), contiguous; 0
             where i or i + τ is off the window.
-        lags: τ of each index of the first axes.
+        lags: τ of each index of the first axes, ascending.
         origin: i of the first pixel, per axis.
         scale: factor of all values.
         peak: upper bound of log2 of the largest absolute value in `array`.
@@ -66,9 +70,30 @@ class Stack:
         scale = self.scale * factor
         return Stack(self.array, self.lags, self.origin, scale, self.peak, self.signed)
 
+    def whole(self, xp: Any) -> Stack:
+        """With the other lags beside those that are held."""
+        held, ndim, pixels = self.lags[0], self.ndim, self.array.shape[self.ndim :]
+        if len(held) == 1:
+            return self
+        others = len(held) - 1
+        array = xp.zeros((others + len(held), *self.array.shape[1:]), self.array.dtype)
+        array[others:] = self.array
+        beyond = [axis[::-1] for axis in self.lags[1:]]  # in this order their negatives ascend
+        for at in np.ndindex(others, *self.array.shape[1:ndim]):
+            lag = [held[others - at[0]], *(axis[n] for axis, n in zip(beyond, at[1:], strict=True))]
+            source = (
+                others - at[0],
+                *(len(axis) - 1 - n for axis, n in zip(beyond, at[1:], strict=True)),
+            )
+            to, of = zip(*map(_moved, lag, pixels), strict=True)
+            array[(*at, *to)] = self.array[(*source, *of)]
+        lags = (*(-t for t in held[:0:-1]), *held)
+        return replace(self, array=array, lags=(lags, *self.lags[1:]))
+
     def begun(self, axis: int, start: int) -> Stack:
         """The same, with another first pixel along one axis."""
-        return replace(self, origin=(*self.origin[:axis], start, *self.origin[axis + 1 :]))
+        origin = (*self.origin[:axis], start, *self.origin[axis + 1 :])
+        return Stack(self.array, self.lags, origin, self.scale, self.peak, self.signed)
 
     def picked(self, lags: Lags) -> Stack:
         """The same with no other lags than these."""
@@ -78,6 +103,17 @@ class Stack:
                 own[axis] = tuple(t for t in have if t in some)
                 array = array.take([have.index(t) for t in own[axis]], axis=axis)
         return self if array is self.array else replace(self, array=array, lags=tuple(own))
+
+
+def _moved(by: int, count: int) -> tuple[slice, slice]:
+    """Where so many pixels come to when they move, and which of them, of those that stay among
+    them."""
+    return slice(max(by, 0), max(count + min(by, 0), 0)), slice(max(-by, 0), max(count - by, 0))
+
+
+def held_of(lags: Lags) -> Lags:
+    """Those lags that are held."""
+    return (frozenset(t for t in lags[0] if t >= 0), *lags[1:])
 
 
 def in_order(lags: Iterable[int]) -> tuple[int, ...]:
@@ -138,7 +174,7 @@ class Sums:
         peak = math.log2(largest)
         shift = math.floor(min(self.room.top, self.room.limit - growth) - peak)
         if 0 <= shift <= 16:
-            return replace(stack, peak=peak)
+            return Stack(stack.array, stack.lags, stack.origin, stack.scale, peak, stack.signed)
         array = self.xp.ldexp(stack.array, shift, out=stack.array if fresh else None)
         tiny = np.finfo(self.dtype).tiny
         small = array < tiny

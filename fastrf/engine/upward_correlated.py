@@ -92,7 +92,7 @@ class _CorrelatedRise(Rise):
     ) -> None:
         super().__init__(function, kernels, dtype, threads, tail, xp)
         self.coherence = coherence_of_all(self.graph, function.node, function.input_node)
-        self.slopes = slopes_of(self.graph, function.node, function.input_node, everywhere=True)
+        self.slopes = slopes_of(self.graph, function.node, function.input_node)
         self.meeting: dict[int, list[Any]] = {}
         for pair in itertools.chain.from_iterable(self.coherence.pairs.values()):
             self.meeting.setdefault(pair.above, []).append(pair)

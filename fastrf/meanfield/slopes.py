@@ -19,7 +19,7 @@ and `Slopes.bordered` names whose they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -32,8 +32,7 @@ from fastrf.engine.coherence import (
     Coherence,
     Kinds,
     Lags,
-    coherence_of,
-    coherence_of_all,
+    coherence_of_any,
     is_shuffle,
     kinds_of,
     mean_share,
@@ -84,20 +83,32 @@ class Slopes:
     """What the slopes of activations have in common.
 
     Attributes:
-        shares: by operation (its id), E[σ′(z[i])·σ′(z[i + τ])]/E[σ′²] at the lags τ.
-        unknown: by node, why that is not known of its slopes.
+        shares: by operation (its id), E[σ′(z[i])·σ′(z[i + τ])]/E[σ′²] at the lags τ; that of
+            independent slopes at lags where it is not known.
+        unsure: 1 at such lags and 0 at the others, of operations that have some.
+        unknown: by node, why that is not known of its slopes, at some lags or at all.
         bordered: nodes whose shares hold far from borders alone.
     """
 
     shares: dict[int, Gains] = field(default_factory=dict)
+    unsure: dict[int, Gains] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     bordered: set[str] = field(default_factory=set)
+    _passed: dict[Hashable, Floats | None] = field(default_factory=dict, repr=False)
 
     def passed(
-        self, graph: PlaneGraph, op: Operation, lags: Sequence[Sequence[int]]
+        self, graph: PlaneGraph, op: Operation, lags: tuple[tuple[int, ...], ...]
     ) -> Floats | None:
         """What of covariances at the lags passes an operation's pointwise factors, over what of
         variances does, 1 at lag 0; None where that is 1 at all of them."""
+        key = id(op), lags
+        if key not in self._passed:
+            self._passed[key] = self._of(graph, op, lags)
+        return self._passed[key]
+
+    def _of(
+        self, graph: PlaneGraph, op: Operation, lags: tuple[tuple[int, ...], ...]
+    ) -> Floats | None:
         if all(len(axis) == 1 for axis in lags):
             return None
         known = self.shares.get(id(op))
@@ -110,55 +121,54 @@ class Slopes:
         found[tuple(axis.index(0) for axis in lags)] = 1.0
         return found
 
+    def known(self, graph: PlaneGraph, coherence: Coherence) -> set[str]:
+        """The activations that correlated gradients reach of which the shares are known at all lags
+        of these."""
+        found = set()
+        for op in graph.operations:
+            reached = [coherence.lags[p] for p, _ in op.targets if not coherence.is_alone(p)]
+            if id(op) in self.shares and reached:
+                unsure = self.unsure.get(id(op))
+                lags = [sorted(axis) for axis in reduce(united_lags, reached)]
+                if unsure is None or not unsure.at(lags).any():
+                    found.add(op.node)
+        return found
 
-def slopes_of(
-    graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool = False
-) -> Slopes:
-    """Of the activations between a map and an input (None: any) that correlated gradients reach,
-    found at the first call; `everywhere`: gradients of units on all maps between them."""
+
+def slopes_of(graph: PlaneGraph, node: str, input_node: str | None) -> Slopes:
+    """Of the activations that correlated gradients reach on the way from any map to an input (None:
+    to any), found at the first call. Of maps without a spatial extent, only if `node` is one."""
     if input_node is None and len(graph.network.inputs) == 1:
         (input_node,) = graph.network.inputs
-    key = ("slopes", node, input_node, everywhere)
-    return graph.once(key, lambda: _found(graph, node, input_node, everywhere))
+    key = ("slopes", input_node, node in graph.collapsed)
+    return graph.once(key, lambda: _found(graph, coherence_of_any(graph, node, input_node)))
 
 
-def _found(graph: PlaneGraph, node: str, input_node: str | None, everywhere: bool) -> Slopes:
-    if everywhere and input_node is not None:
-        coherence = coherence_of_all(graph, node, input_node)
-    else:
-        coherence = coherence_of(graph, node, input_node)
-    below = graph.ancestors(node)
-    operations = [op for op in graph.operations if op.node in below]
+def _found(graph: PlaneGraph, coherence: Coherence) -> Slopes:
     concerned = {
         id(op)
-        for op in operations
+        for op in graph.operations
         if isinstance(graph.network.nodes[op.node].layer, Activation)
         and any(not coherence.is_alone(p) for p, _ in op.targets)
     }
-    return _Forward(graph, operations, coherence, concerned).slopes if concerned else Slopes()
+    return _Forward(graph, coherence, concerned).slopes if concerned else Slopes()
 
 
 class _Forward:
     """One pass up from the inputs, at the lags that activations ask for."""
 
-    def __init__(
-        self,
-        graph: PlaneGraph,
-        operations: Sequence[Operation],
-        coherence: Coherence,
-        concerned: set[int],
-    ) -> None:
+    def __init__(self, graph: PlaneGraph, coherence: Coherence, concerned: set[int]) -> None:
         self.graph, self.coherence, self.concerned = graph, coherence, concerned
         self.slopes = Slopes()
         self.asked: dict[int, Lags] = {}
-        for op in reversed(operations):
+        for op in reversed(graph.operations):
             self._ask(op)
         alone = (frozenset((0,)),) * graph.ndim
         self.planes: dict[int, Signals | str] = {}
         for name in graph.network.inputs:
             for p in graph.planes_of[name]:
                 self.planes[p] = ((1.0, noise(self.asked.get(p, alone), name)),)
-        for op in operations:
+        for op in graph.operations:
             if any(p in self.asked for p, _ in op.targets):
                 self._follow(op)
 
@@ -269,21 +279,27 @@ class _Forward:
         if not all(s.gaussian and s.centred for _, s in read):
             return f"what {op.node} reads is not Gaussian"
         if id(op) in self.concerned:
-            shares = [
-                curves_of(layer, s).slopes(s.alike) / layer.moments(s.square).gain for _, s in read
-            ]
-            if any(np.abs(other - shares[0]).max() > ALIKE for other in shares):
-                self.slopes.unknown[op.node] = f"channels that {op.node} reads differ"
-            elif any(_error(curves_of(layer, s), s.alike) > UNSURE for _, s in read):
-                self.slopes.unknown[op.node] = (
-                    f"neighbouring pixels that {op.node} reads are too alike for its series"
-                )
-            else:
-                lags = read[0][1].lags
-                self.slopes.shares[id(op)] = Gains(lags, shares[0], Scaled.of(1.0))
-                if any(s.bordered for _, s in read):
-                    self.slopes.bordered.add(op.node)
+            self._note(op, layer, read)
         return tuple((w, activated(layer, s)) for w, s in read)
+
+    def _note(self, op: Operation, layer: Activation, read: Signals) -> None:
+        """What an activation's slopes have in common."""
+        curves = [curves_of(layer, s) for _, s in read]
+        both = list(zip(curves, (s for _, s in read), strict=True))
+        shares, *others = (c.slopes(s.alike) / layer.moments(s.square).gain for c, s in both)
+        differ = np.any([np.abs(other - shares) > ALIKE for other in (shares, *others)], axis=0)
+        near = np.any([_error(c, s.alike) > UNSURE for c, s in both], axis=0)
+        lags, one, unsure = read[0][1].lags, Scaled.of(1.0), differ | near
+        if unsure.any():
+            why = f"channels that {op.node} reads differ"
+            if not differ.any():
+                why = f"neighbouring pixels that {op.node} reads are too alike for its series"
+            self.slopes.unknown[op.node] = why
+            self.slopes.unsure[id(op)] = Gains(lags, unsure.astype(np.float64), one)
+            shares = np.where(unsure, mean_share(self.graph, op), shares)
+        self.slopes.shares[id(op)] = Gains(lags, shares, one)
+        if any(s.bordered for _, s in read):
+            self.slopes.bordered.add(op.node)
 
 
 # --- signals --------------------------------------------------------------------------------
@@ -312,10 +328,10 @@ def _moved(kind: Kind, move: SpatialMap, signal: Signal, above: Lags) -> Signal:
     return moved
 
 
-def _error(curves: Curves | Bent, alike: Floats) -> float:
-    """Bound on the error of the covariances of slopes, over E[σ′²]."""
-    near = np.abs(alike[np.abs(alike) < 1])
-    return float(curves.rest * near.max() ** 512) if near.size else 0.0
+def _error(curves: Curves | Bent, alike: Floats) -> Floats:
+    """Bounds on the errors of the covariances of slopes, over E[σ′²]."""
+    near = np.abs(alike)
+    return np.where(near < 1, curves.rest * near**512, 0.0)
 
 
 def _weighted(signals: Signals, share: float) -> Signals:
