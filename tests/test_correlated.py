@@ -424,6 +424,9 @@ def test_random_graphs(seed: int) -> None:
     graph = lower(case.network(), case.size)
     assert inexact_reasons(graph, case.output) == []
     assert np.abs(image - truth).max() < TOLERANCE["float64"] * truth.max()
+    # Stacks hold one of a lag and its negative.
+    for lags in coherence_of(graph, case.output, "input").lags.values():
+        assert all(-t in axis for axis in lags for t in axis)
 
 
 def _random_graph(rng: np.random.Generator) -> graphs.Graph:

@@ -88,7 +88,9 @@ def test_the_largest_of_a_window() -> None:
         assert gains[name] == pytest.approx(positive.mean(), abs=4 * error)
 
 
-@pytest.mark.parametrize(("name", "alike"), [("relu", 0.0), ("relu", 0.7), ("tanh", 0.3)])
+@pytest.mark.parametrize(
+    ("name", "alike"), [("relu", 0.0), ("relu", 0.7), ("tanh", 0.3), ("tanh", 0.985)]
+)
 def test_the_largest_of_pixels_that_are_alike(name: str, alike: float) -> None:
     """Two windows whose values share a part; what each passes, and what they have in common."""
     rng, own = np.random.default_rng(6), FUNCTIONS[name]

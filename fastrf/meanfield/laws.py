@@ -119,8 +119,13 @@ class Law:
             )
             steps = over[0] ** count - below[0] ** count
             density = count * chances * middle[0] ** (count - 1) * middle[1]
-            rest = (1 - steps[atom].sum()) / density[~atom].sum()
-            row[:] = np.where(atom, steps, rest * density)
+            row[:] = np.where(atom, steps, 0.0)
+            rest, whole = 1 - row.sum(), density[~atom].sum()
+            if whole > 0:
+                row[~atom] = rest * (density[~atom] / whole)
+            else:  # beyond the values, or at one of many
+                at = int(np.searchsorted(over[0] ** count, 0.5))
+                row[min(at, len(row) - 1)] += rest
         means, chosen = own @ value, weights @ own
         law = Law(chosen, value, np.ones_like(value), (source,), chosen[None])
         passed = float(chosen @ squares) / float(self.chances @ self.slope**2)
