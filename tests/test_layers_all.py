@@ -233,8 +233,10 @@ def test_layers_whose_unit_sees_nothing_are_left_out(size: int | None) -> None:
     unit = (4, 4)
     if size is None:
         unit = (1, 1)
-    fields = rf.erf(net, input_size=size, unit=unit, layers="all")
+    shares: list[float] = []
+    fields = rf.erf(net, input_size=size, unit=unit, layers="all", progress=shares.append)
     assert list(fields) == ["conv1", "conv3"]
+    assert shares == [0.2, 0.4, 0.6, 0.8, 1.0]
     for node, field in fields.items():
         np.testing.assert_array_equal(field.image, rf.erf(net, node, unit, size).image)
     for node in ("convtranspose1", "relu1", "conv2"):

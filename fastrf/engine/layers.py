@@ -165,16 +165,20 @@ def fields(
     }
     check_memory(f"the fields of all {len(wanted)} layers need", schedule.memory, limit, place)
     found: dict[str, Propagated] = {}
+    left_out = 0
     for node, field in _computed(graph, passes, batch, schedule, plans, found):
-        if field is None:
-            if node == last:
-                raise nothing_read(graph, last, wanted[last], input_node)
-        elif node in wanted and node not in found:
+        if node not in wanted or node in found:
+            continue
+        if field is not None:
             found[node] = field
             if done is not None:
                 done[node] = plans[node], field
-            if progress is not None:
-                progress(len(found) / len(wanted))
+        elif node == last:
+            raise nothing_read(graph, last, wanted[last], input_node)
+        else:
+            left_out += 1
+        if progress is not None:
+            progress((len(found) + left_out) / len(wanted))
     return {node: (plans[node], found[node]) for node in wanted if node in found}
 
 

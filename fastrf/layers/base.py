@@ -27,7 +27,7 @@ class Layer:
                 setattr(cls, name, getattr(Layer, name))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, type(self)) or type(other) is not type(self):
+        if not isinstance(other, Layer) or type(other) is not type(self):
             return NotImplemented
         return self is other or self._values == other._values
 
