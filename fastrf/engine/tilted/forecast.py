@@ -10,7 +10,16 @@ import numpy as np
 
 from fastrf.engine import transfer
 from fastrf.engine.forecast import Forecast
-from fastrf.engine.spectral import BLOCK, EPS, Window, looked_at, window_and_periods, windows
+from fastrf.engine.spectral import (
+    BLOCK,
+    ELIDED,
+    EPS,
+    Window,
+    looked_at,
+    values_held,
+    window_and_periods,
+    windows,
+)
 from fastrf.engine.threads import TILE_CELLS
 from fastrf.engine.tilted.moments import FEWEST, Moments, taps_of
 from fastrf.engine.tilted.nodes import DEPTH, STEPS, TINY
@@ -157,7 +166,9 @@ def _memories(
     sample = [Frequencies(n, np.zeros(1, np.int64)) for n in periods]
     joint = not function(transfer.Waves(sample)).separable
     chunk = 16 * max(waves, min(BLOCK, count * waves))
-    evaluated = (4 if joint else 2) * min(chunk, 16 * BLOCK) + (chunk if waves > BLOCK else 0)
+    # And a product, with what it is made of where arrays are small.
+    live = values_held(function) + (1 if chunk >= ELIDED else 2) if joint else 2
+    evaluated = live * min(chunk, 16 * BLOCK) + (chunk if waves > BLOCK else 0)
     # One window's numbers, once more times a phase, then its pixels and which of them are right.
     sides = [min(n, side) for n, (side, _) in zip(periods, shapes, strict=True)]
     patch = 9 * math.prod(sides)
