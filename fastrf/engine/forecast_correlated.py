@@ -319,10 +319,13 @@ class _Survey:
     def _follow(self, op: Operation, found: _Held) -> None:
         """As `_Correlated._behind`, and what planes get of it."""
         self.calls += PASSED_SECONDS
-        held = found
         if _count(found.lags) > 1 and mean_share(self.graph, op) < 1:
             self._work(self._size(found), cost.BOX_NANOSECONDS)
-            held = _Held(found.reach, found.lags, self.peak.new(self._size(found)))
+            passed = _Held(found.reach, found.lags, self.peak.new(self._size(found)))
+            self.peak.work = [found, passed]
+            self.peak.note()
+            found = passed  # in place of what was read
+        held = found
         kinds = kinds_of(self.graph, op)
         inside = self.coherence.inside(op, kinds) if kinds else []
         for number in range(len(inside) - 2, -1, -1):
