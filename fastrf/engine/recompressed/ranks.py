@@ -41,7 +41,7 @@ FREQUENCIES = (32, 64, 128)
 NEAR = 2 / 3
 """Part of what the frequencies show up to which they tell it."""
 
-DECOMPOSED = 6
+DECOMPOSED = 16
 """Most sums whose singular values are found; the ranks of those in between lie in between."""
 
 _ANY = 1 << 30
