@@ -177,7 +177,7 @@ def show(results: dict[str, Any]) -> str:
         [
             name,
             str(case["fields"]),
-            duration(case["first"]),
+            duration(case["first"]) if "first" in case else "–",  # records before it was taken
             duration(case["together"]),
             duration(case["alone"]),
             f"{case['alone'] / case['together']:.3g}",

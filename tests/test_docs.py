@@ -51,6 +51,15 @@ def test_the_reference_is_current():
     assert api.PAGE.read_text(encoding="utf-8") == api.page(), "run python -m bench.api"
 
 
+@pytest.mark.parametrize("kind", report.KINDS)
+def test_records_of_any_age_are_shown(kind: str) -> None:
+    record = report.newest(kind)
+    assert record is not None
+    _, rule, *rows = report.KINDS[kind][1](record["results"]).splitlines()
+    assert set(rule) == set("|-: ")
+    assert rows
+
+
 def test_the_readme_shows_the_newest_records():
     text = report.README.read_text(encoding="utf-8")
     assert report.with_records(text) == text
