@@ -32,20 +32,12 @@ import time
 import numpy as np
 import pytest
 from fastrf.kernels import load
-from fastrf.kernels.cpu._compile import kernel
-from fastrf.kernels.cpu._runs import VECTOR_BYTES, _Vectors
+from fastrf.kernels.cpu._peak import multiply_adds, vector
 from fastrf.kernels.cpu.box_run import box_depth
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 pytestmark = pytest.mark.benchmark(timer=time.thread_time, min_rounds=7, max_time=0.5)
 
 DTYPES = ("float32", "float64")
-
-SUMS = 16
-"""Independent sums: twice what hides the latency (4 cycles) of two multiply-adds a cycle."""
 
 REPETITIONS = 400_000
 
@@ -53,51 +45,25 @@ BOUNDS: dict[str, float] = {}
 """Multiply-adds a second in registers, by dtype, as measured in this run."""
 
 
-@intrinsic
-def _in_registers(typing, out, count):
-    """``count`` multiply-adds to each of the sums."""
-
-    def generate(context, builder, signature, values):
-        array, repetitions = values
-        v = _Vectors(context, builder, signature.args[0].dtype)
-        at = v.pointer(signature.args[0], array, ir.Constant(ir.IntType(64), 0))
-        factor = v.load(at, v.lanes)
-        sums = v.variables([factor] * SUMS)
-        with cgutils.for_range(builder, repetitions):
-            v.assign(sums, [v.multiply_add(x, factor, factor) for x in v.values(sums)])
-        total = v.zero
-        for x in v.values(sums):
-            total = v.multiply_add(x, factor, total)
-        v.store(total, at)
-        return context.get_dummy_value()
-
-    return types.void(out, types.int64), generate
-
-
-@kernel
-def _multiply_adds(out, count):
-    _in_registers(out, count)
-
-
 def bound(dtype):
     """The best of some measurements, the first time."""
     if dtype not in BOUNDS:
-        out, best = np.full(VECTOR_BYTES, 0.5, dtype), np.inf
+        out, best = vector(np.dtype(dtype)), np.inf
         for _ in range(50):
             start = time.thread_time()
-            _multiply_adds(out, REPETITIONS)
+            count = multiply_adds(out, REPETITIONS)
             best = min(best, time.thread_time() - start)
-        BOUNDS[dtype] = REPETITIONS * SUMS * VECTOR_BYTES / out.itemsize / best
+        BOUNDS[dtype] = count / best
     return BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bound(benchmark, dtype):
     benchmark.group = f"bound {dtype}"
-    out = np.full(VECTOR_BYTES, 0.5, dtype)
-    _multiply_adds(out, 1)
-    benchmark(_multiply_adds, out, REPETITIONS)
-    record(benchmark, multiply_adds=REPETITIONS * SUMS * VECTOR_BYTES // out.itemsize)
+    out = vector(np.dtype(dtype))
+    count = multiply_adds(out, REPETITIONS)
+    benchmark(multiply_adds, out, REPETITIONS)
+    record(benchmark, multiply_adds=count)
 
 
 def record(benchmark, **amounts):

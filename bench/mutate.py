@@ -64,7 +64,7 @@ PARTS: dict[str, tuple[int, tuple[str, ...]]] = {
 
 LIBRARIES = (
     "numpy", "scipy.fft", "scipy.linalg", "scipy.optimize", "scipy.signal", "scipy.special",
-    "scipy.stats", "scipy.ndimage", "numba", "numba.extending", "torch", "torch.nn", "onnx",
+    "scipy.stats", "scipy.ndimage", "llvmlite.binding", "numba", "torch", "torch.nn", "onnx",
     "onnx.shape_inference", "pytest", "hypothesis", "hypothesis.strategies", "mpmath", "cyclopts",
     "rich.console", "rich.table", "concurrent.futures", "sqlite3",
 )  # fmt: skip
@@ -83,7 +83,10 @@ ELSEWHERE = ("test_packaging", "test_report_page")
 """Tests that need the checkout itself, or a browser, which `MEMORY` has no room for."""
 
 
-COMPILING = {f"kernels/cpu/{name}.py" for name in ("_cache", "_compile", "_peak", "_runs")}
+COMPILERS = (
+    "_arguments", "_cache", "_compile", "_load", "_peak", "_runs", "_translate", "_vectors"
+)  # fmt: skip
+COMPILING = {f"kernels/cpu/{name}.py" for name in COMPILERS}
 """What says how kernels are compiled, or emits code: where kernels run as Python, little of it
 runs."""
 
@@ -259,7 +262,6 @@ def child(tree: Tree, path: str, chosen: Sequence[str], log: Path, limit: float)
         del sys.modules[name]
     sys.path[:] = [str(tree.folder), *(p for p in sys.path if p not in ("", str(ROOT)))]
     import hypothesis
-    import numba
     import pytest
 
     phases = [p for p in hypothesis.Phase if p.name in ("explicit", "generate")]
@@ -268,11 +270,11 @@ def child(tree: Tree, path: str, chosen: Sequence[str], log: Path, limit: float)
     options = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:benchmark"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     if interpreted(path):
-        numba.config.DISABLE_JIT = True
+        os.environ["NUMBA_DISABLE_JIT"] = "1"
         sys.path.append(str(tree.folder / "tests"))
         options += ["-p", "interpreted", "-W", "ignore::RuntimeWarning", "-k", CHOICE]
     elif path in COMPILING:  # what is compiled without the fault stays for others
-        numba.config.CACHE_DIR = tempfile.mkdtemp(dir=tree.folder)
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(dir=tree.folder)
     code = 3
     try:
         code = int(pytest.main([*options, *chosen]))

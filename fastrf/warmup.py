@@ -103,9 +103,9 @@ def warmup(device: str = "auto", *, progress: Callable[[float], None] | None = N
 def _compiled(place: Device) -> int:
     """A number that grows with every compilation."""
     if place.is_host:
-        from fastrf.kernels.cpu import _cache
+        from fastrf.kernels.cpu import _compile
 
-        return _cache.made
+        return _compile.made
     from fastrf.kernels.cuda import _module
 
     return _module.made

@@ -1,22 +1,22 @@
 """A plugin of pytest for kernels run as Python: ``NUMBA_DISABLE_JIT=1 pytest -p interpreted``.
 
-Python cannot run what `fastrf.kernels.cpu._runs` writes in LLVM's terms. Here every such function
+Python cannot run what `fastrf.kernels.cpu._vectors` writes in LLVM's terms. Here every such function
 is replaced by the formula of its docstring, so that all around it runs line by line: under a
 debugger, for a measurement of coverage, with a planted fault.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
-from fastrf.kernels.cpu import _runs
+from fastrf.kernels.cpu import _layout, _runs
+from fastrf.kernels.cpu._compile import as_python
 
-BLOCK = _runs.BLOCK
+BLOCK = _layout.BLOCK
 
 
 def lanes_of(f: np.ndarray) -> int:
-    return _runs.VECTOR_BYTES // f.itemsize
+    return _layout.VECTOR_BYTES // f.itemsize
 
 
 def elements(f: np.ndarray, size: int) -> int:
@@ -64,7 +64,7 @@ def lowest(f, at, vectors):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not numba.config.DISABLE_JIT:
+    if not as_python():
         raise pytest.UsageError("kernels are compiled: set NUMBA_DISABLE_JIT=1")
     for function in (elements, sum_blocks, sum_turned, turn, copy, lowest):
         setattr(_runs, f"_{function.__name__}", function)

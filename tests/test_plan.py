@@ -466,14 +466,14 @@ def test_tiles_of_sums_of_equal_taps(
 
     monkeypatch.setattr(_runs, "_scratch", allocated)
     monkeypatch.setattr(_runs, "_elements", lambda like, size: size // like.itemsize)
-    monkeypatch.setattr(_runs, "_rounded", _runs._rounded.py_func)
+    monkeypatch.setattr(_runs, "_rounded", _runs._rounded.function)
     y, nothing = np.empty((1, 1, 1), dtype), (0, 0, 0)
     flat = (1,) * (3 - len(shape))
     planes, rows = (1, box_run._ROWS) if flat else box_run._VOLUME_TILE
     tile = (min(planes, (*flat, *shape)[0]), min(rows, shape[-2]))
     lines = map(np.ones, (*flat, *taps))
     place = (y, nothing, nothing, *lines, nothing, y, nothing, nothing, tile, 0.0)
-    _runs.box_sweep.py_func(*place)
+    _runs.box_sweep.function(*place)
     edge = 8 * 64  # a block of vectors, which no forecast needs to count
     assert scratch._box_tile(shape, taps, y.itemsize) == sum(asked) - edge
 

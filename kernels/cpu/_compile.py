@@ -1,36 +1,101 @@
-"""How every CPU kernel is compiled: one decorator, so that all kernels share one policy."""
+"""What every kernel of the CPU is: a function in Python, and compiled code that is called for it.
+
+Numba compiles the function, once for each kind of arguments (`_translate`), and the machine code
+is kept on disk (`_cache`). Who finds it there imports no Numba, which took half of the time of a
+first result: LLVM alone loads the code (`_load`), and it is called as C is, with its arguments as
+words of 64 bits (`_arguments`).
+"""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from fastrf.kernels._shield import out_of_reach
-from numba import njit
 
-from ._cache import KernelCache
+from . import _cache, _load
+from ._arguments import Kinds, described
+
+made = 0
+"""Compilations of this process."""
+
+# One at a time: neither Numba nor a folder gains by two that compile the same.
+_lock = threading.RLock()
 
 
-def kernel(function: Callable[..., None]) -> Any:
-    """Compile ``function`` with Numba: serial, without the GIL, kept on disk where possible.
+def as_python() -> bool:
+    """Whether kernels run as the Python that they are written in, as Numba's setting says."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in {"", "0"}
 
-    Serial because the engines tile over threads themselves: OpenMP aborts after a fork, and Numba's
-    own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
-    into one rounding; every other fast-math flag would assume that no NaN or infinity occurs.
+
+class Kernel:
+    """A function that runs as compiled code, also where other kernels call it.
+
+    Arrays must be C-contiguous; see `_arguments` for what else can be passed.
     """
-    compiled: Any = njit(nogil=True, fastmath={"contract"})(function)
-    if hasattr(compiled, "py_func"):  # else Numba was told not to compile
-        compiled._cache = KernelCache(function)
-        compile_ = compiled.compile
-        compiled.compile = lambda signature: out_of_reach(lambda: compile_(signature), leave=True)
-    return compiled
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.files = _cache.Files(function)
+        self._loaded: dict[Kinds, Callable[[list[Any]], Any]] = {}
+
+    def __call__(self, *values: Any) -> Any:
+        kinds, words = described(values)
+        call = self._loaded.get(kinds) or self.ready(kinds)
+        return call(words)
+
+    def ready(self, kinds: Kinds) -> Callable[[list[Any]], Any]:
+        """The code for one kind of arguments: loaded from its file, or else compiled."""
+        return out_of_reach(lambda: self._ready(kinds), leave=True)
+
+    def _ready(self, kinds: Kinds) -> Callable[[list[Any]], Any]:
+        global made  # noqa: PLW0603 - a counter, under the lock
+        with _lock:
+            if kinds not in self._loaded:
+                code = self.files.read(kinds)
+                if code is None:
+                    from ._translate import machine_code
+
+                    made += 1
+                    code = machine_code(self.function.__name__, self._dispatcher, kinds)
+                    self.files.write(kinds, code)
+                self._loaded[kinds] = _load.function(code, kinds)
+            return self._loaded[kinds]
+
+    @property
+    def _dispatcher(self) -> Any:
+        from ._translate import dispatcher
+
+        return dispatcher(self.function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba asks of a name in code that it compiles (`numba.typeof`)."""
+        from numba import typeof
+
+        return typeof(self._dispatcher)
 
 
-def helper(function: Callable[..., Any]) -> Any:
-    """Compile ``function``, which compiled code of these modules alone calls.
+class Emitted:
+    """A function of `_vectors`, which only compiled code can call."""
 
-    Without what Python would call it by, and without a place in the cache: a kernel that is
-    cached holds its helpers' code.
-    """
-    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(nogil=True, fastmath={"contract"}, **options)(function)
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def _numba_type_(self) -> Any:
+        from ._translate import type_of_emitted
+
+        return type_of_emitted(self.name)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Has ``function`` run as compiled code."""
+    return function if as_python() else Kernel(function)
+
+
+def emitted(name: str) -> Any:
+    """The function of that name that `_vectors` emits."""
+    return Emitted(name)

@@ -130,7 +130,7 @@ def _correlate(  # type: ignore[no-untyped-def]
     y, y_strides, y_shape, taps, up, down, dilation, lo, out, out_strides, out_shape, tiny
 ):
     k0, k1, k2 = taps.shape
-    weights = taps.reshape(-1)
+    weights = taps.ravel()
     up2, step = up[2], down[2]
     columns = out_shape[2]
 

@@ -22,7 +22,7 @@ from fastrf.kernels.tables import (
     WINDOW,
 )
 
-from ._compile import helper
+from ._compile import kernel
 from ._walk_slots import OFFSET, ORIGIN, SHAPE, STEP
 
 # More equal taps than this are summed by doubling windows, which costs their logarithm
@@ -33,7 +33,7 @@ _LONG = 6
 # --- rows -----------------------------------------------------------------------------------
 
 
-@helper
+@kernel
 def clear(y, at, n):  # type: ignore[no-untyped-def]
     """Positions and lengths are unsigned here: signed ones could count from the end, and the test
     for that keeps LLVM from making vectors. A slice would do, but counts its references."""
@@ -42,14 +42,14 @@ def clear(y, at, n):  # type: ignore[no-untyped-def]
         y[begin + j] = 0
 
 
-@helper
+@kernel
 def _copy(y, at, n, out, to):  # type: ignore[no-untyped-def]
     first, begin = np.uint64(at), np.uint64(to)
     for j in range(np.uint64(n)):
         out[begin + j] = y[first + j]
 
 
-@helper
+@kernel
 def _flush(y, at, n, tiny):  # type: ignore[no-untyped-def]
     begin = np.uint64(at)
     for j in range(np.uint64(n)):
@@ -57,7 +57,7 @@ def _flush(y, at, n, tiny):  # type: ignore[no-untyped-def]
         y[begin + j] = 0 if v < tiny else v
 
 
-@helper
+@kernel
 def _combine(y, at, weights, first, count, out, to, n):  # type: ignore[no-untyped-def]
     """``out[to + j] = Σ_{e<count} weights[first + e]·y[at[first + e] + j]`` for j < n."""
     if count <= 0:
@@ -86,7 +86,7 @@ def _combine(y, at, weights, first, count, out, to, n):  # type: ignore[no-untyp
             out[begin + j] += wa * y[a + j] + wb * y[b + j] + wc * y[c + j]
 
 
-@helper
+@kernel
 def _doubled(lines, size, k, lag):  # type: ignore[no-untyped-def]
     """Where in `lines` there is then ``Σ_{t<k} lines[i − t·lag]`` for (k − 1)·lag ≤ i < size.
 
@@ -111,7 +111,7 @@ def _doubled(lines, size, k, lag):  # type: ignore[no-untyped-def]
 # --- windows --------------------------------------------------------------------------------
 
 
-@helper
+@kernel
 def _reach(axis, starts, first, n):  # type: ignore[no-untyped-def]
     """First pixel and number of the pixels of x that ``first … first + n − 1`` of y reach."""
     kind, k, stride = axis[KIND], axis[KERNEL], axis[STRIDE]
@@ -133,7 +133,7 @@ def _reach(axis, starts, first, n):  # type: ignore[no-untyped-def]
     return np.int64(0), size
 
 
-@helper
+@kernel
 def _connections(axis, starts, first, n, start, size):  # type: ignore[no-untyped-def]
     """Which y's reach each of ``start … start + size − 1`` of x, and by which taps.
 
@@ -184,7 +184,7 @@ def _connections(axis, starts, first, n, start, size):  # type: ignore[no-untype
     return begin, end, y, tap
 
 
-@helper
+@kernel
 def _weight(taps, at, tap):  # type: ignore[no-untyped-def]
     return taps[at + tap] if at >= 0 else taps.dtype.type(1)
 
@@ -192,7 +192,7 @@ def _weight(taps, at, tap):  # type: ignore[no-untyped-def]
 # --- one transposed map ---------------------------------------------------------------------
 
 
-@helper
+@kernel
 def _phases(axis):  # type: ignore[no-untyped-def]
     """The taps of a `WINDOW` that meet each of the pixels 0 … stride − 1, and those after them.
 
@@ -215,7 +215,7 @@ def _phases(axis):  # type: ignore[no-untyped-def]
     return begin, back, tap
 
 
-@helper
+@kernel
 def _across(  # type: ignore[no-untyped-def]
     y, at, base, rows, axis, shift, taps, begin, back, tap, places, weights, out, to, n, phase
 ):
@@ -253,7 +253,7 @@ def _across(  # type: ignore[no-untyped-def]
                 out[first + i * step] = phase[i]
 
 
-@helper
+@kernel
 def _sparse(y, at, begin, end, index, tap, taps, base, out, to, n):  # type: ignore[no-untyped-def]
     """The last axis, pixel by pixel."""
     for i in range(n):
@@ -266,24 +266,24 @@ def _sparse(y, at, begin, end, index, tap, taps, base, out, to, n):  # type: ign
         out[to + i] = total
 
 
-@helper
+@kernel
 def _is_pointwise(axis):  # type: ignore[no-untyped-def]
     return axis[KIND] == WINDOW and axis[KERNEL] == 1 and axis[STRIDE] == 1
 
 
-@helper
+@kernel
 def _is_long(axis):  # type: ignore[no-untyped-def]
     one = axis[KIND] == WINDOW and axis[STRIDE] == 1 and axis[TAPS] < 0
     return one and axis[KERNEL] > _LONG
 
 
-@helper
+@kernel
 def padding(axis):  # type: ignore[no-untyped-def]
     """Zeros that `_across` reads before and after a row."""
     return axis[DILATION] * (axis[KERNEL] - 1) + axis[STRIDE] + 1
 
 
-@helper
+@kernel
 def move_dense(move, starts, taps, arena, source, result, work, tiny):  # type: ignore[no-untyped-def]
     """Taps that are no product."""
     target = result[OFFSET]
@@ -345,7 +345,7 @@ def move_dense(move, starts, taps, arena, source, result, work, tiny):  # type: 
             _flush(arena, to, result[SHAPE + 2], tiny)
 
 
-@helper
+@kernel
 def move_image(move, starts, taps, arena, source, result, work, tiny):  # type: ignore[no-untyped-def]
     """Axis by axis; the last two in one pass."""
     target = result[OFFSET]
@@ -450,7 +450,7 @@ def move_image(move, starts, taps, arena, source, result, work, tiny):  # type: 
                 _flush(arena, to, n, tiny)
 
 
-@helper
+@kernel
 def reach_all(move, starts, image, origin, shape):  # type: ignore[no-untyped-def]
     """The window that a map's axes reach, into origin and shape; False where it is empty."""
     found = True

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from fastrf.kernels.tables import KERNEL
 
-from ._compile import helper
+from ._compile import kernel
 
 # What a slot holds is a row of integers: where its first pixel lies in the arena, the distances
 # between its planes and rows, its window's origin and shape, and the exponent that its pixels are
@@ -20,7 +20,7 @@ OFFSET, STEP, ORIGIN, SHAPE, BITS = 0, 1, 3, 6, 9
 SLOT_COLUMNS = 10
 
 
-@helper
+@kernel
 def _total(pixels, at, step0, step1, n0, n1, n2):  # type: ignore[no-untyped-def]
     """The sum of a box, in float64."""
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
@@ -39,12 +39,12 @@ def _total(pixels, at, step0, step1, n0, n1, n2):  # type: ignore[no-untyped-def
     return (a + b) + (c + d)
 
 
-@helper
+@kernel
 def _step(image, axis):  # type: ignore[no-untyped-def]
     return np.int64(1) if axis == 2 else image[STEP + axis]
 
 
-@helper
+@kernel
 def slab(pixels, image, axis, begin, end):  # type: ignore[no-untyped-def]
     """The sum of a slab across an axis."""
     n0, n1, n2 = image[SHAPE], image[SHAPE + 1], image[SHAPE + 2]
@@ -58,7 +58,7 @@ def slab(pixels, image, axis, begin, end):  # type: ignore[no-untyped-def]
     return _total(pixels, at, image[STEP], image[STEP + 1], n0, n1, n2)
 
 
-@helper
+@kernel
 def _is_blank(pixels, image, axis, begin):  # type: ignore[no-untyped-def]
     """Whether a slab of one pixel across an axis is all 0."""
     n0, n1, n2 = image[SHAPE], image[SHAPE + 1], image[SHAPE + 2]
@@ -78,7 +78,7 @@ def _is_blank(pixels, image, axis, begin):  # type: ignore[no-untyped-def]
     return True
 
 
-@helper
+@kernel
 def cut(image, axis, begin, end):  # type: ignore[no-untyped-def]
     """Leave begin … end − 1 of an axis."""
     image[OFFSET] += begin * _step(image, axis)
@@ -86,7 +86,7 @@ def cut(image, axis, begin, end):  # type: ignore[no-untyped-def]
     image[SHAPE + axis] = end - begin
 
 
-@helper
+@kernel
 def trim(pixels, image):  # type: ignore[no-untyped-def]
     """Cut off borders that are all 0; False where nothing is left."""
     for axis in range(3):
@@ -103,7 +103,7 @@ def trim(pixels, image):  # type: ignore[no-untyped-def]
     return True
 
 
-@helper
+@kernel
 def rescale(pixels, patterns, image, peak, growth, room, tiny):  # type: ignore[no-untyped-def]
     """The largest pixel near the top of the headroom, or as far below it as growth asks.
 
@@ -136,19 +136,19 @@ def rescale(pixels, patterns, image, peak, growth, room, tiny):  # type: ignore[
     return peak + shift
 
 
-@helper
+@kernel
 def pixels_of(image):  # type: ignore[no-untyped-def]
     return image[SHAPE] * image[SHAPE + 1] * image[SHAPE + 2]
 
 
-@helper
+@kernel
 def taps_of(move, dense):  # type: ignore[no-untyped-def]
     """How often about a pixel is written: no less than once an axis."""
     first, second, last = move[0, KERNEL], move[1, KERNEL], move[2, KERNEL]
     return first * second * last if dense else 3 + first + second + last
 
 
-@helper
+@kernel
 def settle(image, target, origin, shape):  # type: ignore[no-untyped-def]
     """A fresh image of this window from the arena's pixel `target` on."""
     image[OFFSET], image[BITS] = target, 0
@@ -157,7 +157,7 @@ def settle(image, target, origin, shape):  # type: ignore[no-untyped-def]
         image[ORIGIN + axis], image[SHAPE + axis] = origin[axis], shape[axis]
 
 
-@helper
+@kernel
 def add(pixels, image, factor, again, sum_, tiny):  # type: ignore[no-untyped-def]
     """Add factor·again·image to the image `sum_`, whose window holds its window."""
     n2 = image[SHAPE + 2]
@@ -173,7 +173,7 @@ def add(pixels, image, factor, again, sum_, tiny):  # type: ignore[no-untyped-de
                 pixels[begin + x] = 0 if v < tiny else v
 
 
-@helper
+@kernel
 def unite(a, b, image, target):  # type: ignore[no-untyped-def]
     """A fresh image from `target` on, of the smallest window that holds those of a and b."""
     origin, shape = np.empty(3, np.int64), np.empty(3, np.int64)
@@ -190,7 +190,7 @@ def unite(a, b, image, target):  # type: ignore[no-untyped-def]
 # --- numbers as mantissas and exponents -----------------------------------------------------
 
 
-@helper
+@kernel
 def normalise(numbers, i):  # type: ignore[no-untyped-def]
     """A number is (mantissa, exponent), as `fastrf.engine.scaled.Scaled`."""
     mantissa, exponent = math.frexp(numbers[i, 0])
@@ -198,7 +198,7 @@ def normalise(numbers, i):  # type: ignore[no-untyped-def]
     numbers[i, 1] += exponent
 
 
-@helper
+@kernel
 def increase(number, mantissa, exponent):  # type: ignore[no-untyped-def]
     """Add mantissa·2^exponent to the first of an array of numbers."""
     if mantissa == 0:

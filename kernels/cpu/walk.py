@@ -38,7 +38,7 @@ from fastrf.kernels.tables import (
 )
 from numpy.typing import NDArray
 
-from ._compile import helper, kernel
+from ._compile import kernel
 from ._layout import SMALLEST_NORMAL, Floats
 from ._walk_moves import clear, move_dense, move_image, padding, reach_all
 from ._walk_slots import (
@@ -114,14 +114,14 @@ def _measure(  # type: ignore[no-untyped-def]
                 held[to] = held[to] and end > begin
 
 
-@helper
+@kernel
 def _lower(pixels, patterns, images, slot, peaks, growth, room, tiny):  # type: ignore[no-untyped-def]
     """Make room for the pixels of a slot to grow by 2^growth."""
     if peaks[slot] + growth > room[1]:
         peaks[slot] = rescale(pixels, patterns, images[slot], peaks[slot], growth, room, tiny)
 
 
-@helper
+@kernel
 def _sum(  # type: ignore[no-untyped-def]
     pixels, patterns, images, peaks, scales, slot_of, homes, to, a, b, room, tiny
 ):
@@ -164,7 +164,7 @@ def _sum(  # type: ignore[no-untyped-def]
             scales[to, 0] = 0
 
 
-@helper
+@kernel
 def _lose(pixels, image, move, mantissa, exponent, lost):  # type: ignore[no-untyped-def]
     """Cut off what fell into padding and add it, times a number, to `lost`; False where all did."""
     for axis in range(3):
@@ -186,7 +186,7 @@ def _lose(pixels, image, move, mantissa, exponent, lost):  # type: ignore[no-unt
     return True
 
 
-@helper
+@kernel
 def _is_outside(image, move):  # type: ignore[no-untyped-def]
     for axis in range(3):
         start, size = image[ORIGIN + axis], move[axis, SIZE]
@@ -195,7 +195,7 @@ def _is_outside(image, move):  # type: ignore[no-untyped-def]
     return False
 
 
-@helper
+@kernel
 def _growth(move, dense, image):  # type: ignore[no-untyped-def]
     """log2 of the factor by which the largest pixel can grow: the weights of one sum."""
     growth = 0.0
@@ -207,7 +207,7 @@ def _growth(move, dense, image):  # type: ignore[no-untyped-def]
     return growth
 
 
-@helper
+@kernel
 def _finish(pixels, patterns, images, slot, peaks, room, tiny):  # type: ignore[no-untyped-def]
     """Normalise the image of a slot, trim it, and return its former sum."""
     image = images[slot]
