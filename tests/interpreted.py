@@ -1,8 +1,8 @@
 """A plugin of pytest for kernels run as Python: ``NUMBA_DISABLE_JIT=1 pytest -p interpreted``.
 
-Python cannot run what `fastrf.kernels.cpu._vectors` writes in LLVM's terms. Here every such function
-is replaced by the formula of its docstring, so that all around it runs line by line: under a
-debugger, for a measurement of coverage, with a planted fault.
+Python cannot run what `fastrf.kernels.cpu._vectors` writes in LLVM's terms. Here every such
+function is replaced by the formula of its docstring, so that all around it runs line by line: under
+a debugger, for a measurement of coverage, with a planted fault.
 """
 
 from __future__ import annotations

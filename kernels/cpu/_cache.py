@@ -81,8 +81,9 @@ def _digest_of(*paths: Path) -> str | None:
     return digest.hexdigest() if paths else None
 
 
+_FILES = (*sorted(PACKAGE.glob("*.py")), Path(tables.__file__))
 # Read before the kernels are loaded: where files change later, the process has the old ones.
-_SOURCES = _digest_of(*sorted(PACKAGE.glob("*.py")), Path(tables.__file__))
+_SOURCES = _digest_of(*_FILES)
 """Digest of all that the machine code of this folder's kernels may come from."""
 
 
@@ -103,7 +104,7 @@ class Files:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         home = Path(function.__code__.co_filename)
-        self._sources = _SOURCES if home.parent == PACKAGE else _digest_of(home)
+        self._sources = _SOURCES if home.parent == PACKAGE else _digest_of(*_FILES, home)
 
     def read(self, kinds: Kinds) -> Code | None:
         """The machine code for arguments of some kinds; None where none is kept to be used."""

@@ -59,23 +59,17 @@ class Kernel:
                     from ._translate import machine_code
 
                     made += 1
-                    code = machine_code(self.function.__name__, self._dispatcher, kinds)
+                    code = machine_code(self.function, kinds)
                     self.files.write(kinds, code)
                 self._loaded[kinds] = _load.function(code, kinds)
             return self._loaded[kinds]
 
     @property
-    def _dispatcher(self) -> Any:
-        from ._translate import dispatcher
-
-        return dispatcher(self.function)
-
-    @property
     def _numba_type_(self) -> Any:
         """What Numba asks of a name in code that it compiles (`numba.typeof`)."""
-        from numba import typeof
+        from ._translate import type_of_kernel
 
-        return typeof(self._dispatcher)
+        return type_of_kernel(self.function)
 
 
 class Emitted:

@@ -9,8 +9,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
+from numba import njit, typeof, types
+from numba.core import cgutils, compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
@@ -19,7 +19,7 @@ from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import from_dtype
 
 from . import _vectors
-from ._arguments import ELEMENTS, Kinds
+from ._arguments import DATA, ELEMENTS, SHAPE, Kinds
 from ._load import Code
 
 _WORD = ir.IntType(64)
@@ -28,16 +28,32 @@ _NUMBERS = {"q": types.int64, "d": types.float64, "f": types.float32, "?": types
 _DTYPES = {letter: from_dtype(dtype) for dtype, letter in ELEMENTS.items()}
 
 
+# Serial, because the engines tile over threads themselves: OpenMP aborts after a fork, and Numba's
+# own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
+# into one rounding; every other fast-math flag would assume that no NaN or infinity occurs. Python
+# calls none of it by Numba's rules.
+_OPTIONS: dict[str, Any] = {
+    "nopython": True,
+    "fastmath": {"contract"},
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+
+
 @cache
 def dispatcher(function: Callable[..., Any]) -> Any:
-    """``function`` as Numba compiles it: serial, and without what Python would call it by.
+    """``function`` for kernels that call it."""
+    return njit(**{name: value for name, value in _OPTIONS.items() if name != "nopython"})(function)
 
-    Serial because the engines tile over threads themselves: OpenMP aborts after a fork, and Numba's
-    own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
-    into one rounding; every other fast-math flag would assume that no NaN or infinity occurs.
-    """
-    plain: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(fastmath={"contract"}, **plain)(function)
+
+def type_of_kernel(function: Callable[..., Any]) -> Any:
+    """Numba's type of a kernel in code that calls it."""
+    return typeof(dispatcher(function))
+
+
+def type_of_emitted(name: str) -> Any:
+    """Numba's type of a function of `_vectors`."""
+    return cpu_target.typing_context.resolve_value_type(getattr(_vectors, name))
 
 
 def load_numba() -> None:
@@ -45,11 +61,6 @@ def load_numba() -> None:
     context = cpu_target.target_context
     rtsys.initialize(context)
     context.refresh()
-
-
-def type_of_emitted(name: str) -> Any:
-    """Numba's type of a function of `_vectors`."""
-    return cpu_target.typing_context.resolve_value_type(getattr(_vectors, name))
 
 
 def _type(kind: str) -> Any:
@@ -70,7 +81,7 @@ def _result(kind: Any) -> str:
     return kinds[kind]
 
 
-def machine_code(name: str, kernel: Any, kinds: Kinds) -> Code:
+def machine_code(function: Callable[..., Any], kinds: Kinds) -> Code:
     """Compiles a kernel for arguments of some kinds.
 
     Raises:
@@ -78,18 +89,16 @@ def machine_code(name: str, kernel: Any, kinds: Kinds) -> Code:
         TypeError: it holds what `_memory` has no memory for, such as lists that grow, or returns
             what `Code` has no words for.
     """
-    signature = tuple(map(_type, kinds))
-    entry = f"fastrf.{name}.{hashlib.sha256(repr(kinds).encode()).hexdigest()[:16]}"
+    name = f"fastrf.{function.__name__}"
+    entry = f"{name}.{hashlib.sha256(repr(kinds).encode()).hexdigest()[:16]}"
     with global_compiler_lock:
-        kernel.compile(signature)
-        compiled = kernel.overloads[signature]
-        library = compiled.target_context.codegen().create_library(entry)
-        library.add_linking_library(compiled.library)
-        library.add_linking_library(_memory())
-        result = _result(compiled.fndesc.restype)
+        compiled = _compiled(function, tuple(map(_type, kinds)))
+        result, library = _result(compiled.fndesc.restype), compiled.library
         library.add_ir_module(_entry(entry, compiled))
+        library.add_ir_module(_memory())
         library.finalize()
-    module, called = llvm.parse_assembly(library.get_llvm_str()), []
+    module = llvm.parse_assembly(library.get_llvm_str())
+    called = []
     for value in [*module.functions, *module.global_variables]:
         if not value.is_declaration:
             if value.name != entry:
@@ -101,6 +110,16 @@ def machine_code(name: str, kernel: Any, kinds: Kinds) -> Code:
         raise TypeError(f"{name} calls {', '.join(strange)}, which is Numba's alone")
     object_file = library.codegen._tm.emit_object(module)
     return Code(entry, result, tuple(called), object_file)
+
+
+def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Numba's translation to LLVM's terms, which is not finished: the entry is to be added."""
+    flags: Any = compiler.Flags()
+    cpu_target.options.parse_as_flags(flags, _OPTIONS)
+    flags.no_compile = True
+    flags.enable_pyobject = False
+    typing, target = cpu_target.typing_context, cpu_target.target_context
+    return compiler.compile_extra(typing, target, function, arguments, None, flags, {})
 
 
 def _entry(name: str, compiled: Any) -> ir.Module:
@@ -141,7 +160,10 @@ def _unpacked(context: Any, builder: Any, kind: Any, word: Callable[[], Any]) ->
         return context.make_tuple(builder, kind, [word() for _ in range(kind.count)])
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder)
-        address, shape = word(), [word() for _ in range(kind.ndim)]
+        whole = builder.inttoptr(word(), _WORD.as_pointer())
+        address, extents = (builder.load(builder.gep(whole, [_WORD(i)])) for i in (DATA, SHAPE))
+        extents = builder.inttoptr(extents, _WORD.as_pointer())
+        shape = [builder.load(builder.gep(extents, [_WORD(i)])) for i in range(kind.ndim)]
         size = ir.Constant(_WORD, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
         strides = [size]
         for extent in shape[:0:-1]:
@@ -164,7 +186,7 @@ def _unpacked(context: Any, builder: Any, kind: Any, word: Callable[[], Any]) ->
 
 
 @cache
-def _memory() -> Any:
+def _memory() -> ir.Module:
     """What compiled code asks of Numba's runtime, in terms of C's: memory for what lives as long as
     a call, and two functions of `math`. Numba's own are there only once it is imported."""
     module = ir.Module("fastrf.memory")
@@ -226,7 +248,4 @@ def _memory() -> Any:
     builder.call(free, [block])
     builder.ret_void()
 
-    library = cpu_target.target_context.codegen().create_library(module.name)
-    library.add_ir_module(module)
-    library.finalize()
-    return library
+    return module
