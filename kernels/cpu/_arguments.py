@@ -42,7 +42,8 @@ def described(values: tuple[Any, ...]) -> tuple[Kinds, list[Any]]:
     Raises:
         TypeError: compiled code takes no such argument.
     """
-    kinds, words = [], []
+    kinds: list[str] = []
+    words: list[Any] = []
     for value in values:
         kind = _NUMBERS.get(type(value))
         if kind is not None:
@@ -51,23 +52,22 @@ def described(values: tuple[Any, ...]) -> tuple[Kinds, list[Any]]:
             kind = str(len(value))
             words += value
         else:
-            kind = _array_kind(value)
+            kind = isinstance(value, np.ndarray) and _ARRAYS.get((value.dtype, value.ndim))
+            if not kind or value.flags.num & _FITS != _FITS:
+                raise _not_taken(value)
             words.append(id(value))
         kinds.append(kind)
     return tuple(kinds), words
 
 
-def _array_kind(value: Any) -> str:
+def _not_taken(value: Any) -> TypeError:
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"compiled code takes numbers, tuples of them and arrays, not {value!r}")
-    kind = _ARRAYS.get((value.dtype, value.ndim))
-    if kind is None or value.flags.num & _FITS != _FITS:
-        raise TypeError(
-            f"an array of {value.dtype}, shape {value.shape} and strides {value.strides} is none "
-            f"that compiled code takes: C-contiguous, aligned, of 1 to 3 axes, of "
-            f"{', '.join(map(str, ELEMENTS))}"
-        )
-    return kind
+        return TypeError(f"compiled code takes numbers, tuples of them and arrays, not {value!r}")
+    return TypeError(
+        f"an array of {value.dtype}, shape {value.shape} and strides {value.strides} is none that "
+        f"compiled code takes: C-contiguous, aligned, of 1 to 3 axes, of "
+        f"{', '.join(map(str, ELEMENTS))}"
+    )
 
 
 def layout(kinds: Kinds) -> struct.Struct:
