@@ -211,6 +211,23 @@ def test_other_threads_run_while_a_kernel_does():
 
 def test_only_contraction_is_left_to_the_compiler():
     """Of the flags of fast math none but contract keeps NaN and infinity what they are."""
-    from fastrf.kernels.cpu._translate import dispatcher
+    from fastrf.kernels.cpu._translate import type_of_kernel
 
-    assert dispatcher(_gathered.function).targetoptions["fastmath"] == {"contract"}
+    options = type_of_kernel(_gathered.function).dispatcher.targetoptions
+    assert options["fastmath"] == {"contract"}
+
+    @kernel
+    def unequal(x):  # type: ignore[no-untyped-def]
+        return 1 if x != x else 0
+
+    assert unequal(float("nan")) == 1
+
+
+def test_kernels_of_one_name_do_not_meet(tmp_path):
+    found = []
+    for number in range(3):
+        path, names = tmp_path / f"module{number}.py", {"__name__": f"module{number}"}
+        path.write_text(f"def same(x):\n    return x + {number}\n")
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        found.append(kernel(names["same"])(10))
+    assert found == [10, 11, 12]

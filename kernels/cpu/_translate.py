@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import uuid
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit, typeof, types
+from numba import jit, typeof, types
 from numba.core import cgutils, compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
@@ -27,7 +27,6 @@ _BYTES = ir.IntType(8).as_pointer()
 _NUMBERS = {"q": types.int64, "d": types.float64, "f": types.float32, "?": types.boolean}
 _DTYPES = {letter: from_dtype(dtype) for dtype, letter in ELEMENTS.items()}
 
-
 # Serial, because the engines tile over threads themselves: OpenMP aborts after a fork, and Numba's
 # own layers are not safe from several threads. ``contract`` alone lets a product and a sum fuse
 # into one rounding; every other fast-math flag would assume that no NaN or infinity occurs. Python
@@ -40,15 +39,14 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-@cache
-def dispatcher(function: Callable[..., Any]) -> Any:
-    """``function`` for kernels that call it."""
-    return njit(**{name: value for name, value in _OPTIONS.items() if name != "nopython"})(function)
+@cache  # Numba's types refer to it weakly.
+def _dispatcher(function: Callable[..., Any]) -> Any:
+    return jit(**_OPTIONS)(function)
 
 
 def type_of_kernel(function: Callable[..., Any]) -> Any:
     """Numba's type of a kernel in code that calls it."""
-    return typeof(dispatcher(function))
+    return typeof(_dispatcher(function))
 
 
 def type_of_emitted(name: str) -> Any:
@@ -90,7 +88,7 @@ def machine_code(function: Callable[..., Any], kinds: Kinds) -> Code:
             what `Code` has no words for.
     """
     name = f"fastrf.{function.__name__}"
-    entry = f"{name}.{hashlib.sha256(repr(kinds).encode()).hexdigest()[:16]}"
+    entry = f"{name}.{uuid.uuid4().hex}"  # a process finds the code that it loads, and no other
     with global_compiler_lock:
         compiled = _compiled(function, tuple(map(_type, kinds)))
         result, library = _result(compiled.fndesc.restype), compiled.library
