@@ -73,7 +73,7 @@ def _information() -> dict[str, Any]:
 
 
 def _kernel_cache() -> str | None:
-    """The folder in which Numba keeps compiled kernels; None where it can write to none."""
+    """The folder in which compiled kernels are kept; None where none can be written to."""
     from fastrf.kernels.cpu import _windows
 
     compiled = (value for value in vars(_windows).values() if hasattr(value, "stats"))

@@ -44,7 +44,9 @@ def host() -> tuple[str, str, str]:
     them, or is told: an image for processors of several kinds is filled for what all of them know.
     """
     name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name == "generic" else llvm.get_host_cpu_features().flatten()
     return llvm.get_process_triple(), name, features
 
 
