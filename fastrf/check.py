@@ -111,7 +111,8 @@ class CheckReport:
 
     @cached_property
     def ok(self) -> bool:
-        """Whether there is at least one comparison and all of them agree."""
+        """Whether there is at least one comparison and all of them agree: where nothing could be
+        compared, nothing is checked (`rows` is empty, and `skipped` says why)."""
         return bool(self.rows) and all(row.ok for row in self.rows)
 
     def __bool__(self) -> bool:
@@ -159,6 +160,10 @@ def check(
         net, output, unit, input, ignore_global, workers, memory_limit: as in `erf`.
         input_size: the input size for the check with borders; default: 8 strides of the output,
             at least 32 pixels. A `unit` other than "center" is checked at this size alone.
+
+    Returns:
+        The comparisons, true where there are any and all agree. What could not be compared is in
+        `skipped`, with the reason.
 
     Raises:
         InputError: an argument or the network breaks a rule.

@@ -507,7 +507,8 @@ def _forward(
 
 def _channels_told(nodes: Mapping[str, Node]) -> dict[str, int]:
     """Channels of maps, as the layers that read them tell: those that hold weights at once, others
-    by what they write."""
+    by what they write. Where weights fit several numbers, those that fit one decide, or else it is
+    the largest that all fit."""
     said: dict[str, int | None] = {}
     for node in nodes.values():
         layer = node.layer
@@ -518,10 +519,23 @@ def _channels_told(nodes: Mapping[str, Node]) -> dict[str, int]:
         if isinstance(layer, Input):
             said[node.name] = layer.channels
     told: dict[str, int] = {}
+    open_: set[str] = set()  # maps that may have fewer
     for node in reversed([*nodes.values()]):
-        read = node.layer.told(said[node.name] or told.get(node.name))
-        if read is not None:
-            told |= dict.fromkeys(node.inputs, read)
+        layer, written = node.layer, said[node.name]
+        read = layer.told(written or told.get(node.name))
+        if read is None:
+            continue
+        if layer.channels_read is not None:
+            fewer = layer.fits_fewer
+        else:
+            fewer = written is None and node.name in open_
+        for name in node.inputs:
+            if not fewer:
+                told[name] = read
+                open_.discard(name)
+            elif name not in told or name in open_:
+                told[name] = math.gcd(read, told.get(name, 0))
+                open_.add(name)
     return told
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 import fastrf as rf
 from fastrf import cli, kernels
+from fastrf.check import CheckReport
 from fastrf.cli import info, options, printing, progress
 from fastrf.erf import ERF
 from fastrf.erf import erf as field_of
@@ -379,6 +381,32 @@ def test_check_finds_a_planted_fault(capsys, monkeypatch):
     code, out, _ = run(capsys, "check", "resnet50", "--json")
     assert code == 1
     assert json.loads(out)["ok"] is False
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_check_that_can_compare_nothing_has_neither_passed_nor_failed(capsys, more):
+    code, out, err = run(capsys, "check", "plain(2)", "--memory-limit", "100", *more)
+    assert code == 2
+    assert err.startswith("fastrf: nothing was compared")
+    assert "agree" not in out
+    if more:
+        found = json.loads(out)
+        assert (found["ok"], found["rows"]) == (False, [])
+        assert found["skipped"]
+    else:
+        assert "not compared: cpu, direct" in out
+
+
+def test_a_report_whose_check_compares_nothing(capsys, monkeypatch, tmp_path):
+    empty = CheckReport("plain", "conv2", (), ("cpu: no memory",))
+    assert not empty
+    monkeypatch.setattr(import_module("fastrf.report.document"), "check", lambda *_, **__: empty)
+    file = tmp_path / "page.html"
+    code, _, err = run(capsys, "report", "plain(2)", "-o", str(file))
+    assert code == 0
+    assert "could compare nothing" in err
+    assert "disagree" not in err
+    assert "Nothing could be compared" in file.read_text(encoding="utf-8")
 
 
 # --- info, help -----------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 import re
-import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -18,15 +17,18 @@ import graphs
 import numpy as np
 import pytest
 from fastrf.kernels import load
+from test_over_limit import traced
 
 import fastrf as rf
 from fastrf.analytic.composed import composed
 from fastrf.analytic.paired import paired_moments
-from fastrf.engine import correlated, direct, lag_gains
+from fastrf.engine import correlated, direct, forecast_correlated, lag_gains, lag_mixing
 from fastrf.engine.coefficients import terms
 from fastrf.engine.coherence import coherence_of
 from fastrf.engine.correlated import propagate_correlated
 from fastrf.engine.covariance import inexact_reasons, is_relative, needed
+from fastrf.engine.direct import Propagated
+from fastrf.engine.forecast import Forecast
 from fastrf.engine.forecast_correlated import of_correlated
 from fastrf.engine.lag_algebra import _met
 from fastrf.engine.program import mean_gains
@@ -722,6 +724,23 @@ def test_right_pixel_by_pixel_unless_something_cancels() -> None:
     np.testing.assert_allclose(found.image, expected.profiles[0], rtol=1e-11)
 
 
+def uneven(kernel: int, stride: int) -> rf.Filter:
+    """Coefficients that are no product of one vector per axis."""
+    weights = np.random.default_rng(kernel).random((kernel, kernel))
+    return rf.Filter(kernel, stride, padding=kernel // 2, weights=weights)
+
+
+def moved(pixels: int) -> Any:
+    """A way on which pixels go so far, and come back."""
+    return rf.Sequential(rf.Crop(((pixels, 0),)), rf.Pad(((0, pixels),))) if pixels else None
+
+
+WIDE = rf.AvgPool(31, stride=1, padding=15)
+WIDER = rf.Conv(61, padding=30)
+EITHER, LESS = rf.Parallel(SOBEL, AVG), rf.Parallel(AVG, rf.Scale(-1.0))
+BLUR_8, ROUTES_8 = rf.Filter(9, 8, padding=4), rf.MaxPool(9, 8, padding=4)
+MOVED = rf.Parallel(*map(moved, (0, 1, 4, 9, 15, 22, 32, 34)))
+
 FORETOLD: dict[str, tuple[rf.Network, Any]] = {
     "pools at both ends": (rf.Sequential(AVG, *[CONV] * 30, AVG, CONV), None),
     "with borders": (rf.Sequential(AVG, *[CONV] * 20, AVG, CONV), 150),
@@ -729,6 +748,17 @@ FORETOLD: dict[str, tuple[rf.Network, Any]] = {
     "blur-pools": (rf.Sequential(*[CONV, CONV, rf.Filter(3, 2, padding=1)] * 5, CONV), None),
     "3-D": (rf.Sequential(AVG, *[CONV] * 8, AVG, CONV, ndim=3), None),
     "of either sign": (rf.Sequential(SOBEL, *[CONV] * 30, AVG, CONV), None),
+    "of either sign, no product": (rf.Sequential(LAPLACE, *[CONV] * 30, AVG, CONV), None),
+    "of either sign, lines": (rf.Sequential(WIDE, EDGE, *[CONV, WIDE] * 5, ndim=1), None),
+    "no product": (rf.Sequential(uneven(5, 4), *[CONV] * 30, AVG, CONV), None),
+    "many terms": (rf.Sequential(uneven(9, 8), *[CONV] * 20, AVG, CONV), None),
+    "routes": (rf.Sequential(rf.MaxPool(3, 2, padding=1), *[CONV] * 30, AVG, CONV), None),
+    "ways apart": (rf.Sequential(MOVED, BLUR_8, *[WIDER] * 10, AVG, CONV, ndim=1), None),
+    "ways apart, borders": (rf.Sequential(MOVED, BLUR_8, *[WIDER] * 10, AVG, CONV, ndim=1), 5000),
+    "routes apart": (rf.Sequential(MOVED, ROUTES_8, *[WIDER] * 10, AVG, CONV, ndim=1), None),
+    "one way of either sign": (rf.Sequential(AVG, EITHER, *[CONV] * 30, AVG, CONV), None),
+    "a difference": (rf.Sequential(AVG, CONV, LESS, *[CONV] * 30, AVG, CONV), None),
+    "routes one by one": (rf.Sequential(rf.MaxPool(3, 1, 1), *[CONV] * 30, AVG, CONV), None),
     "dense block": (rf.Network({"input": (rf.Input(),), "first": (DOWN, "input"), **{
         name: node
         for n in range(24)
@@ -740,24 +770,45 @@ FORETOLD: dict[str, tuple[rf.Network, Any]] = {
 }  # fmt: skip
 
 
+def foretold_and_taken(
+    network: rf.Network, size: Any, dtype: str
+) -> tuple[Forecast, Propagated, int]:
+    """What a walk will be, what it finds, and bytes at its fullest moment."""
+    graph = lower(network, size)
+    node = graph.output_node(None)
+    at = (graph, node, graph.unit_index(node, "center"), graph.input_node(None))
+    found = propagate_correlated(*at, kernels=load(), dtype=dtype)
+    peak = traced(lambda: propagate_correlated(*at, kernels=load(), dtype=dtype))
+    return of_correlated(*at, np.dtype(dtype), None), found, peak
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", FORETOLD)
 def test_memory_is_foretold(name: str, dtype: str) -> None:
     """No less than what is taken, and little more: lags are counted plane by plane."""
-    network, size = FORETOLD[name]
-    graph = lower(network, size)
-    node = graph.output_node(None)
-    at = (graph, node, graph.unit_index(node, "center"), graph.input_node(None))
-    foretold = of_correlated(*at, np.dtype(dtype), None)
-    found = propagate_correlated(*at, kernels=load(), dtype=dtype)
-    tracemalloc.start()
-    try:
-        propagate_correlated(*at, kernels=load(), dtype=dtype)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= foretold.memory <= 1.35 * peak + (1 << 19)
+    foretold, found, peak = foretold_and_taken(*FORETOLD[name], dtype)
+    assert peak <= foretold.memory <= 1.1 * peak
     assert foretold.support == tuple(zip(found.origin, found.image.shape, strict=True))
+
+
+def test_memory_of_ways_far_apart_is_foretold() -> None:
+    """Each has a window of its own."""
+    far = rf.Parallel(None, moved(25_000))
+    network = rf.Sequential(far, *[rf.Conv(3001, padding=1500)] * 10, far, ndim=1)
+    foretold, _, peak = foretold_and_taken(network, None, "float64")
+    assert foretold.memory == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.parametrize("layer", [EDGE, rf.Filter(4, 3, padding=1, weights=(1.0, -1, 2, 3))])
+def test_memory_of_all_lags_at_once_is_foretold(
+    layer: rf.Filter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of either sign, whatever is quicker."""
+    for module in (lag_mixing, forecast_correlated):
+        monkeypatch.setattr(module, "takes_at_once", lambda *_: True)
+    network = rf.Sequential(rf.AvgPool(15, 1, padding=7), CONV, layer, *[CONV] * 70, ndim=1)
+    foretold, _, peak = foretold_and_taken(network, None, "float64")
+    assert foretold.memory == pytest.approx(peak, rel=0.05)
 
 
 def test_lags_of_a_resize_are_averaged_over_its_phases() -> None:

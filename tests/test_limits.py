@@ -77,6 +77,7 @@ def drawn(number: int) -> tuple[rf.Network, int | None]:
 S = rf.Sequential
 RING = [[(x - 2) ** 2 + (y - 2) ** 2 + 1 for x in range(5)] for y in range(5)]
 POOL = rf.AvgPool(3, stride=1, padding=1)
+MIRRORED: Any = {"padding_mode": "reflect"}
 DOWN = [rf.Conv(3, stride=2, padding=1), *[conv()] * 3]
 UP = [conv(stride=2), conv(), rf.ConvTranspose(4, stride=2, padding=1), conv()]
 
@@ -125,6 +126,10 @@ CASES: dict[str, Case] = {
     "bilinear": (S(*DOWN[:2] * 5, *[rf.Upsample(2, "linear"), conv()] * 5), None, "float64"),
     "clipped bilinear": (S(*[DOWN[0], *[conv()] * 20] * 2,
                            *[rf.Upsample(2, "linear"), *[conv()] * 10] * 2), 300, "float64"),
+    "mirrored": (S(conv(7, stride=2, **MIRRORED), *[conv(101, **MIRRORED)] * 3), 600, "float32"),
+    "mirrored volume": (S(*[conv(9, **MIRRORED)] * 6, ndim=3), 50, "float32"),
+    "stem": (S(conv(7, stride=2), *[conv(31)] * 20), 620, "float64"),
+    "stem, float32": (S(conv(7, stride=2), *[conv(31)] * 20), 620, "float32"),
     "cubic up": (S(*DOWN * 2, *[rf.Upsample(2, "cubic"), *[conv()] * 10] * 2), None, "float64"),
 } | {f"drawn {n}": (*drawn(n), ("float64", "float32")[n % 2]) for n in range(8)}  # fmt: skip
 

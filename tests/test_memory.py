@@ -86,3 +86,16 @@ def test_terms(name: str) -> None:
     peak, plan, engine = peak_and_plan(network, given)
     assert engine == expected
     assert peak <= plan <= most * peak
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("size", [224, 672])
+def test_covariances_above_a_stem(size: int, dtype: str) -> None:
+    """The last layer's image is scaled where it is, whether or not its values call for it."""
+    options = {"input_size": size, "dtype": dtype}
+    peak, plan, engine = peak_and_plan(rf.zoo.get("densenet121"), options)
+    assert engine == "correlated"
+    assert max(plan, peak) > MIB
+    assert peak <= 1.1 * plan
+    # In float32 the image may end before its support does.
+    assert plan <= (1.1 if dtype == "float64" else 1.2) * peak

@@ -678,6 +678,39 @@ def test_filters_of_one_channel_each() -> None:
     assert lower(rf.Sequential(layer)).channels["input"] == 6
 
 
+def depthwise(filters: int) -> rf.Conv:
+    return rf.Conv(1, groups="depthwise", weights=np.ones((filters, 1, 1, 1)))
+
+
+RELU = rf.Activation("relu")
+THREE = rf.Conv(1, weights=np.ones((6, 3, 1, 1)))
+
+READ_TOGETHER: dict[str, tuple[list[Any], int]] = {
+    "one number and several": ([depthwise(6), THREE], 3),
+    "behind others": ([rf.Sequential(RELU, depthwise(6)), rf.Sequential(RELU, THREE)], 3),
+    "one of them behind another": ([depthwise(6), rf.Sequential(RELU, THREE)], 3),
+    "several of several": ([depthwise(6), depthwise(9)], 3),
+    "several, and others": ([rf.Sequential(RELU, depthwise(8)), depthwise(12), depthwise(8)], 4),
+    "one number is the largest": ([depthwise(6), rf.Conv(1, weights=np.ones((6, 6, 1, 1)))], 6),
+}
+
+
+@pytest.mark.parametrize("below", [[], [RELU]], ids=["the input", "a map"])
+@pytest.mark.parametrize("name", READ_TOGETHER)
+def test_filters_of_one_channel_each_beside_other_readers(name: str, below: list[Any]) -> None:
+    """In any order."""
+    ways, count = READ_TOGETHER[name]
+    for order in itertools.permutations(ways):
+        block = rf.Sequential(*below, rf.Parallel(*order, merge="concat"))
+        assert lower(block).channels["input"] == count
+        told, given = (
+            rf.erf(n, input_size=2) for n in (block, rf.Sequential(rf.Input(count), block))
+        )
+        np.testing.assert_array_equal(told.image, given.image)
+    with pytest.raises(InputError, match=f"do not fit the {count + 1} channels read"):
+        rf.plan(rf.Sequential(rf.Input(count + 1), *below, rf.Parallel(*ways, merge="concat")))
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [

@@ -1,8 +1,8 @@
 """The command line, one module a command.
 
 Results go to standard output, everything else (progress, notes, errors) to standard error.
-Exit codes: 0 done, 1 a check failed, 2 bad input; an interrupt gives 130, and a reader that
-closed the pipe 141, as the shell reports the two signals.
+Exit codes: 0 done, 1 a check failed, 2 bad input (of `check` also where nothing can be compared);
+an interrupt gives 130, and a reader that closed the pipe 141, as the shell reports the two signals.
 
 With ``--json`` a command prints one JSON document with the names of the Python attributes. Exact
 numbers are JSON numbers where these are exact (2, 0.5) and else texts such as "1/3"; what is

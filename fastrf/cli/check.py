@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastrf.cli.exits import FAILED
+from fastrf.cli.exits import BAD_INPUT, FAILED
 from fastrf.cli.options import (
     EVERYTHING,
     AsJson,
@@ -16,7 +16,7 @@ from fastrf.cli.options import (
     bytes_of,
     unit_of,
 )
-from fastrf.cli.printing import print_json, print_table, shortened, show, width_of_page
+from fastrf.cli.printing import note, print_json, print_table, shortened, show, width_of_page
 from fastrf.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def check(
     memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
 ) -> int:
-    """Every engine against independent formulas; exits 1 where one disagrees."""
+    """Every engine against independent formulas; exits 1 where one disagrees, and 2 where nothing
+    can be compared."""
     from fastrf.check import check as cross_check
 
     network = selection.read(net)
@@ -49,6 +50,9 @@ def check(
         print_json(report.to_dict())
     else:
         _show_check(report)
+    if not report.rows:
+        note("nothing was compared, and so nothing checked: what is said of each engine tells why")
+        return BAD_INPUT
     return 0 if report else FAILED
 
 
@@ -74,8 +78,9 @@ def _show_check(report: CheckReport) -> None:
         for row in report.rows
     ]
     show(f"{report.network}, {report.node}\n")
-    print_table(header, rows, ("device", "tolerance", "grid", "dtype"))
-    show("")
+    if rows:
+        print_table(header, rows, ("device", "tolerance", "grid", "dtype"))
+        show("")
     failed = [row for row in report.rows if not row.ok]
     for row in failed:
         show(f"{row.quantity} ({row.device}, {row.engine}, {row.dtype}, {row.grid}):")
@@ -83,4 +88,7 @@ def _show_check(report: CheckReport) -> None:
     for reason in report.skipped:
         show(f"not compared: {reason}")
     total = len(report.rows)
-    show(f"{len(failed)} of {total} disagree" if failed else f"all {total} comparisons agree")
+    if failed:
+        show(f"{len(failed)} of {total} disagree")
+    elif rows:
+        show(f"all {total} comparisons agree")

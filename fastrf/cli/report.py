@@ -59,7 +59,10 @@ def report(
             progress=progress,
         )
     note(f"wrote {file}")
-    if found is not None and not found:
-        note("the cross-check found engines that disagree; the page and fastrf check say which")
-        return FAILED
-    return 0
+    if found is None or found:
+        return 0
+    if not found.rows:
+        note("the cross-check could compare nothing; the page says why")
+        return 0
+    note("the cross-check found engines that disagree; the page and fastrf check say which")
+    return FAILED

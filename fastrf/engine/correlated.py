@@ -259,6 +259,7 @@ class _Correlated:
                 part = self._mixed(stack, a, b, wanted, clip=False)
                 if part is not None:
                     found = self.sums.sum(found, part)
+                del part  # before the next
             return found
         # Of one window, a pixel gets all or nothing; different windows choose independently.
         alone = self._random(move, stack.picked((frozenset((0,)),) * stack.ndim), wanted)
@@ -464,10 +465,10 @@ class _Correlated:
             kernel(y, starts, taps.astype(self.dtype), out)
             return
         out[...] = 0
-        work = self.xp.empty_like(out)
+        work, weights = self.xp.empty_like(out), np.empty(taps.shape, self.dtype)
         for sign, tap in itertools.product((1, -1), (1, -1)):
-            weights = np.maximum(tap * taps, 0).astype(self.dtype)
-            if weights.any():
+            np.multiply(taps, tap, out=weights, casting="same_kind")
+            if np.maximum(weights, 0, out=weights).any():
                 kernel(self.xp.maximum(sign * y, 0), starts, weights, work)
                 if sign == tap:
                     out += work

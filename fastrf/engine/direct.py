@@ -361,7 +361,7 @@ class Walk:
         for _ in range(run.layers if layer.taps is None else 0):
             scale = scale / math.prod(layer.kernel)
         moved = Image(out, run.origin, scale, image.peak + growth, image.mass + growth, lease)
-        return self._trim(moved, sunk=layer.taps is not None)
+        return self._trim(moved, sunk=layer.taps is not None, fresh=True)
 
     # --- one map ----------------------------------------------------------------------------
 
@@ -371,11 +371,10 @@ class Walk:
         """The transposed map applied to an image; None where all of it fell into padding."""
         if move.is_global and move.size_in is None:
             raise unbounded(op.node)
-        image = image.times(move.gain)
-        before = image.spans
+        image = entered = image.times(move.gain)
         if isinstance(move.taps, np.ndarray):
             image = self._dense(move, image)
-            return self._clip(move, before, image, rest, sunk=True)
+            return self._clip(move, entered, image, rest, sunk=True)
         # Sums of a Window with equal taps are never below their largest addend; all else can be.
         sunk = move.taps is not None or any(isinstance(a, Spread | Table) for a in move.axes)
         for axis, axis_map in enumerate(move.axes):
@@ -387,7 +386,7 @@ class Walk:
             image = self._along(axis, axis_map, taps, image, move.size_in)
             if 0 in image.array.shape:
                 return None
-        return self._clip(move, before, image, rest, sunk)
+        return self._clip(move, entered, image, rest, sunk)
 
     def _along(
         self,
@@ -488,13 +487,13 @@ class Walk:
         return Image(out, origin, image.scale, image.peak, mass, lease)
 
     def _clip(
-        self, move: SpatialMap, before: list[Span], image: Image, rest: Scaled, sunk: bool
+        self, move: SpatialMap, entered: Image, image: Image, rest: Scaled, sunk: bool
     ) -> Image | None:
         """Cuts off what fell into padding and books it; trims zero borders.
 
         Where the largest value may have sunk, by small taps or because it was cut off, the scale
-        follows it, so that what is left keeps its headroom. The image `before` the map says how
-        much may have been.
+        follows it, so that what is left keeps its headroom. The image that `entered` the map says
+        how much may have been.
         """
         sizes = move.size_in or ()
         if any(
@@ -502,7 +501,7 @@ class Walk:
             for (start, count), size in zip(image.spans, sizes, strict=False)
         ):
             image, sunk = self._summable(image), True
-            image = replace(image, mass=image.mass + self.sight.kept(move, before))
+            image = replace(image, mass=image.mass + self.sight.kept(move, entered.spans))
         array, origin = image.array, image.origin
         for axis, size in enumerate(sizes):
             start, count = origin[axis], array.shape[axis]
@@ -516,10 +515,12 @@ class Walk:
             self._book(array[slab(axis, last, count)], image.scale, rest)
             array = array[slab(axis, first, last)]
             origin = _replaced(origin, axis, start + first)
-        return self._trim(replace(image, array=array, origin=origin), sunk)
+        fresh = image.lease is not entered.lease  # which planes may hold
+        return self._trim(replace(image, array=array, origin=origin), sunk=sunk, fresh=fresh)
 
-    def _trim(self, image: Image, sunk: bool) -> Image | None:
-        """The image without zero borders, and contiguous; None where nothing is left."""
+    def _trim(self, image: Image, *, sunk: bool, fresh: bool) -> Image | None:
+        """The image without zero borders, and contiguous; None where nothing is left. Of one that
+        is `fresh` nobody else holds the array."""
         array, origin = self.sight.trimmed(image.array, image.origin)
         if 0 in array.shape:
             return None
@@ -527,10 +528,10 @@ class Walk:
         if not array.flags.c_contiguous:
             copy, lease = self.pool.take(array.shape)
             copy[...] = array
-            array = copy
+            array, fresh = copy, True
         image = replace(image, array=array, origin=origin, lease=lease)
         if sunk and self.sight.has_sunk(image.array, image.mass, self.room):
-            image = self._rescaled(image, 0.0)
+            image = self._rescaled(image, 0.0, fresh=fresh)
         return image if image.peak > -math.inf else None
 
     def _book(self, part: Array, scale: Scaled, rest: Scaled) -> None:
@@ -604,16 +605,16 @@ class Walk:
         """The image with room for its values to grow by 2^growth."""
         return image if image.peak + growth <= self.room.limit else self._rescaled(image, growth)
 
-    def _rescaled(self, image: Image, growth: float) -> Image:
+    def _rescaled(self, image: Image, growth: float, fresh: bool = False) -> Image:
         """The image with its largest value near the top of the headroom, or as far below it as
-        room for growth asks."""
+        room for growth asks; in the same array where that is `fresh`, nobody else's."""
         peak, mass = self.sight.bounds(image.array, image.peak, image.mass, self.room)
         image = replace(image, peak=peak, mass=mass)
         if peak == -math.inf:
             return image  # all of it lay in the gaps of a transposed convolution
         shift = math.floor(min(self.room.top, self.room.limit - growth) - peak)
         enough = 0 <= shift <= self.sight.patience
-        return image if enough else self._shifted(image, min(shift, self.room.shift))
+        return image if enough else self._shifted(image, min(shift, self.room.shift), fresh)
 
     def _summable(self, image: Image) -> Image:
         """The image with room for the sum of its values; those of float32 are added in float64."""
@@ -621,13 +622,19 @@ class Walk:
             return image
         return self._lowered(image, math.log2(image.array.size))
 
-    def _shifted(self, image: Image, shift: int) -> Image:
-        """The same image, its array times 2^shift."""
-        out, lease = self.pool.take(image.array.shape)
-        out[...] = 0
-        self._accumulate(image.array, 2.0**shift, out)
+    def _shifted(self, image: Image, shift: int, fresh: bool = False) -> Image:
+        """The same image, its array times 2^shift; what becomes subnormal is 0."""
+        array, lease = image.array, image.lease
+        if fresh:
+            array *= 2.0**shift
+            if shift < 0:
+                array[array < np.finfo(self.dtype).tiny] = 0
+        else:
+            array, lease = self.pool.take(image.array.shape)
+            array[...] = 0
+            self._accumulate(image.array, 2.0**shift, array)
         scale = image.scale * Scaled.of(1.0, -shift)
-        return Image(out, image.origin, scale, image.peak + shift, image.mass + shift, lease)
+        return Image(array, image.origin, scale, image.peak + shift, image.mass + shift, lease)
 
     def finish(self, unit: tuple[int, ...]) -> Propagated:
         """The result, from the images on the input."""

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ from fastrf.maps import Kind, SpatialMap, Window
 _MEET_BYTES, _KEPT_BYTES = 8 + 8 + 1, 2 * 8
 """For each lag and pixel above and each tap that meet a lag: coefficients, where they meet and
 whether they do. For each lag and pixel, what is kept of which pixels these are, and where; it takes
-half as much more to find that out, before anything meets, and less than what meets takes."""
+half as much more to find that out, before anything meets."""
 
 _OPERATION_BYTES = 128
 """What Python holds of an operation: lags, coefficients of a line, and what was lost. Of the 959 of
@@ -112,11 +112,13 @@ def of_projected(
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A plane's stack; planes that hand on all they have share one `array`."""
+    """A plane's stack; planes that hand on all they have share one `array`. Of one that is `signed`
+    values may be negative."""
 
     reach: tuple[Reach, ...]
     lags: Lags
     array: int
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ class _Survey:
         self.trimmed = (room.top - room.low) * math.log(2)
         self.calls, self.cells, self.nanoseconds, self.largest = 0.0, 0, 0.0, 1
         self.each = 0
-        self.peak, self.signed = _Peak(), False
+        self.peak = _Peak()
         self.unpaired = dict(self.coherence.pairs)
         self.pending = Counter(pair.above for s in self.coherence.pairs.values() for pair in s)
         self.pending.update(p for op in self.operations for p, _ in op.targets)
@@ -290,7 +292,7 @@ class _Survey:
             return None
         # Without a bound on what lies outside, no centre is asked for.
         reach = tuple(r.span if math.isinf(r.proxy) else r for r in held.reach)
-        return p, self.coherence.lags[p], held.lags, self._size(held), reach, self.signed
+        return p, self.coherence.lags[p], held.lags, self._size(held), reach, held.signed
 
     def _counted(self) -> tuple[float, int, float, int, int, int]:
         """What has been counted since this was asked last."""
@@ -321,7 +323,7 @@ class _Survey:
         self.calls += PASSED_SECONDS
         if _count(found.lags) > 1 and mean_share(self.graph, op) < 1:
             self._work(self._size(found), cost.BOX_NANOSECONDS)
-            passed = _Held(found.reach, found.lags, self.peak.new(self._size(found)))
+            passed = replace(found, array=self.peak.new(self._size(found)))
             self.peak.work = [found, passed]
             self.peak.note()
             found = passed  # in place of what was read
@@ -356,9 +358,8 @@ class _Survey:
             self._release(pair.above)
 
     def _pair(self, pair: Pair, held: _Held) -> None:
-        self.signed |= pair.factor < 0
         for a, b in pair.both_orders():
-            reach = merged(self._behind(a, held.reach), self._behind(b, held.reach))
+            reach = self._behind(a, held.reach)
             wanted = self.coherence.lags[pair.below]
             before = self.peak.work
             self.peak.work = [*before, held]
@@ -366,6 +367,7 @@ class _Survey:
             self.peak.work = [*before, held, found]
             if pair.factor < 0:
                 self.peak.note(self._size(found))
+                found = replace(found, signed=True)
             self.peak.put(pair.below, self._added(self.peak.stacks.get(pair.below), found))
             self.peak.work = before
 
@@ -381,51 +383,83 @@ class _Survey:
         """What a map hands back."""
         if stands_still(kind, move):
             return self._picked(held, wanted)
-        work = _Passes(self.trimmed)
+        work, before = _Passes(self.trimmed), self.peak.work
         reach = work.transpose(move, held.reach)
         if reach is None:
             return None
-        self.signed |= move.coefficients is not None
-        if kind == "random" or (kind == "routing" and _count(held.lags) == 1):
-            own = below(kind, move, held.lags, wanted)
-            pixels = self._size(held) // _count(held.lags)
-            # Lags that are taken are a copy, axis by axis.
-            taken, lags = 0, held.lags
-            for axis, some in enumerate(own):
-                if len(some) < len(lags[axis]):
-                    lags = (*lags[:axis], some, *lags[axis + 1 :])
-                    self.peak.note(taken + _count(lags) * pixels)
-                    taken = _count(lags) * pixels
-            for read, written, scratch_bytes in work.passes:
-                # The first pass reads what is taken, the others what the one before has written.
-                first = (read, written) == work.passes[0][:2]
-                before = taken + (0 if first else _count(own) * read)
-                # Of either sign: what is positive or negative of what is read, and written.
-                signs = (read + written) if self.signed else 0
-                kernel = scratch_bytes // self.dtype.itemsize
-                self.peak.note(before + _count(own) * (written + signs) + kernel)
-            self.calls += cost.OPERATION_SECONDS * len(held.reach)
-            self.cells += _count(own) * work.cells
-            self.nanoseconds += _count(own) * work.nanoseconds
-            found = _Held(reach, own, self.peak.new(_count(own) * pixels_of(reach, self.trimmed)))
+        if kind == "fixed":
+            found = self._fixed(move, held, reach, wanted)
+        elif kind == "routing":
+            found = self._routing(move, held, reach, wanted, work)
         else:
-            found = held
-            own_terms = terms((move,), self.graph.ndim)
-            for a, b in itertools.product(own_terms, own_terms):
-                found = self._mixed(held, a, b, reach, wanted)
-            size = self._size(found)
-            if len(own_terms) > 1 or kind == "routing":
-                self.peak.note(3 * size)
+            found = self._random(move, held, reach, wanted, work)
         size = self._size(found)
         self._work(size, 2 * cost.BOX_NANOSECONDS)
         # Scaled in its place, and which values are too small; where a border cuts some off, copies
         # along one axis after the other.
-        flags = size * (2 if self.signed else 1) // self.dtype.itemsize
+        flags = size * (2 if found.signed else 1) // self.dtype.itemsize
         whole = _count(found.lags) * math.prod(work.whole)
         cut = whole + size * (2 if work.cuts > 1 else 1) if work.cuts else 0
+        self.peak.work = before
         self.peak.note(max(size + flags, cut))
         self.largest = max(self.largest, size)
         return found
+
+    def _random(
+        self, move: SpatialMap, held: _Held, reach: tuple[Reach, ...], wanted: Lags, work: _Passes
+    ) -> _Held:
+        """As `_Correlated._random`."""
+        own = below("random", move, held.lags, wanted)
+        pixels = self._size(held) // _count(held.lags)
+        # Lags that are taken are a copy, axis by axis.
+        taken, lags = 0, held.lags
+        for axis, some in enumerate(own):
+            if len(some) < len(lags[axis]):
+                lags = (*lags[:axis], some, *lags[axis + 1 :])
+                self.peak.note(taken + _count(lags) * pixels)
+                taken = _count(lags) * pixels
+        for read, written, scratch_bytes in work.passes:
+            # The first pass reads what is taken, the others what the one before has written.
+            first = (read, written) == work.passes[0][:2]
+            before = taken + (0 if first else _count(own) * read)
+            # Of either sign: what is positive or negative of what is read, and written.
+            signs = (read + written) if held.signed else 0
+            kernel = scratch_bytes // self.dtype.itemsize
+            self.peak.note(before + _count(own) * (written + signs) + kernel)
+        self.calls += cost.OPERATION_SECONDS * len(held.reach)
+        self.cells += _count(own) * work.cells
+        self.nanoseconds += _count(own) * work.nanoseconds
+        size = _count(own) * pixels_of(reach, self.trimmed)
+        return _Held(reach, own, self.peak.new(size), held.signed)
+
+    def _fixed(
+        self, move: SpatialMap, held: _Held, reach: tuple[Reach, ...], wanted: Lags
+    ) -> _Held:
+        """What every two terms of a map hand back, added up; each has its own window."""
+        own, before = terms((move,), self.graph.ndim), self.peak.work
+        found: _Held | None = None
+        for a, b in itertools.product(own, own):
+            part = self._mixed(held, a, b, reach, wanted)
+            self.peak.work = [*self.peak.work, part]
+            found = self._added(found, part, alike=False)
+            self.peak.work = [*before, found]
+        assert found is not None
+        return found
+
+    def _routing(
+        self, move: SpatialMap, held: _Held, reach: tuple[Reach, ...], wanted: Lags, work: _Passes
+    ) -> _Held:
+        """What one window's route hands back, and those of two, which read a copy of the rest."""
+        before = self.peak.work
+        picked = self._picked(held, (frozenset((0,)),) * len(held.lags))
+        alone = self._random(move, picked, reach, wanted, work)
+        if picked is held:
+            return alone
+        others = replace(held, array=self.peak.new(self._size(held)))
+        (chances,) = terms((move,), self.graph.ndim)
+        self.peak.work = [*before, alone, others]
+        common = self._mixed(others, chances, chances, reach, wanted)
+        return self._added(common, alone)  # takes less than what they have in common
 
     def _mixed(
         self, held: _Held, a: Term, b: Term, reach: tuple[Reach, ...], wanted: Lags
@@ -439,7 +473,8 @@ class _Survey:
             self.peak.note(size)
             self._work(size, cost.BOX_NANOSECONDS)
             self.calls += MIRRORED_SECONDS * _count(lags) / 2
-            held = _Held(at, lags, self.peak.new(size))
+            held = replace(held, lags=lags, array=self.peak.new(size))
+        signed = held.signed
         for axis in range(len(at)):
             above, read = lags[axis], at[axis].within(self.trimmed)[1]
             lags = (*lags[:axis], wanted[axis], *lags[axis + 1 :])
@@ -449,7 +484,7 @@ class _Survey:
             flat = size if len(at) > 1 < len(above) else 0
             copied = out if len(wanted[axis]) > 1 < _count(lags[:axis]) else 0
             first, second = (line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
-            self.signed |= any(float(line[axis].rows(0, _SOME)[1].min()) < 0 for line in (a, b))
+            signed = signed or any(line[axis].rows(0, _SOME)[1].min() < 0 for line in (a, b))
             length, around = at[axis].within(self.trimmed)[1], max(above) - min(above)
             beside = size // (len(above) * read)
             if takes_at_once(read, around, len(wanted[axis]), first + second, beside):
@@ -457,7 +492,10 @@ class _Survey:
                 wide = read + around
                 pairs, half = beside * read * wide, beside * length * wide
                 both = beside * length * (length + around * length // read)
-                working = (2 if self.signed else 1) * (half + max(pairs, both))
+                # Of either sign: parts of what is read, one of them negated, and what is summed.
+                working = max(pairs + half, half + both)
+                if signed:
+                    working = max(3 * pairs + 2 * half, 3 * half + 2 * both)
                 self.calls += MIXED_SECONDS + len(wanted[axis]) * PICKED_SECONDS
                 products = half * first + both * second
             else:
@@ -468,10 +506,13 @@ class _Survey:
                 meet = min(len(above), int(2 * apart))
                 size_of = self.dtype.itemsize
                 met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
-                rows = _KEPT_BYTES * len(above) * read + met
+                rows = _KEPT_BYTES * len(above) * read
+                rows += max(met, rows // 2)
+                # Coefficients of all outputs, and where they begin.
+                rows += 8 * ((1 + first) * read + (1 + second) * (read + around))
                 # Of either sign: parts of what is read, and one lag.
                 some = size // len(above) * meet
-                signs = 2 * some + out // len(wanted[axis]) if self.signed else 0
+                signs = 2 * some + out // len(wanted[axis]) if signed else 0
                 working = signs + rows // size_of
                 self.each = max(self.each, met + signs * size_of)
                 self.calls += len(wanted[axis]) * MIXED_SECONDS
@@ -479,19 +520,19 @@ class _Survey:
             # Along the first axis, what is read may be what entered, and held.
             before = size if axis or mirrored else 0
             self.peak.note(before + flat + out + max(copied, working))
-            self._work(products, cost.TABLE_NANOSECONDS * (4 if self.signed else 1))
+            self._work(products, cost.TABLE_NANOSECONDS * (4 if signed else 1))
             size = out
-        return _Held(at, wanted, self.peak.new(size))
+        return _Held(at, wanted, self.peak.new(size), signed)
 
     def _picked(self, held: _Held, lags: Lags) -> _Held:
         if all(some.issuperset(have) for have, some in zip(held.lags, lags, strict=True)):
             return held
         own = tuple(a & b for a, b in zip(held.lags, lags, strict=True))
-        return _Held(
-            held.reach, own, self.peak.new(self._size(held) // _count(held.lags) * _count(own))
-        )
+        size = self._size(held) // _count(held.lags) * _count(own)
+        return replace(held, lags=own, array=self.peak.new(size))
 
-    def _added(self, a: _Held | None, b: _Held) -> _Held:
+    def _added(self, a: _Held | None, b: _Held, alike: bool = True) -> _Held:
+        """As `stack.Sums.sum`, of stacks whose windows and lags may be `alike`."""
         if a is None:
             return b
         lags = a.lags if a.lags == b.lags else united_lags(a.lags, b.lags)
@@ -501,11 +542,11 @@ class _Survey:
             reach = merged(a.reach, b.reach)
             size = _count(lags) * pixels_of(reach, self.trimmed)
         # The sum; and where windows or lags differ, the second part times a factor.
-        alike = size == self._size(a) == self._size(b)
+        alike = alike and size == self._size(a) == self._size(b)
         self.peak.note(size + (0 if alike else self._size(b)))
         self.calls += cost.POINTWISE_SECONDS
         self._work(size, 2 * cost.BOX_NANOSECONDS)
-        return _Held(reach, lags, self.peak.new(size))
+        return _Held(reach, lags, self.peak.new(size), a.signed or b.signed)
 
     def _size(self, held: _Held) -> int:
         return self.peak.sizes[held.array]

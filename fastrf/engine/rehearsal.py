@@ -401,7 +401,8 @@ class Rehearsal:
         sinks = traits.sinks
         for count, r in zip(whole, reach, strict=True):
             sinks = sinks or count > r.span[1]
-        entered = image.shape
+        entered = image
+        entered.buffer[1] += 1  # held until the map is done
         if isinstance(move.taps, np.ndarray):
             image = self._passed(image, tuple(whole), 0.0, 0)
             pixel, row = correlate_cost(move.taps.size)
@@ -420,14 +421,17 @@ class Rehearsal:
                 self._work(image.pixels, nanoseconds)
         self.cells += math.prod(whole)
         self._work_alone(move, whole)
-        self.slots.move(math.prod(whole), _aside(move, entered, whole))
-        self.slots.beside = max(self.slots.beside, _beside(move, entered, whole, self.size))
+        self.slots.move(math.prod(whole), _aside(move, entered.shape, whole))
+        self.slots.beside = max(self.slots.beside, _beside(move, entered.shape, whole, self.size))
         before = image.buffer
         before[1] += 1  # held as long as what is made of it
         image = self._trimmed(reach, image.shape, image.pixels, image.peak, before)
         if sinks and self.seen and image.peak > self.room.top:
-            image = self._instead(image, self._shifted(image, 0.0))
+            fresh = image.buffer is not entered.buffer
+            steady = self._shifted(image, 0.0, fresh)
+            image = steady if fresh else self._instead(image, steady)
         self.pool.let_go(before)
+        self.pool.let_go(entered.buffer)
         return image
 
     def _passed(self, image: Image, shape: Shape, growth: float, bytes_beside: int) -> Image:
@@ -478,10 +482,11 @@ class Rehearsal:
             return image
         return self._shifted(image, growth)
 
-    def _shifted(self, image: Image, growth: float) -> Image:
-        """The image with room to grow; beside the old one, which its holders keep."""
-        buffer = self.pool.take(image.pixels)
-        self._note(0)
+    def _shifted(self, image: Image, growth: float, fresh: bool = False) -> Image:
+        """The image with room to grow: beside the old one, which its holders keep, or, where that
+        is `fresh`, in its place, and which values are too small."""
+        buffer = image.buffer if fresh else self.pool.take(image.pixels)
+        self._note(image.pixels if fresh else 0)
         self.fixed += cost.SUM_SECONDS
         self._work(image.pixels, cost.BOX_NANOSECONDS)
         shift = math.floor(min(self.room.top, self.room.limit - growth) - image.peak)
@@ -566,9 +571,8 @@ class _Slots:
         self.needs[found] = max(self.needs[found], pixels)
         return found
 
-    def _follow(self, slot: int | None) -> None:
-        if slot is not None:
-            self.holders[slot] += 1
+    def _follow(self, slot: int) -> None:
+        self.holders[slot] += 1
         if self.at is not None:
             self.holders[self.at] -= 1
         self.at = slot
@@ -594,11 +598,13 @@ class _Slots:
             self.holders[self.at] += 1
 
     def move(self, pixels: int, work: int = 0) -> None:
-        """The image becomes another one, with so many pixels to work in."""
-        found = self._free(pixels)
-        self._follow(found)
+        """The image becomes another one, with so many pixels to work in beside both."""
+        before, self.at = self.at, None
+        self._follow(self._free(pixels))
         if work:
             self._free(work)
+        if before is not None:
+            self.holders[before] -= 1
 
     def hand(self, plane: int, pixels: int) -> None:
         """A plane gets it."""

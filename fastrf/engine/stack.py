@@ -17,6 +17,7 @@ import numpy as np
 from fastrf.arrays import Array
 from fastrf.engine.coherence import Lags
 from fastrf.engine.scaled import Headroom, Scaled
+from fastrf.engine.sight import log2_of_sum
 from fastrf.engine.windows import Span, united
 
 
@@ -140,11 +141,14 @@ class Sums:
             a, b = b, a
         a = self.lowered(a, 1.0)
         ratio = self.dtype.type(b.scale.over(a.scale))
+        # Of many like stacks the bound grows with the logarithm of their number: by 1 at each, room
+        # would run out.
+        peak = log2_of_sum(a.peak, b.peak + math.log2(ratio)) if ratio else a.peak
         lags, origin = a.lags, a.origin
         if lags == b.lags and origin == b.origin and a.array.shape == b.array.shape:
             out = b.array * ratio
             out += a.array
-            return Stack(out, lags, origin, a.scale, a.peak + 1.0, a.signed or b.signed)
+            return Stack(out, lags, origin, a.scale, peak, a.signed or b.signed)
         spans = [united(x, y) for x, y in zip(a.spans, b.spans, strict=True)]
         lags = tuple(in_order({*x, *y}) for x, y in zip(a.lags, b.lags, strict=True))
         out = self.xp.zeros((*map(len, lags), *(count for _, count in spans)), self.dtype)
@@ -157,7 +161,7 @@ class Sums:
             for to, source in _places(part.lags, lags):
                 out[(*to, *window)] += values[source]
         origin = tuple(start for start, _ in spans)
-        return Stack(out, lags, origin, a.scale, a.peak + 1.0, a.signed or b.signed)
+        return Stack(out, lags, origin, a.scale, peak, a.signed or b.signed)
 
     def lowered(self, stack: Stack, growth: float) -> Stack:
         """The stack with room for its values to grow by 2^growth."""

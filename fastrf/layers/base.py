@@ -90,6 +90,11 @@ class Layer:
         keeps = type(self).output_channels is Layer.output_channels
         return channels if self.channels_read is None and keeps else self.channels_read
 
+    @property
+    def fits_fewer(self) -> bool:
+        """Whether `channels_read` is the most that the weights fit, of several numbers."""
+        return False
+
     def fits(self, channels: int) -> bool:
         """Whether the weights of a bound layer, if it holds any, are for so many channels read."""
         return self.channels_read in (None, channels)

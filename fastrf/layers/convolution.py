@@ -150,8 +150,12 @@ class _Convolution(Windowed):
         keeps = self.channels is None and self.groups == "depthwise"
         return channels if keeps else self.channels_read
 
+    @property
+    def fits_fewer(self) -> bool:
+        return self.weights is not None and not self.transposed and self.groups == "depthwise"
+
     def fits(self, channels: int) -> bool:
-        if self.weights is None or self.transposed or self.groups != "depthwise":
+        if not self.fits_fewer:
             return super().fits(channels)
         # Filters of one channel each, one or several of every channel.
         first, second = self.weights.shape[:2]

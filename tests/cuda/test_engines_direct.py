@@ -25,6 +25,8 @@ from fastrf.kernels import load
 from fastrf.kernels.cuda import _module
 from shim.standin import StandIn
 from test_engines import CASES, ROUNDINGS, U, units
+from test_scaled_in_place import NETWORKS as SCALED
+from test_scaled_in_place import assert_in_place
 
 import fastrf as rf
 from fastrf import device
@@ -214,6 +216,12 @@ def test_depth(xp: ModuleType, name: str, dtype: str) -> None:
     assert_alike(found, on_cpu(at, dtype), dtype, 2 * (roundings + 8) * U[dtype])
 
 
+@pytest.mark.parametrize("dtype", U)
+@pytest.mark.parametrize("name", [name for name, (_, _, own) in SCALED.items() if not own])
+def test_images_that_planes_hold_are_left_alone(xp: ModuleType, name: str, dtype: str) -> None:
+    assert_in_place(name, dtype, "cuda", xp=xp)
+
+
 @pytest.mark.parametrize(
     ("name", "grid"),
     [*product(CASES, ["unbounded", "clipped"]), *((name, "its own") for name in DEEP)],
@@ -222,7 +230,7 @@ def test_bounds_hold(xp: ModuleType, name: str, grid: str, monkeypatch: pytest.M
     """No value lies above an image's peak, and their sum not below its mass."""
     trim, seen = direct.Walk._trim, []
 
-    def watched(self: Any, image: direct.Image, sunk: bool) -> direct.Image | None:
+    def watched(self: Any, image: direct.Image, **rest: bool) -> direct.Image | None:
         array = on_host(image.array).astype(np.float64)
         if array.any():
             # A sum of N numbers is right to N·u; the bounds are sums of a few logarithms.
@@ -232,7 +240,7 @@ def test_bounds_hold(xp: ModuleType, name: str, grid: str, monkeypatch: pytest.M
                 image.mass - math.log2(array.max()) - room
             )
             seen.append(image.mass)
-        return trim(self, image, sunk)
+        return trim(self, image, **rest)
 
     monkeypatch.setattr(direct.Walk, "_trim", watched)
     if grid == "its own":

@@ -173,8 +173,9 @@ class Holdings:
         cored = source.form.cored or passage.taps.weights.ndim > 1
         form = Form(shape, tuple(columns), cored)
         signed = source.signed or not passage.move.separable
-        # Raised by a power of two; or that of absolute values beside it, and sizes of a factor.
-        self._note(2 * form.numbers + (form.widest + form.weights if signed else 0))
+        # Raised by a power of two; or that of absolute values beside it, and sizes of a factor. Of
+        # a core's weights, which may be more, four copies are counted where it is multiplied out.
+        self._note(2 * form.numbers + (form.widest if signed else 0))
         return _Held(form, signed)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
