@@ -52,8 +52,9 @@ def described(values: tuple[Any, ...]) -> tuple[Kinds, list[Any]]:
             kind = str(len(value))
             words += value
         else:
-            kind = isinstance(value, np.ndarray) and _ARRAYS.get((value.dtype, value.ndim))
-            if not kind or value.flags.num & _FITS != _FITS:
+            if isinstance(value, np.ndarray):
+                kind = _ARRAYS.get((value.dtype, value.ndim))
+            if kind is None or value.flags.num & _FITS != _FITS:
                 raise _not_taken(value)
             words.append(id(value))
         kinds.append(kind)
