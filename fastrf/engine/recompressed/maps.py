@@ -54,7 +54,9 @@ class AxisOperator:
     @cached_property
     def absolute(self) -> Any:
         """The matrix of absolute weights."""
-        return abs(self.matrix)
+        found = abs(self.matrix)
+        found.has_canonical_format = True  # as of `brought`
+        return found
 
     def on(self, xp: Any) -> AxisOperator:
         """The host's operator for the arrays of a namespace."""
