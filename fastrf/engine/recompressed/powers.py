@@ -54,6 +54,20 @@ class Passage:
             _addends(axis, n) + 1 for axis, (_, n) in zip(move.axes, y, strict=True)
         )
 
+    @property
+    def connections(self) -> int:
+        """Most entries of the matrices, all axes together."""
+        found = 0
+        for vectors, axis, y, x in zip(
+            self.taps.vectors, self.move.axes, self.y, self.x, strict=True
+        ):
+            if isinstance(axis, Everything):
+                each = x[1]
+            else:
+                each = axis.taps.shape[1] if isinstance(axis, Table) else axis.kernel
+            found += len(vectors) * y[1] * each
+        return found
+
     @cached_property
     def taps(self) -> Products:
         """The taps as a sum of products of one vector an axis."""
