@@ -457,7 +457,7 @@ class csr_matrix:
 
     def __matmul__(self, dense: Any) -> ndarray:
         if not isinstance(dense, ndarray):
-            return NotImplemented
+            raise TypeError(f"Unsupported type {type(dense)}")
         assert dense.ndim == 2
         assert self.has_canonical_format  # `sum_duplicates` looks
         return ndarray(np.asfortranarray(self._held @ _opened(dense)))
