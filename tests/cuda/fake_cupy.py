@@ -365,6 +365,8 @@ def _function(name: str) -> Callable[..., Any]:
 
     def apply(*args: Any, **kwargs: Any) -> Any:
         _wait()
+        if name == "bincount" and not args[0].size:
+            raise ValueError("zero-size array to reduction operation max, which has no identity")
         return lifted(*args, **kwargs)
 
     return apply

@@ -98,6 +98,11 @@ def test_sparse_matrices_that_are_said_to_be_in_order_are_not_looked_at() -> Non
     assert cupy.waits == before + 1
 
 
+def test_counting_nothing() -> None:
+    with pytest.raises(ValueError, match="zero-size"):
+        cupy.bincount(cupy.asarray(A, np.int64)[:0].ravel(), minlength=3)
+
+
 def test_what_does_not_converge_is_no_error() -> None:
     _, s, _ = cupy.linalg.svd(cupy.asarray(A * np.nan), full_matrices=False)
     assert np.isnan(s.get()).all()

@@ -223,7 +223,8 @@ class Terms:
         planes = 1 if xp is np else max(1, DEVICE_PLANES // lead[1].size)
         for start in range(0, len(first), planes):
             some = slice(start, start + planes)
-            xp.matmul(first[some, None] * lead[1], last.T, out=found[some])
+            lines = (first[some, None] * lead[1]).reshape(-1, first.shape[1])
+            xp.matmul(lines, last.T, out=found[some].reshape(len(lines), len(last)))
         return found
 
 

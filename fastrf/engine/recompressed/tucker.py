@@ -251,6 +251,8 @@ class TuckerImage(Image):
                 digits = block.ravel().view(np.int64) >> shift
                 alike = digits >> _DIGIT == known
                 own = digits[alike] & ((1 << _DIGIT) - 1)
+                if not own.size:  # CuPy counts nothing of nothing
+                    continue
                 counts += self.xp.bincount(own, minlength=len(counts))
                 sums += self.xp.bincount(own, block.ravel()[alike], len(counts))
             counts, sums = fetched(counts, sums)
