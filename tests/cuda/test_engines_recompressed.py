@@ -396,7 +396,7 @@ def test_memory(gpu: ModuleType, name: str, dtype: str, monkeypatch: pytest.Monk
     tracemalloc.stop()
     # Besides, there are Python's own objects.
     assert peak <= plan.memory + 2**18
-    assert plan.memory <= 8 * peak
+    assert plan.memory <= 2 * peak
 
 
 def test_the_forecast_of_a_gpu(gpu: ModuleType) -> None:

@@ -14,6 +14,7 @@ above, and what the host needs for each array function and each kernel of a deco
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,14 +136,8 @@ def of_powers(
     return _of(script(*where, KEPT[graph.ndim]), *where, dtype, 0.0, on_device)
 
 
-def of_recompressed_on_device(*field: Any) -> Forecast:
-    """As `of_recompressed`, on a GPU."""
-    return of_recompressed(*field, on_device=True)
-
-
-def of_powers_on_device(*field: Any) -> Forecast:
-    """As `of_powers`, on a GPU."""
-    return of_powers(*field, on_device=True)
+of_recompressed_on_device = partial(of_recompressed, on_device=True)
+of_powers_on_device = partial(of_powers, on_device=True)
 
 
 def _of(

@@ -187,7 +187,8 @@ class Terms:
             found = self.weights
             for own in values:
                 found = found * own
-            return found.sum(axis=-1)
+            sums: Floats = found.sum(axis=-1)
+            return sums
         found = xp.tensordot(values[-1], self.weights, (1, -1))
         for own in reversed(values[:-1]):
             found = xp.einsum("s...c,sc->s...", found, own)
@@ -223,8 +224,8 @@ class Terms:
         planes = 1 if xp is np else max(1, DEVICE_PLANES // lead[1].size)
         for start in range(0, len(first), planes):
             some = slice(start, start + planes)
-            lines = (first[some, None] * lead[1]).reshape(-1, first.shape[1])
-            xp.matmul(lines, last.T, out=found[some].reshape(len(lines), len(last)))
+            rows = (first[some, None] * lead[1]).reshape(-1, first.shape[1])
+            xp.matmul(rows, last.T, out=found[some].reshape(len(rows), len(last)))
         return found
 
 
@@ -303,7 +304,8 @@ def reduced(terms: Terms, budget: float, noise: float = NOISE) -> tuple[Terms, L
 def _of_pixels(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
     pixels = terms.form()
     u, s, vt = terms.xp.linalg.svd(pixels, full_matrices=False)
-    rank = kept_of(*fetched(s), budget, noise)
+    (values,) = fetched(s)
+    rank = kept_of(values, budget, noise)
     kept = Terms((u[:, :rank].copy(), vt[:rank].T.copy()), s[:rank])
     del u, vt  # all singular vectors, as large as the pixels
     loss = _changed(pixels, kept)
@@ -316,7 +318,8 @@ def _of_factors(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]
     (qa, ra), (qb, rb) = xp.linalg.qr(a), xp.linalg.qr(b)
     core = (ra * terms.weights) @ rb.T
     u, s, vt = xp.linalg.svd(core, full_matrices=False)
-    rank = kept_of(*fetched(s), budget, noise)
+    (values,) = fetched(s)
+    rank = kept_of(values, budget, noise)
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
     kept = Terms((qa @ u, qb @ vt.T), s)
     if math.prod(terms.shape) <= MEASURED:

@@ -65,12 +65,11 @@ class AxisOperator:
 
 
 def brought(matrix: Any, xp: Any) -> Any:
-    """A sparse matrix of SciPy's for the arrays of a namespace."""
+    """A sparse matrix of SciPy's, in canonical format, for the arrays of a namespace."""
     if xp is np:
         return matrix
     from cupyx.scipy.sparse import csr_matrix
 
-    matrix.sum_duplicates()
     # Most of cuSPARSE takes 32 bits alone, and `MOST_CONNECTIONS` does not fill them.
     parts = (matrix.indices, matrix.indptr)
     indices, starts = (xp.asarray(part.astype(np.int32, copy=False)) for part in parts)

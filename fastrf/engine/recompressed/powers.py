@@ -132,7 +132,9 @@ class Matrices:
         from scipy.sparse import block_diag
 
         axes = [own for (own,) in self.operators]
-        return block_diag([a.matrix for a in axes], "csr"), min(a.steps for a in axes)
+        matrix = block_diag([a.matrix for a in axes], "csr")
+        matrix.sum_duplicates()
+        return matrix, min(a.steps for a in axes)
 
     @cached_property
     def ends(self) -> tuple[Floats, Floats]:

@@ -257,9 +257,9 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
     del found
     if signed and not terms.diagonal:
         origin = tuple(start for start, _ in carrier.script.support)
-        *factors, core = fetched(*terms.factors, terms.weights)
-        left = Terms(tuple(factors), core)
-        return _volume(TuckerImage(left, origin, dtype, carrier.xp), scale, tail)
+        *here, core = fetched(*terms.factors, terms.weights)
+        image = TuckerImage(Terms(tuple(here), core), origin, dtype, carrier.xp)
+        return _volume(image, scale, tail)
     parts, origin = [], tuple(start for start, _ in field)
     for factor, (start, count), (first, _) in zip(
         terms.factors, field, carrier.script.support, strict=True
@@ -284,8 +284,8 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
     array = pixels.astype(dtype, copy=False)
     del pixels
     array[array < np.finfo(dtype).tiny] = 0
-    image, origin, _ = sight_of(carrier.xp).finished(array, origin, ())
-    return _Seen(scale, signed, image, origin, total, peak, dropped / total)
+    array, origin, _ = sight_of(carrier.xp).finished(array, origin, ())
+    return _Seen(scale, signed, array, origin, total, peak, dropped / total)
 
 
 def _visible(terms: Terms, signed: bool, tiny: float) -> list[tuple[int, int]] | None:

@@ -121,7 +121,8 @@ def decomposed(core: Floats, budget: float, noise: float) -> tuple[tuple[Floats,
         if flat.shape[1] > flat.shape[0]:
             flat = xp.linalg.qr(flat.T, mode="r").T
         u, s, _ = xp.linalg.svd(flat, full_matrices=False)
-        u = u[:, : kept_of(*fetched(s), budget, noise)]
+        (values,) = fetched(s)
+        u = u[:, : kept_of(values, budget, noise)]
         turns.append(u)
         core = xp.moveaxis(xp.tensordot(u, core, (0, axis)), 0, axis)
     return tuple(turns), xp.ascontiguousarray(core)
