@@ -93,7 +93,7 @@ RING = np.add.outer(np.arange(-2, 3) ** 2, np.arange(-2, 3) ** 2) + 1.0
 
 PLANES: dict[str, tuple[Any, Any]] = {
     "pixels are decomposed": (residual(40, (3, 5)), 60),
-    "factors are decomposed": (residual(60, (3, 5)), 400),
+    "factors are decomposed": (residual(24, (3, 5)), 120),
     "unbounded": (residual(30, (3, 5)), None),
     "taps that are no product": (rf.Sequential(*[rf.Conv(5, padding=2, taps=RING)] * 6), 40),
     "strided": (rf.Sequential(residual(20, (3, 5)), rf.MaxPool(3, 2), residual(60)), 90),
@@ -192,9 +192,8 @@ def counted(xp: ModuleType, place: Where) -> tuple[Recompressed, dict[str, int],
 
 
 LARGE: dict[str, tuple[Any, Any]] = {
-    "pixels": (residual(60, (3, 5)), 300),
-    "factors": (residual(90, (3, 5)), 400),
-    "volume": (residual(20, (3, 5), ndim=3), 90),
+    "plane": (residual(30, (9, 15)), 300),
+    "volume": (residual(14, (3, 5), ndim=3), 70),
 }
 
 
@@ -211,12 +210,12 @@ def test_no_image_crosses(xp: ModuleType, name: str) -> None:
 
 @pytest.mark.parametrize("name", LARGE)
 def test_decompositions_are_the_devices(xp: ModuleType, name: str) -> None:
-    """Two factors and a core of a plane, or its pixels; three factors of a volume, and its core
-    along each axis."""
+    """Two factors and a core of a plane; three factors of a volume, and its core along each
+    axis."""
     found, _, solved = counted(xp, where(LARGE[name][0], size=LARGE[name][1]))
     kinds = [each.partition(" ")[0] for each in solved]
-    svd, qr = {"pixels": (1, 0), "factors": (1, 2), "volume": (3, 3)}[name]
-    assert found.reductions > 5
+    svd, qr = {"plane": (1, 2), "volume": (3, 3)}[name]
+    assert found.reductions > 3
     assert kinds.count("svd") >= svd * found.reductions
     assert kinds.count("qr") >= qr * found.reductions
 
@@ -360,18 +359,19 @@ def test_pixels_of_a_volume(xp: ModuleType, volume: tuple[TuckerImage, TuckerIma
 # --- plans ------------------------------------------------------------------------------------
 
 MEMORY: dict[str, tuple[Any, Any]] = {
-    "pixels": (residual(20, (3, 5)), 260),
-    "factors": (residual(40, (3, 5)), 700),
+    "pixels": (residual(20, (3, 5)), 90),
+    "factors": (residual(24, (3, 5)), 400),
     "powers": (residual(60), 500),
-    "strided": (rf.Sequential(residual(20, (3, 5)), rf.MaxPool(3, 2), residual(60)), 400),
+    "strided": (rf.Sequential(residual(12, (3, 5)), rf.MaxPool(3, 2), residual(60)), 300),
     "taps that are no product": (rf.Sequential(*[rf.Conv(5, padding=2, taps=RING)] * 6), 300),
     "volume": (residual(14, (3, 5), ndim=3), 84),
     "volume of powers": (residual(20, ndim=3), 70),
 }
 
 
-@pytest.mark.parametrize("dtype", EPS)
-@pytest.mark.parametrize("name", MEMORY)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "float64") for name in MEMORY), ("powers", "float32")]
+)
 def test_memory(gpu: ModuleType, name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is taken of a device is no more than foretold, and not many times less.
 
