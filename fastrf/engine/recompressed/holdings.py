@@ -14,8 +14,9 @@ NumPy 2 with OpenBLAS, 2026-11-28).
 On a GPU all memory is CuPy's pool's, and what cuSOLVER works in is, too: it is counted. CuPy hands
 it a copy of each matrix, which becomes Q or the singular vectors of one side, and R is a view of
 another one. What it asks for besides was not measured; it is taken to be what LAPACK does. The
-matrices of maps are there for a field, and each array takes whole `BLOCK_BYTES`. Not counted is
-what libraries hold from their first call on (cuBLAS on recent GPUs some 32 MiB).
+matrices of maps are there for a field. That the pool rounds sizes up counts where arrays are single
+numbers. Not counted is what libraries hold from their first call on (cuBLAS on recent GPUs some
+32 MiB).
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ exponents (64 and 28 each), places in two lists that have room to grow."""
 BLOCK_BYTES = 512
 """What CuPy's pool rounds the size of an array up to."""
 
-STEP_BLOCKS = 32
-"""Arrays without axes that are left of a step until the end: what bounds its errors."""
+STEP_BLOCKS = 8
+"""Arrays without axes that are left of a step until the end: what bounds its errors. Counted on the
+tests' stand-in: 4 in planes, 6 in volumes."""
 
 WORKSPACE = 8
 """Numbers over n² that a singular value decomposition of order n works in, beside its results,"""
