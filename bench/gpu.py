@@ -50,6 +50,7 @@ from fastrf.check import rounding_steps
 from fastrf.device import HOST, Device, resolve
 from fastrf.engine import ENGINES
 from fastrf.engine.factored import propagate_factored
+from fastrf.engine.recompressed import Recompressed, recompress
 from fastrf.lowering import lower
 from fastrf.sweep.chain import Chain, ChainAxis
 from fastrf.sweep.figures import measured
@@ -69,6 +70,8 @@ class Scale:
         side, layers: of the dense image, and how many layers it goes through.
         plains: depths of `plain(depth, 3)`, with the seconds that are the target.
         factored: length of a factored image's axes, roughly.
+        reduced: by the number of axes, residual blocks of kernels 3 and 5 in turn, and a side.
+        decomposed: pixels and columns of a factor that is decomposed.
         peer: side of the image that other libraries convolve.
         chains, depth: of the sweep.
         copied: bytes of the copy whose bandwidth is measured.
@@ -81,6 +84,10 @@ class Scale:
     layers: int = 96
     plains: Sequence[tuple[int, float]] = ((1000, 3e-3), (10_000, 1.5))
     factored: int = 20_000
+    reduced: Mapping[int, tuple[int, int]] = field(
+        default_factory=lambda: {2: (50, 768), 3: (60, 200)}
+    )
+    decomposed: tuple[int, int] = (768, 128)
     peer: int = 4096
     chains: int = 10_000
     depth: int = 100
@@ -290,6 +297,59 @@ def factored(lab: Lab, dtype: str, blocks: bool) -> Figures:
     return against(figures | {"share_of_fill": fill / figures["seconds"]}, "share_of_fill", 0.85)
 
 
+def reduced(lab: Lab, dtype: str, ndim: int) -> Figures:
+    """A field of many terms that are reduced on the way, from the graph to pixels on the device,
+    and how many times as long the CPU takes."""
+    blocks, side = lab.scale.reduced[ndim]
+    layers = [rf.Residual(rf.Conv(3 + 2 * (i % 2), padding="same")) for i in range(blocks)]
+    graph = lower(rf.Sequential(*layers, ndim=ndim), side)
+    node = graph.output_node(None)
+    place = (graph, node, graph.unit_index(node, "center"), graph.input_node(None))
+    options: dict[str, Any] = {"dtype": dtype, "tol": 1e-10}
+
+    def run(xp: Any) -> tuple[Recompressed, Any]:
+        found = recompress(*place, **options, xp=xp)
+        return found, found.propagated.pixels()
+
+    own, expected = run(np)
+    figures: Figures = lab.timed(lambda: run(lab.xp))
+    with lab.device.current():
+        found, image = run(lab.xp)
+        picture = on_host(image)
+    pictures = [
+        [(pixels, result.propagated.origin)]
+        for result, pixels in ((own, expected), (found, picture))
+    ]
+    bound = own.bound + found.bound + 2 * float(np.finfo(dtype).eps)
+    figures |= within(errors_of(*pictures)[1], bound)
+    figures |= {"reductions": found.reductions, "rank": found.rank}
+    figures["cpu_seconds"] = record.seconds(lambda: run(np), lab.scale.budget)
+    return figures | {"times": figures["cpu_seconds"] / figures["seconds"]}
+
+
+def decompositions(lab: Lab) -> Figures:
+    """cuSOLVER's on what reductions ask for, a factor and a core of its columns, which the
+    forecast counts in launches; and how many times as long LAPACK takes."""
+    matrix = np.random.default_rng(0).standard_normal(lab.scale.decomposed)
+    core = matrix[: matrix.shape[1]].copy()
+    figures: Figures = {}
+    for name, held in (("qr", matrix), ("svd", core)):
+        with lab.device.current():
+            there = lab.xp.asarray(held)
+        options = {"full_matrices": False} if name == "svd" else {}
+        device, host = (getattr(x.linalg, name) for x in (lab.xp, np))
+        with lab.device.current():
+            parts = [on_host(part) for part in device(there, **options)]
+        again = parts[0] @ parts[1] if name == "qr" else (parts[0] * parts[1]) @ parts[2]
+        # Backward error: some roundings a column (Higham 2002, theorem 19.4).
+        off = float(np.linalg.norm(again - held) / np.linalg.norm(held))
+        within(off, 10 * held.shape[1] * float(np.finfo(np.float64).eps))
+        took = lab.timed(lambda call=device, a=there, o=options: call(a, **o))["seconds"]
+        own = record.seconds(lambda call=host, a=held, o=options: call(a, **o), lab.scale.budget)
+        figures |= {f"{name}_seconds": took, f"{name}_error": off, f"{name}_times": own / took}
+    return figures
+
+
 def peer(lab: Lab, dtype: str, library: str) -> Figures:
     """A layer of 3 × 3 taps by another library, over ours, of which many layers are a launch."""
     side, layers = lab.scale.peer, 24
@@ -453,8 +513,12 @@ def rows_of(scale: Scale) -> Rows:
             name = f"factored image, {kind}, {dtype}"
             rows[name] = lambda lab, d=dtype, b=blocks: factored(lab, d, b)
         rows[f"sweep, {dtype}"] = lambda lab, d=dtype: sweep(lab, d)
+        for ndim in scale.reduced:
+            name = f"reduced terms, {ndim}-D, {dtype}"
+            rows[name] = lambda lab, d=dtype, n=ndim: reduced(lab, d, n)
         for library in PEERS:
             rows[f"{library} a layer, {dtype}"] = lambda lab, d=dtype, p=library: peer(lab, d, p)
+    rows["decompositions"] = decompositions
     rows["tests"] = lambda lab: tests(lab, "tests", test_command(*other_tests()))
     for number, what in enumerate(cases_of(scale.cases)):
         rows[f"fastrf bench: {what.name}"] = lambda lab, n=number: case(lab, n)

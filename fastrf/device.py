@@ -7,6 +7,7 @@ without a GPU never waits for it, and a broken CuPy is a reason and not an error
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ HOST = Device("cpu", np, "asked for")
 # --- looking for a GPU ------------------------------------------------------------------------
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_EMULATED = "CUBLAS_EMULATE_DOUBLE_PRECISION"  # which is off unless this says 1
 _INSTALL = "pip install 'fastrf[cuda12]' (with a driver for CUDA 13: 'fastrf[cuda13]')"
 
 
@@ -188,7 +190,8 @@ def _look() -> _Found:
             f"install what it compiles with by {_INSTALL}, and no NVRTC newer than the driver "
             "(uninstall nvidia-cuda-nvrtc where the driver is for CUDA 12)",
         )
-    for name in ("cublas", "cufft"):  # what engines take from CUDA beside NVRTC; no part of CuPy
+    # What engines take from CUDA beside NVRTC, and is no part of CuPy.
+    for name in ("cublas", "cufft", "cusolver", "cusparse"):
         try:
             getattr(cupy.cuda, name)
         except Exception as error:
@@ -196,6 +199,12 @@ def _look() -> _Found:
                 f"CuPy finds no {name} ({_said(error)})",
                 f"install CuPy and what it needs with {_INSTALL}, or NVIDIA's CUDA toolkit",
             )
+    if os.environ.get(_EMULATED, "0") not in ("", "0"):
+        return _Found(
+            f"{_EMULATED} makes cuBLAS emulate double precision, of which no bound of an error is "
+            f"known here",
+            "unset it",
+        )
     return _Found(xp=cupy, count=count)
 
 

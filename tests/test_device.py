@@ -38,6 +38,9 @@ class Machine:
         self._patch.delitem(sys.modules, "cupy", raising=False)
         self._patch.setattr(devices, "find_spec", lambda name: None)
 
+    def emulating(self) -> None:
+        self._patch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
+
     def with_broken_cupy(self, error: BaseException) -> None:
         """An installed CuPy whose import raises."""
 
@@ -148,6 +151,16 @@ OBSTACLES = {
         lambda m: m.with_cupy(1, without="cufft"),
         "CuPy finds no cufft (ImportError: libcufft.so.13: cannot open)",
         "or NVIDIA's CUDA toolkit",
+    ),
+    "no cusolver": (
+        lambda m: m.with_cupy(1, without="cusolver"),
+        "CuPy finds no cusolver (ImportError: libcusolver.so.13: cannot open)",
+        "or NVIDIA's CUDA toolkit",
+    ),
+    "emulated double precision": (
+        lambda m: (m.with_cupy(1), m.emulating()),
+        "CUBLAS_EMULATE_DOUBLE_PRECISION makes cuBLAS emulate double precision",
+        "unset it",
     ),
     "compiler of another CUDA": (
         lambda m: m.with_cupy(1, compiles=RuntimeError("CUDA_ERROR_INVALID_IMAGE")),

@@ -128,7 +128,8 @@ def test_cuda_extras_bring_what_engines_call():
     extras = PROJECT["optional-dependencies"]
     for extra in ("cuda12", "cuda13"):
         assert any(re.fullmatch(r"cupy-cuda\d+x>=14", line) for line in extras[extra])
-        for library in ("cuda-nvrtc", "cuda-runtime", "cublas", "cufft"):
+        libraries = "cuda-nvrtc", "cuda-runtime", "cublas", "cufft", "cusolver", "cusparse"
+        for library in libraries:
             assert any(line.startswith(f"nvidia-{library}") for line in extras[extra]), library
 
 

@@ -47,7 +47,7 @@ class Engine:
         ways: ``ways(kernels, largest)`` has the ways among which `run` chooses for images of up to
             so many pixels, by name, with the options that make it take each; one without a name
             and options where it has no choice.
-        unseen: as `forecast`, of the same work as a GPU does it; None: where that does no more.
+        unseen: as `forecast`, of the same work as a GPU does it; None: where that does no other.
     """
 
     method: str
@@ -192,6 +192,7 @@ ENGINES: Mapping[str, Engine] = {
         _later("recompressed", "of_powers"),
         "relative",
         trial=2e-3,
+        unseen=_later("recompressed", "of_powers_on_device"),
     ),
     "recompressed": Engine(
         "factored",
@@ -201,6 +202,7 @@ ENGINES: Mapping[str, Engine] = {
         "absolute",
         _later("recompressed", "finest"),
         trial=2e-3,
+        unseen=_later("recompressed", "of_recompressed_on_device"),
     ),
     "spectral": Engine(
         "spectral",

@@ -63,7 +63,8 @@ class Plan:
             fades before its support does (float32, a `tail`). How many columns reductions leave
             ("recompressed") is foretold without borders, mostly to a tenth, and there what LAPACK
             works in comes on top: some 7·n² numbers for n columns. On several threads it is an
-            upper bound of what their kernels work in.
+            upper bound of what their kernels work in. On a GPU it is that of its memory, and what
+            CUDA's libraries hold once they are loaded comes on top.
         channel: the unit's channel, where channels are told apart; None: the mean over all.
         formed: the part of `memory` that is taken only when `ERF.image` is asked for.
         memory_limit: bytes, as asked for; where the default does not hold all pixels, what it was.

@@ -14,7 +14,12 @@ run on a `shim.standin.StandIn`. Its arrays refuse what CuPy's refuse, and a lit
 As CuPy's, its reductions are arrays without axes and no scalars. What makes the host wait for the
 device (``float(array)``, ``if array:``, ``array.get()``, sizes that depend on values) is let
 through and counted in `waits`: a test can tell whether it happens once or in every layer. `brought`
-tells whether small things are copied to the device, or large ones that should have been made there.
+and `largest_taken` tell whether small things are copied to the device and to the host, or large
+ones that should have been made, or left, there; `solved` what went through `cupy.linalg`.
+
+Decompositions are those of cuSOLVER as CuPy hands them out: in its order of memory, R as a view of
+an array as large as Q, and where they do not converge without an error (the device would have to be
+waited for). Sparse matrices are those of `cupyx.scipy.sparse`, with what is used of them.
 
 There are as many devices as are entered, and `Device.current` is the number of the one that is.
 
@@ -23,6 +28,7 @@ Not stood in for: streams, speed, CuPy's own rounding, and its limits on dtypes.
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sparse
 from fastrf.kernels.cuda import _module
 from fastrf.kernels.cuda._module import Function, Properties
 from numpy import (  # what CuPy takes from NumPy, too
@@ -68,9 +75,9 @@ FUNCTIONS = frozenset(
     abs absolute all any arange argmax argmin argsort around asarray ascontiguousarray
     bincount broadcast_to ceil clip concatenate copy cos count_nonzero cumsum diff divide
     dot einsum empty empty_like exp exp2 expand_dims expm1 flatnonzero flip floor frexp full
-    full_like imag ldexp log log1p log2 logical_and logical_not logical_or matmul max
+    full_like imag kron ldexp log log1p log2 logical_and logical_not logical_or matmul max
     maximum may_share_memory mean meshgrid min minimum moveaxis multiply nonzero ones
-    ones_like outer pad prod ravel real repeat reshape searchsorted sin sort sqrt square
+    ones_like outer pad prod ravel real repeat reshape searchsorted sin sort split sqrt square
     stack sum swapaxes take tensordot tile transpose unique where zeros zeros_like
     """.split()  # noqa: SIM905
 )
@@ -95,6 +102,12 @@ waits = 0
 
 brought = 0
 """Bytes copied from the host to the device."""
+
+largest_taken = 0
+"""Bytes of the largest array copied from the device to the host; a test may set it to 0."""
+
+solved: list[str] = []
+"""What has been computed by `linalg`, with the shape that it was computed of."""
 
 
 def _wait() -> None:
@@ -123,7 +136,9 @@ class ndarray:
     # --- the way out ------------------------------------------------------------------------
 
     def get(self) -> np.ndarray:
+        global largest_taken  # noqa: PLW0603 - a gauge
         _wait()
+        largest_taken = builtins.max(largest_taken, self.held.nbytes)
         return self.held.copy()
 
     def item(self) -> Any:
@@ -159,6 +174,8 @@ class ndarray:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if method != "__call__" or ufunc.__name__ not in FUNCTIONS | _OPERATORS:
             raise TypeError(f"CuPy has no {ufunc.__name__}.{method}")
+        if "out" in options:
+            (options["out"],) = options["out"]
         return _lifted(ufunc)(*inputs, **options)
 
     def __array_function__(
@@ -210,6 +227,8 @@ _BINARY = {
     "floordiv": "floor_divide",
     "mod": "remainder",
     "pow": "power",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
     "and": "bitwise_and",
     "or": "bitwise_or",
     "xor": "bitwise_xor",
@@ -346,6 +365,8 @@ def _function(name: str) -> Callable[..., Any]:
 
     def apply(*args: Any, **kwargs: Any) -> Any:
         _wait()
+        if name == "bincount" and not args[0].size:
+            raise ValueError("zero-size array to reduction operation max, which has no identity")
         return lifted(*args, **kwargs)
 
     return apply
@@ -358,6 +379,90 @@ for _name in FUNCTIONS - {"asarray", "ascontiguousarray"}:
 fft = SimpleNamespace(
     **{name: _lifted(getattr(np.fft, name)) for name in ("fft", "ifft", "rfft", "irfft")}
 )
+
+
+# --- linear algebra ---------------------------------------------------------------------------
+
+
+def _solved(name: str, *values: Any) -> list[np.ndarray]:
+    """What cuSOLVER takes: matrices of the device in single or double precision."""
+    found = []
+    for value in values:
+        if not isinstance(value, ndarray):
+            raise TypeError(f"cupy.linalg takes arrays of CuPy, not {type(value)}")
+        held = _opened(value)
+        if held.ndim != 2 or held.dtype not in (np.float32, np.float64):
+            raise TypeError(
+                f"{name} of {held.ndim} dimensions and {held.dtype} is not stood in for"
+            )
+        solved.append(f"{name} {held.shape[0]}x{held.shape[1]}")
+        found.append(held)
+    return found
+
+
+def _qr(a: Any, mode: str = "reduced") -> Any:
+    (held,) = _solved("qr", a)
+    if mode not in ("reduced", "r"):
+        raise ValueError(f"mode {mode!r} is not stood in for")
+    q, r = np.linalg.qr(held)
+    # Both are transposed from what cuSOLVER writes; R is a view of its copy of the matrix.
+    whole = np.zeros((held.shape[1], held.shape[0]), held.dtype)
+    whole[:, : len(r)] = r.T
+    r = whole[:, : len(r)].T
+    return ndarray(r) if mode == "r" else (ndarray(np.asfortranarray(q)), ndarray(r))
+
+
+def _svd(a: Any, full_matrices: bool = True, compute_uv: bool = True) -> Any:
+    (held,) = _solved("svd", a)
+    if full_matrices or not compute_uv:
+        raise ValueError("only svd(a, full_matrices=False) is stood in for")
+    try:
+        u, s, vt = np.linalg.svd(held, full_matrices=False)
+    except np.linalg.LinAlgError:
+        rank = builtins.min(held.shape)
+        shapes = (held.shape[0], rank), (rank,), (rank, held.shape[1])
+        u, s, vt = (np.full(shape, np.nan) for shape in shapes)
+    ordered = np.ascontiguousarray if held.shape[1] >= held.shape[0] else np.asfortranarray
+    return ndarray(ordered(u)), ndarray(s), ndarray(ordered(vt))
+
+
+linalg = SimpleNamespace(qr=_qr, svd=_svd, norm=_lifted(np.linalg.norm))
+
+
+class csr_matrix:
+    """A matrix of `cupyx.scipy.sparse`, of three arrays of the device."""
+
+    def __init__(self, parts: tuple[Any, Any, Any], shape: tuple[int, int]) -> None:
+        self.parts, self.shape = parts, shape
+        data, indices, starts = (_opened(part) for part in parts)
+        for part in parts:
+            if not isinstance(part, ndarray):
+                raise ValueError("data, indices, and indptr should be 1-D")
+        assert indices.dtype == starts.dtype == np.int32
+        self._held = sparse.csr_array((data, indices, starts), shape=shape)
+        self._canonical: bool | None = None
+
+    @property
+    def has_canonical_format(self) -> bool:
+        if self._canonical is None:
+            _wait()
+            self._canonical = self._held.has_canonical_format
+        return self._canonical
+
+    @has_canonical_format.setter
+    def has_canonical_format(self, said: bool) -> None:
+        assert said is self._held.has_canonical_format
+        self._canonical = said
+
+    def __abs__(self) -> csr_matrix:
+        return csr_matrix((_lifted(np.abs)(self.parts[0]), *self.parts[1:]), self.shape)
+
+    def __matmul__(self, dense: Any) -> ndarray:
+        if not isinstance(dense, ndarray):
+            raise TypeError(f"Unsupported type {type(dense)}")
+        assert dense.ndim == 2
+        assert self.has_canonical_format  # `sum_duplicates` looks
+        return ndarray(np.asfortranarray(self._held @ _opened(dense)))
 
 
 class _Device:
@@ -429,5 +534,8 @@ def install(monkeypatch: pytest.MonkeyPatch, below: _module.Backend) -> tuple[Mo
     here = sys.modules[__name__]
     backend = Backend(below)
     monkeypatch.setitem(sys.modules, "cupy", here)
+    for name in ("cupyx", "cupyx.scipy", "cupyx.scipy.sparse"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["cupyx.scipy.sparse"], "csr_matrix", csr_matrix, raising=False)
     monkeypatch.setattr(_module, "backend", backend)
     return here, backend

@@ -32,6 +32,8 @@ TINY = script.Scale(
     layers=3,
     plains=((4, 1e9), (6, 0.0)),
     factored=12,
+    reduced={2: (40, 60), 3: (8, 20)},
+    decomposed=(40, 12),
     peer=20,
     chains=5,
     depth=3,
@@ -86,6 +88,13 @@ def test_every_row_is_made(lab: script.Lab, monkeypatch: pytest.MonkeyPatch) -> 
             assert row["first_call_seconds"] > 0
             assert 0 <= row["error"] <= row["error_bound"] < 0.01, name
     assert rows["factored image, a residual stack, float64"]["terms"] > 1
+    for ndim in (2, 3):
+        for dtype in script.DTYPES:
+            row = rows[f"reduced terms, {ndim}-D, {dtype}"]
+            assert row["reductions"] > 1
+            assert row["times"] > 0
+            assert 0 <= row["error"] <= row["error_bound"] < 1e-5
+    assert 0 < rows["decompositions"]["svd_error"] < 1e-13
     cases = [row for name, row in rows.items() if name.startswith("fastrf bench: ")]
     assert len(cases) == 6
     assert all(row["ok"] is True for row in cases)
@@ -117,6 +126,23 @@ def test_what_is_wrong_is_not_timed(
     monkeypatch.setattr(lab.kernels, kernel, wrong)
     found = all_rows(lab, row)[row]
     assert found["failed"].startswith("WrongResult: an error of 0."), found
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [("reduced terms, 2-D, float64", "ToleranceError"), ("decompositions", "WrongResult")],
+)
+def test_wrong_decompositions_are_not_timed(
+    lab: script.Lab, monkeypatch: pytest.MonkeyPatch, row: str, error: str
+) -> None:
+    right = lab.xp.linalg.svd
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        u, s, vt = right(*arguments, **options)
+        return u * 1.001, s, vt
+
+    monkeypatch.setattr(lab.xp.linalg, "svd", wrong)
+    assert all_rows(lab, row)[row]["failed"].startswith(error)
 
 
 def test_errors_that_are_no_numbers() -> None:

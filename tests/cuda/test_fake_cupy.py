@@ -13,6 +13,13 @@ from shim.standin import StandIn
 
 A = np.arange(6.0).reshape(2, 3)
 
+
+def sparse() -> Any:
+    """The matrix [[0, 2, 0], [1, 0, 0]], of which nobody has said that it is in order."""
+    parts = ([2.0, 1.0], np.float64), ([1, 0], np.int32), ([0, 1, 2], np.int32)
+    return cupy.csr_matrix(tuple(cupy.asarray(*part) for part in parts), (2, 3))
+
+
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "sum with the host's": lambda a: a + A,
     "the host's plus an array": lambda a: A + a,
@@ -26,6 +33,10 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "conversion by a copy": np.ascontiguousarray,
     "a function that CuPy has not": np.trim_zeros,
     "an outer product of a ufunc": lambda a: np.multiply.outer(a, a),
+    "decompositions of the host's": lambda a: cupy.linalg.qr(A),
+    "decompositions of whole numbers": lambda a: cupy.linalg.svd(a > 0, full_matrices=False),
+    "NumPy's own decompositions": np.linalg.qr,
+    "products of a matrix with the host's": lambda a: sparse() @ A.T,
 }
 
 
@@ -50,6 +61,11 @@ RESULTS: dict[str, tuple[Callable[[Any, Any], Any], int]] = {
     "a function of NumPy": (lambda xp, a: np.sqrt(a), 0),
     "a reduction": (lambda xp, a: a.sum(axis=0), 0),
     "part": (lambda xp, a: a[:, ::-1][1], 0),
+    "orthogonal factors": (lambda xp, a: xp.linalg.qr(a.T)[1], 0),
+    "singular values": (lambda xp, a: xp.linalg.svd(a, full_matrices=False)[1], 0),
+    "lengths": (lambda xp, a: xp.linalg.norm(a, axis=1), 0),
+    "shifts": (lambda xp, a: a.view(np.int64) >> 52, 0),
+    "in place by NumPy's name": (lambda xp, a: np.maximum(a * 1, 2, out=a * 1), 0),
     "a full reduction": (lambda xp, a: float(a.sum()), 1),
     "a branch": (lambda xp, a: 1 if a.any() else 0, 1),
     "a mask": (lambda xp, a: a[a > 2], 1),
@@ -67,6 +83,39 @@ def test_results_and_waits(name: str) -> None:
     assert cupy.waits - before == waits
     held = found.get() if isinstance(found, cupy.ndarray) else found
     np.testing.assert_array_equal(held, compute(np, A))
+
+
+def test_sparse_matrices_that_are_said_to_be_in_order_are_not_looked_at() -> None:
+    matrix, dense = sparse(), cupy.asarray(A.T)
+    before = cupy.waits
+    np.testing.assert_array_equal((matrix @ dense).held, [[2, 8], [0, 3]])
+    assert cupy.waits == before + 1
+    assert (matrix @ dense).flags.f_contiguous
+    assert cupy.waits == before + 1
+    turned = abs(sparse())
+    turned.has_canonical_format = True
+    np.testing.assert_array_equal((turned @ dense).held, [[2, 8], [0, 3]])
+    assert cupy.waits == before + 1
+
+
+def test_counting_nothing() -> None:
+    with pytest.raises(ValueError, match="zero-size"):
+        cupy.bincount(cupy.asarray(A, np.int64)[:0].ravel(), minlength=3)
+
+
+def test_what_does_not_converge_is_no_error() -> None:
+    _, s, _ = cupy.linalg.svd(cupy.asarray(A * np.nan), full_matrices=False)
+    assert np.isnan(s.get()).all()
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.svd(A * np.nan)
+
+
+def test_the_largest_array_that_is_taken() -> None:
+    cupy.largest_taken = 0
+    a = cupy.asarray(A)
+    a.get()
+    a[0].get()
+    assert cupy.largest_taken == A.nbytes
 
 
 def test_what_comes_in_is_a_copy_and_what_is_there_stays() -> None:

@@ -9,9 +9,13 @@ terms side by side; and layers that are powers of one map are put off until they
 of a map, and then followed (`carrier`). Where terms pile up, singular value decompositions find
 fewer of them; where they may be kept (`propagate_powers`), nothing is ever subtracted.
 
-All of it runs on the host: SciPy's sparse products and LAPACK on factors of some hundred kilobytes.
-On a GPU's plan the pixels alone are moved there. Planes are formed at once; a volume stays in its
-factors (`tucker`), which figures are worked out from, until its pixels are asked for.
+All of it runs where its arrays are: with SciPy's sparse products, BLAS and LAPACK on the host, with
+cuSPARSE, cuBLAS and cuSOLVER on a GPU, by one code. There factors, of some hundred kilobytes, are
+made and stay; what crosses to the host are singular values and sizes of terms where a reduction
+decides (`lowrank`), largest entries where factors are brought near 1 (`carrier`), and at the end
+the bounds of errors and what tells where the image is seen (`propagation`). Planes are formed at
+once; a volume is left in its factors (`tucker`), which cross then, since figures are worked out
+from them on the host; its pixels are formed on the GPU, when they are asked for.
 
 Error. With E_k what reduction k changed its image by and A_k ≥ 0 the linear map from there to the
 input, all paths together, the image on the input is wrong by Σ_k A_k·E_k. A nonnegative matrix
@@ -39,7 +43,14 @@ not a statistical model: what happens is some ten to a thousand times less. The 
 
 from __future__ import annotations
 
-from fastrf.engine.recompressed.forecast import finest, is_relative, of_powers, of_recompressed
+from fastrf.engine.recompressed.forecast import (
+    finest,
+    is_relative,
+    of_powers,
+    of_powers_on_device,
+    of_recompressed,
+    of_recompressed_on_device,
+)
 from fastrf.engine.recompressed.propagation import (
     Recompressed,
     obstacle,
@@ -56,7 +67,9 @@ __all__ = [
     "is_relative",
     "obstacle",
     "of_powers",
+    "of_powers_on_device",
     "of_recompressed",
+    "of_recompressed_on_device",
     "propagate_powers",
     "propagate_recompressed",
     "recompress",

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrf.engine.recompressed import lowrank, volumes
-from fastrf.engine.recompressed.lowrank import Loss, Terms, joined, rounding, without_traces
+from fastrf.engine.recompressed.lowrank import (
+    Loss,
+    Number,
+    Terms,
+    fetched,
+    joined,
+    rounding,
+    without_traces,
+)
 from fastrf.engine.recompressed.maps import largest_gain, total_gain
-from fastrf.engine.recompressed.powers import Block, Passage, raised
+from fastrf.engine.recompressed.powers import Block, Matrices, Passage, Weighted, raised
 from fastrf.engine.recompressed.script import HERE, Ahead, Apply, Booked, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Image, Words
 from fastrf.engine.scaled import ONE, ZERO, Scaled
@@ -21,21 +29,50 @@ _LIFT = 900
 # number.
 
 
+class Tally:
+    """A sum of numbers, each times a scale, which are read when it is asked for (`added_up`): until
+    then nobody waits for a device."""
+
+    def __init__(self) -> None:
+        self.amounts: list[tuple[Number, Scaled]] = []
+
+    def add(self, amount: Number, scale: Scaled) -> None:
+        self.amounts.append((amount, scale))
+
+
+def added_up(*tallies: Tally) -> list[Scaled]:
+    """The sums, read from a device in one transfer."""
+    there = [a for t in tallies for a, _ in t.amounts if not isinstance(a, float)]
+    found = iter(fetched(*there) if there else ())
+    return [
+        sum((s * float(a if isinstance(a, float) else next(found)) for a, s in t.amounts), ZERO)
+        for t in tallies
+    ]
+
+
 class Errors:
     """Bounds of what is wrong with the final image: its largest pixel, and the sum of all."""
 
     def __init__(self) -> None:
-        self.largest, self.total = ZERO, ZERO
+        self.largest, self.total = Tally(), Tally()
 
     def count(self, loss: Loss, scale: Scaled, ahead: Ahead) -> None:
         """Adds what is wrong with an image of that scale, with these gains before it."""
-        if loss.total:
-            self.largest = self.largest + scale * ahead.largest * loss.largest
-            self.total = self.total + scale * ahead.total * loss.total
+        self.largest.add(loss.largest, scale * ahead.largest)
+        self.total.add(loss.total, scale * ahead.total)
 
-    def over(self, scale: Scaled) -> Loss:
-        """As parts of the scale."""
-        return Loss(self.largest.over(scale), self.total.over(scale)).times(lowrank.SLACK)
+
+class Wrong(NamedTuple):
+    """What a script's numbers come to, once the image is there, as parts of its scale.
+
+    Attributes:
+        changed, rounded: as of `Numbers`.
+        lost: what fell into padding, as a part of the script's `whole`.
+    """
+
+    changed: Loss
+    rounded: Loss
+    lost: float
 
 
 class Found(NamedTuple):
@@ -56,16 +93,23 @@ class Numbers:
         lost: what fell into padding, as a part of the script's `whole`, of blocks that are done
             with.
         terms, rank, reductions: as of `Recompressed`.
+
+    All arrays are those of `xp`. A GPU is waited for where a reduction decides (`lowrank`), once
+    where a map is applied that is no power of the one before, for the largest entries of its
+    factors, and of powers every so many for the same (`powers.raised`).
     """
 
-    def __init__(self, script: Script, size: tuple[int, ...] | None, allowed: float) -> None:
-        self.script = script
+    def __init__(
+        self, script: Script, size: tuple[int, ...] | None, allowed: float, xp: Any = np
+    ) -> None:
+        self.script, self.xp = script, xp
         self.allowed = script.allowed(allowed, size)
         self.blocks: dict[int, Block] = {}
         self.changed, self.rounded = Errors(), Errors()
         self.roundings = 0
         self.terms, self.rank, self.reductions = 1, 1, 0
-        self.lost = 0.0
+        self.lost = Tally()
+        self._matrices: dict[int, Matrices] = {}
         self._last = script.last_uses()
         self._booked: dict[int, list[Booked]] = {}
         for booked in script.booked.values():
@@ -75,10 +119,10 @@ class Numbers:
         """Computes all blocks of the script."""
         factors = []
         for u, (start, count) in zip(unit, self.script.window, strict=True):
-            factor = np.zeros((count, 1))
+            factor = self.xp.zeros((count, 1))
             factor[u - start] = 1
             factors.append(factor)
-        self.blocks[self.script.seed.number] = Block(Terms(tuple(factors), np.ones(1)))
+        self.blocks[self.script.seed.number] = Block(Terms(tuple(factors), self.xp.ones(1)))
         steps = self.script.steps
         for done, step in enumerate(steps, 1):
             if isinstance(step, Settle):
@@ -100,8 +144,25 @@ class Numbers:
         """Frees a block, and adds what its powers lost."""
         block = self.blocks.pop(number)
         for booked in self._booked.get(number, ()):
-            value, exponent = block.under(booked.step).lost(booked.amounts)
-            self.lost += math.ldexp(value, exponent + block.exponent)
+            powers = block.under(self._there(booked.step))
+            value, exponent = powers.lost(booked.amounts)
+            self.lost.add(value, Scaled.of(1.0, exponent + block.exponent))
+
+    def _there(self, passage: Passage) -> Matrices:
+        """What a passage multiplies with, where all is computed."""
+        if self.xp is np:
+            return passage.matrices
+        if id(passage) not in self._matrices:
+            self._matrices[id(passage)] = Matrices(passage, self.xp)
+        return self._matrices[id(passage)]
+
+    def wrong(self, scale: Scaled) -> Wrong:
+        """What an image of this scale is wrong by, all read from a device at once."""
+        errors = [t for e in (self.changed, self.rounded) for t in (e.largest, e.total)]
+        *found, lost = added_up(*errors, self.lost)
+        parts = [bound.over(scale) for bound in found]
+        changed, rounded = (Loss(*pair).times(lowrank.SLACK) for pair in (parts[:2], parts[2:]))
+        return Wrong(changed, rounded, lost.over(ONE))
 
     def found(self) -> Found | None:
         """The image on the input; None where none arrives. Lets go of all blocks."""
@@ -160,16 +221,13 @@ class Numbers:
 
     def _applied(self, step: Apply) -> Block:
         block, passage = self.blocks[step.source.number], step.passage
-        terms = block.terms
+        terms, matrices = block.terms, self._there(passage)
         if passage.loses:
-            share = Scaled.of(passage.lost(terms) * step.loss, block.exponent)
-            self.lost += share.over(ONE)
-        moved = passage.moved(terms, step.value)
-        weights, exponent, factors = moved.weights, block.exponent, []
-        for factor in moved.factors:
-            near, shift = raised(factor)
-            factors.append(near)
-            exponent -= shift
+            self.lost.add(matrices.lost(terms) * step.loss, Scaled.of(1.0, block.exponent))
+        moved = matrices.moved(terms, step.value)
+        weights = moved.weights
+        factors, shifts = raised(moved.factors)
+        exponent = block.exponent - sum(shifts)
         del moved
         signed = block.signed or not passage.move.separable
         if signed:
@@ -179,7 +237,7 @@ class Numbers:
                 self.changed.count(inexact, scale, step.ahead)
             if not block.signed:
                 self.roundings = max(self.roundings, step.source.roundings + step.roundings)
-            sizes = passage.moved_absolutely(terms, step.value).bound()
+            sizes = matrices.moved_absolutely(terms, step.value).bound()
             self.rounded.count(sizes.times(rounding(step.roundings)), scale, step.ahead)
         return Block(Terms(tuple(factors), weights), exponent, signed=signed)
 
@@ -205,7 +263,7 @@ class Numbers:
                 self.roundings = max(self.roundings, roundings + 1)
                 continue
             count = max(roundings - w.block.roundings, 0) + 1
-            for part in block.absolute.weighted(w.step, w.first, w.values):
+            for part in self._weighted(block.absolute, w):
                 top = int(part.exponents.max())
                 loss = part.lowered(top).bound().times(rounding(count))
                 self.rounded.count(loss, scale * Scaled.of(1.0, top), ahead)
@@ -219,14 +277,14 @@ class Numbers:
             scale = step.scale * Scaled.of(1.0, block.exponent)
             self.changed.count(block.terms.bound().times(off), scale, step.ahead)
 
+    def _weighted(self, block: Block, words: Words) -> list[Weighted]:
+        step = None if words.step is None else self._there(words.step)
+        return block.weighted(step, words.first, words.values)
+
     def _multiplied_out(self, words: tuple[Words, ...], lift: int = 0) -> tuple[list[Terms], int]:
         """The terms of a sum of words, the largest weight near 2^lift, and log2 of the factor that
         they lack."""
-        parts = [
-            part
-            for w in words
-            for part in self.blocks[w.block.number].weighted(w.step, w.first, w.values)
-        ]
+        parts = [part for w in words for part in self._weighted(self.blocks[w.block.number], w)]
         top = max(int(part.exponents.max()) for part in parts) - lift
         found = [part.lowered(top) for part in parts]
         self.terms = max(self.terms, sum(terms.rank for terms in found))

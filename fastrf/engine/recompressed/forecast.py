@@ -3,15 +3,23 @@
 The constants were measured with bench/bench_recompressed.py on one core of an Intel Xeon (Sapphire
 Rapids, 2.6 GHz), about doubled for one (family 6, model 106, 2.8 GHz) that ran other programs too
 (bench/limits.py), and predict to within a factor of about 3. BLAS is on one thread there.
+
+On a GPU nothing was measured. What depends on sizes is taken to go by the bandwidth of its memory,
+as for every engine (`cost.of_gpu`): of matrix products that is a guess between those GPUs that have
+double precision in tensor cores and those that hardly have any. What does not is Python's share as
+above, and what the host needs for each array function and each kernel of a decomposition
+(`cost.LAUNCH_SECONDS`); of functions the numbers were counted on the tests' stand-in.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from fastrf.engine.cost import LAUNCH_SECONDS
 from fastrf.engine.forecast import Forecast
 from fastrf.engine.recompressed import volumes
 from fastrf.engine.recompressed.holdings import Holdings
@@ -72,6 +80,18 @@ CORE_NANOSECONDS = 2.0
 REDUCTION_SECONDS = 4e-4
 """The rest of a reduction."""
 
+FIELD_CALLS, STEP_CALLS, POWER_CALLS = 90, 90, 6
+"""Array functions of a field, of one step of its script with what bounds its error, and of one
+power of a map;"""
+
+REDUCTION_CALLS = {2: 80, 3: 500}
+"""those of a reduction, by the number of axes."""
+
+QR_KERNELS, SVD_KERNELS = 4, 8
+"""Kernels one after the other that cuSOLVER needs for each column of an orthogonal factor (a
+reflection and what it is applied to, there and back), and of a singular value decomposition. By
+count, not by measurement."""
+
 WORKING_BYTES = 1 << 16
 """What is at work besides: a few rows, Python's own."""
 
@@ -87,12 +107,18 @@ def of_recompressed(
     dtype: np.dtype[Any],
     tail: float | None,
     tol: float,
+    on_device: bool = False,
 ) -> Forecast:
     """What `propagate_recompressed` will do, for a field without an obstacle.
 
     Neither `dtype` nor `tail` makes much of a difference to it.
+
+    Args:
+        on_device: whether a GPU does it. Memory is then what it takes there; the host holds the
+            script and its matrices alone, and the factors of what is left in them.
     """
-    return _of(script(graph, node, unit, input_node), graph, node, unit, input_node, dtype, tol)
+    where = (graph, node, unit, input_node)
+    return _of(script(*where), *where, dtype, tol, on_device)
 
 
 def of_powers(
@@ -103,10 +129,15 @@ def of_powers(
     dtype: np.dtype[Any],
     tail: float | None,
     tol: float,
+    on_device: bool = False,
 ) -> Forecast:
     """What `propagate_powers` will do, for a field that it serves (`is_relative`)."""
     where = (graph, node, unit, input_node)
-    return _of(script(*where, KEPT[graph.ndim]), *where, dtype, 0.0)
+    return _of(script(*where, KEPT[graph.ndim]), *where, dtype, 0.0, on_device)
+
+
+of_recompressed_on_device = partial(of_recompressed, on_device=True)
+of_powers_on_device = partial(of_powers, on_device=True)
 
 
 def _of(
@@ -117,27 +148,31 @@ def _of(
     input_node: str,
     dtype: np.dtype[Any],
     tol: float,
+    on_device: bool,
 ) -> Forecast:
     # Only pixels that can be seen are formed.
     seen = survey(graph, node, unit, input_node, dtype, None).support
     shape = tuple(max(n, 1) for _, n in seen)
     whole = tuple(max(n, 1) for _, n in field_window(graph, node, unit, input_node))
     left = _left(graph, written, tol)
-    count, holdings = (
-        Counts(written, left, shape),
-        Holdings(written, shape, whole, dtype.itemsize, left),
-    )
-    if graph.input_size is None:
-        count.seconds += count.operators * OPERATOR_SECONDS
+    count = Counts(written, left, shape)
+    holdings = Holdings(written, shape, whole, dtype.itemsize, left, on_device)
     pixels = math.prod(shape)
+    fixed, sized = FIELD_SECONDS + count.fixed, count.sized + 1e-9 * PIXEL_NANOSECONDS * pixels
+    if graph.input_size is None:
+        fixed += count.operators * OPERATOR_SECONDS
+    if on_device:
+        fixed += LAUNCH_SECONDS * (FIELD_CALLS + count.launches)
+    else:  # nothing that threads could share
+        fixed, sized = fixed + sized, 0.0
     return Forecast(
         written.operations,
         written.support,
         count.cells + pixels,
-        FIELD_SECONDS + count.seconds + 1e-9 * PIXEL_NANOSECONDS * pixels,
-        0.0,
+        fixed,
+        sized,
         8 * max(holdings.fullest, holdings.forming) + WORKING_BYTES,
-        1,  # nothing that threads could share
+        1,
         formed=8 * max(0, holdings.forming - holdings.fullest),
     )
 
@@ -174,7 +209,8 @@ class Counts:
 
     Attributes:
         cells: pixels of all factors and images formed.
-        seconds: time of all that.
+        fixed, sized: time that does not depend on sizes, and time that does.
+        launches: array functions on a GPU, and kernels of its decompositions.
         operators: different maps.
         changes: how many reductions, and maps whose taps are no product.
         error: bound of what they change, relative to the final peak.
@@ -184,7 +220,8 @@ class Counts:
     def __init__(self, written: Script, left: Columns, seen: tuple[int, ...] = ()) -> None:
         self.cells, self.changes, self.roundings = 0, 0, 0
         self.error = 0.0
-        self.seconds = len(written.steps) * STEP_SECONDS
+        self.fixed, self.sized = len(written.steps) * STEP_SECONDS, 0.0
+        self.launches = len(written.steps) * STEP_CALLS
         self._powers: dict[tuple[int, int], int] = {}
         passages: set[int] = set()
         signed = self._signed = set[int]()
@@ -216,7 +253,7 @@ class Counts:
             any_signed = signed.intersection(w.block.number for w in words)
             if len(shape) > 2 and terms > written.few and any_signed:
                 terms = self._reduce(shape, terms, left[IMAGE])
-            self.seconds += 1e-9 * GEMM_NANOSECONDS * math.prod(seen or shape) * terms
+            self.sized += 1e-9 * GEMM_NANOSECONDS * math.prod(seen or shape) * terms
             self.roundings = written.final.roundings + terms + len(shape) + LAST_ROUNDINGS + 1
             passages.update(id(w.step) for w in words)
         self.operators = len(passages)
@@ -229,7 +266,7 @@ class Counts:
                 wanted = w.first + len(w.values) - 1
                 more = max(0, wanted - self._powers.get(key, 0))
                 ways = 1 + (w.block.number in self._signed)
-                self.seconds += ways * (BESIDE_SECONDS + (key not in self._powers) * POWERS_SECONDS)
+                self.fixed += ways * (BESIDE_SECONDS + (key not in self._powers) * POWERS_SECONDS)
                 self._apply(w.step, self._ranks[w.block.number], ways * more)
                 self._powers[key] = max(wanted, self._powers.get(key, 0))
         return sum(self._ranks[w.block.number] * len(w.values) for w in words)
@@ -238,7 +275,9 @@ class Counts:
         pixels = sum(n for _, n in passage.x)
         self.cells += times * pixels * terms
         entries = pixels * passage.roundings / len(passage.x)
-        self.seconds += times * (CALL_SECONDS + 1e-9 * ENTRY_NANOSECONDS * entries * terms)
+        self.fixed += times * CALL_SECONDS
+        self.launches += times * POWER_CALLS
+        self.sized += times * 1e-9 * ENTRY_NANOSECONDS * entries * terms
 
     def _change(self, error: float, times: int = 1) -> None:
         self.changes += times
@@ -262,15 +301,22 @@ class Counts:
             work += 8 * GEMM_NANOSECONDS * pixels * max(columns)
         self._change(MEASURED_ERROR if measured else CHANGE_ERROR[3], batches)
         self.cells += pixels if measured else sum(shape) * max(columns)
-        self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)
+        self._reductions(batches, work, len(shape))
+        # Of the factors, and of the core along each axis.
+        self.launches += batches * (2 * QR_KERNELS + SVD_KERNELS) * sum(columns)
+
+    def _reductions(self, batches: int, work: float, ndim: int) -> None:
+        self.fixed += batches * REDUCTION_SECONDS
+        self.sized += batches * 1e-9 * work
+        self.launches += batches * REDUCTION_CALLS[ndim]
 
     def _reduce_plane(self, shape: tuple[int, ...], terms: int, rank: int) -> None:
         pixels, order = math.prod(shape), min(terms, BATCH, *shape)
-        batches = 1
+        batches, factors = 1, 0
         if terms >= min(shape) and min(shape) <= WHOLE:
             order, work = min(shape), GEMM_NANOSECONDS * pixels * (terms + min(shape))
         else:
-            batches = max(1, math.ceil(terms / BATCH))
+            batches, factors = max(1, math.ceil(terms / BATCH)), 2
             if batches > 1:  # beside what the batches before have left
                 order = min(BATCH + rank, *shape)
             work = QR_NANOSECONDS * sum(shape) * order**2
@@ -279,4 +325,5 @@ class Counts:
         work += SVD_NANOSECONDS * order**3
         self._change(CHANGE_ERROR[2], batches)
         self.cells += pixels
-        self.seconds += batches * (REDUCTION_SECONDS + 1e-9 * work)
+        self._reductions(batches, work, 2)
+        self.launches += batches * (factors * QR_KERNELS + SVD_KERNELS) * order

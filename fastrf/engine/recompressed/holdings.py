@@ -10,6 +10,13 @@ and its workspace. A decomposition of order n takes 7.3·n² numbers beside its 
 largest plane that is decomposed as it is (`lowrank.WHOLE`); an orthogonal factor up to 2.9 times
 its own numbers, beside an image of n·n pixels 3·`lowrank.BATCH`/n of it (resident memory of
 NumPy 2 with OpenBLAS, 2026-11-28).
+
+On a GPU all memory is CuPy's pool's, and what cuSOLVER works in is, too: it is counted. CuPy hands
+it a copy of each matrix, which becomes Q or the singular vectors of one side, and R is a view of
+another one. What it asks for besides was not measured; it is taken to be what LAPACK does. The
+matrices of maps are there for a field. That the pool rounds sizes up counts where arrays are single
+numbers. Not counted is what libraries hold from their first call on (cuBLAS on recent GPUs some
+32 MiB).
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrf.engine.recompressed import lowrank, volumes
-from fastrf.engine.recompressed.powers import TOGETHER
+from fastrf.engine.recompressed.powers import TOGETHER, Passage
 from fastrf.engine.recompressed.ranks import IMAGE, Columns
 from fastrf.engine.recompressed.script import Apply, Neglect, Script, Settle
 from fastrf.engine.recompressed.words import Words
@@ -29,6 +36,22 @@ from fastrf.engine.recompressed.words import Words
 POWER_BYTES = 320
 """What Python holds of a power: an array and its shape (112 and 32 bytes), a tuple of up to three
 exponents (64 and 28 each), places in two lists that have room to grow."""
+
+BLOCK_BYTES = 512
+"""What CuPy's pool rounds the size of an array up to."""
+
+STEP_BLOCKS = 8
+"""Arrays without axes that are left of a step until the end: what bounds its errors. Counted on the
+tests' stand-in: 4 in planes, 6 in volumes."""
+
+WORKSPACE = 8
+"""Numbers over n² that a singular value decomposition of order n works in, beside its results,"""
+
+PANEL = 64
+"""and numbers over n that an orthogonal factor of n columns does."""
+
+CONNECTION_BYTES = 12
+"""A weight of a sparse matrix, and its column."""
 
 Shape = tuple[int, ...]
 
@@ -118,6 +141,7 @@ class Holdings:
         whole: and of those that the unit can reach, on which what is of either sign is formed.
         size: bytes of a pixel of the result.
         columns: that reductions leave (`ranks.columns`).
+        on_device: whether a GPU holds it.
 
     Attributes:
         fullest: most numbers of 8 bytes that are held at a time,
@@ -125,10 +149,19 @@ class Holdings:
     """
 
     def __init__(
-        self, script: Script, seen: Shape, whole: Shape, size: int, columns: Columns
+        self,
+        script: Script,
+        seen: Shape,
+        whole: Shape,
+        size: int,
+        columns: Columns,
+        on_device: bool = False,
     ) -> None:
-        self.script, self.size, self.columns = script, size, columns
+        self.script, self.size, self.columns, self.on_device = script, size, columns, on_device
         self.fullest, self.forming = 0, 0
+        self.lasting = 0  # numbers that stay to the end, beside blocks
+        self.brought: set[tuple[int, int]] = set()  # which matrices, signs kept and dropped
+        self._stays(len(script.steps) * STEP_BLOCKS * BLOCK_BYTES)
         seed = script.seed
         self.held = {seed.number: _Held(Form(seed.shape, (1,) * len(seed.shape), False), False)}
         self.last = script.last_uses()
@@ -147,7 +180,30 @@ class Holdings:
     def _note(self, beside: float) -> None:
         """Notes what is held with so many numbers beside the blocks."""
         held = sum(block.numbers for block in self.held.values())
-        self.fullest = max(self.fullest, held + math.ceil(beside))
+        self.fullest = max(self.fullest, held + self.lasting + math.ceil(beside))
+
+    def _stays(self, size: int) -> None:
+        """Counts bytes that a GPU holds to the end."""
+        if self.on_device:
+            self.lasting += math.ceil(size / 8)
+
+    def _bring(self, passage: Passage, ways: int, stacked: bool = False) -> None:
+        """Counts a map's matrices, where they are not there yet: of all axes in one or of each, in
+        so many ways, with and without signs."""
+        for way in range(ways * self.on_device):
+            key = (id(passage), 2 * way + stacked)
+            if key not in self.brought:
+                self.brought.add(key)
+                ends = sum(n for _, n in (*passage.x, *passage.y))
+                self._stays(CONNECTION_BYTES * passage.connections + 24 * ends)
+
+    def _forming(self, form: Form) -> int:
+        """As of the form, with the planes that a GPU takes at once."""
+        if not self.on_device or form.cored or len(form.shape) < 3:
+            return form.forming
+        lines = form.terms * form.shape[1]
+        together = min(max(lowrank.DEVICE_PLANES, lines), lines * form.shape[0])
+        return form.forming - lines + together
 
     def _release(self, done: int) -> None:
         for number in [n for n in self.held if self.last.get(n, -1) < done]:
@@ -173,9 +229,12 @@ class Holdings:
         cored = source.form.cored or passage.taps.weights.ndim > 1
         form = Form(shape, tuple(columns), cored)
         signed = source.signed or not passage.move.separable
+        self._bring(passage, 1 + signed)
+        # cuSPARSE reads columns: a copy of a factor, and what it makes of its parts.
+        copies = (source.form.widest + form.widest) * self.on_device
         # Raised by a power of two; or that of absolute values beside it, and sizes of a factor. Of
         # a core's weights, which may be more, four copies are counted where it is multiplied out.
-        self._note(2 * form.numbers + (form.widest if signed else 0))
+        self._note(2 * form.numbers + (form.widest if signed else 0) + copies)
         return _Held(form, signed)
 
     def _multiplied_out(self, words: tuple[Words, ...]) -> tuple[list[Form], bool]:
@@ -210,6 +269,7 @@ class Holdings:
             return block.form.cored * block.form.weights, 1
         used = np.flatnonzero(w.values)
         first, stop = int(used[0]), int(used[-1]) + 1
+        self._bring(w.step, 1, stacked=True)
         key, wanted, form = id(w.step), w.first + stop, block.form
         powers[key] = max(powers.get(key, 0), wanted)
         count = stop - first
@@ -261,9 +321,10 @@ class Holdings:
 
     def _reduce_pixels(self, form: Form, left: int, held: int) -> None:
         """As `lowrank._of_pixels`."""
-        kept, pixels = form.of(left), form.pixels
+        kept, pixels, order = form.of(left), form.pixels, min(form.shape)
         self._note(held + form.forming)
-        self._note(held + pixels + min(form.shape) * sum(form.shape) + kept.factors)
+        worked_in = WORKSPACE * order**2 * self.on_device
+        self._note(held + pixels + order * sum(form.shape) + max(kept.factors, worked_in))
         self._note(held + kept.factors + pixels + kept.forming)
         self._note(held + kept.factors + form.factors + form.forming)
 
@@ -279,6 +340,10 @@ class Holdings:
     def _reduce_batch(self, form: Form, kept: Form, held: int) -> None:
         orders = [min(form.terms, n) for n in form.shape]
         qs = sum(n * o for n, o in zip(form.shape, orders, strict=True))
+        if self.on_device:  # what each R is a view of
+            self._note(held + qs + form.factors + form.widest + PANEL * form.terms)
+            held += form.factors
+            self._note(held + qs + (4 + WORKSPACE) * form.terms**2)
         self._note(held + qs + form.widest + 4 * form.terms**2)
         held += qs + 5 * form.terms**2 + kept.factors
         if form.pixels <= lowrank.MEASURED:
@@ -316,18 +381,22 @@ class Holdings:
         qs = sum(n * o for n, o in zip(whole.shape, orders, strict=True))
         rs = sum(o * c for o, c in zip(orders, whole.columns, strict=True))
         core = inner.pixels
+        if self.on_device:  # what each R is a view of
+            rs = max(rs, whole.factors)
+            self._note(held + qs + rs + whole.widest + PANEL * whole.terms)
         # The columns of the last axis side by side and a copy that becomes Q.
         self._note(held + qs + rs + 2 * whole.widest)
         held += qs + rs
         forming = max(Form(orders, p.columns, p.cored).forming for p in parts)
         self._note(held + forming + (core if len(parts) > 1 else 0))
         # The core in another order, and a copy of that to be decomposed.
-        self._note(held + 4 * core)
+        worked_in = (PANEL + WORKSPACE * max(orders)) * max(orders) * self.on_device
+        self._note(held + 4 * core + worked_in)
         held += core + kept.numbers
         if kept.pixels <= volumes.MEASURED:
-            formed = max(p.forming for p in (*parts, kept))
+            formed = max(map(self._forming, (*parts, kept)))
             self._note(held + kept.pixels + formed)
-            self._note(held + max(p.numbers + p.forming for p in (*parts, kept)))
+            self._note(held + max(p.numbers + self._forming(p) for p in (*parts, kept)))
             return
         # Absolute values of all that the core is made of, and sums of what they make.
         cores = 2 * min(self.script.few, *kept.shape) ** 3
@@ -362,7 +431,7 @@ class Holdings:
             return
         own = max(self._made, form.numbers)
         self._note(own + (form.widest if signed else 0))
-        self._note(own + formed.forming)
+        self._note(own + self._forming(formed))
         # In a narrower type, and which are too small; what that cuts off is a copy.
         self._note(pixels + pixels / 8)
         if self.size < 8:

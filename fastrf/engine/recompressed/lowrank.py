@@ -21,6 +21,15 @@ Measuring rounds too. A product of matrices of inner length r, summed up in what
 by at most γ_r = r·u/(1 − r·u) times the product of their absolute values (Higham 2002, §3.5), which
 is formed or bounded from the factors and added. What bounds errors is itself computed in floating
 point, to some 1e-12 of itself: `Loss` is raised by `SLACK` where it is used.
+
+Devices. Factors are arrays of NumPy or of CuPy, and all of this is computed where they are, in
+float64: products by BLAS or cuBLAS, decompositions by LAPACK or cuSOLVER. Either's are products of
+reflections, so that what is said of a Q holds for both, and what is measured is measured of the
+result. cuBLAS sums in an order of its own, which γ_r does not ask for; it must not emulate double
+precision, though (`device`). Of a GPU two vectors a batch cross to the host, each waited for: sizes
+of terms, which decide about traces, and singular values, which decide about ranks (of a volume
+those of each axis, since an axis is decomposed of what the ones before it have left). A `Loss`
+stays there, and is read with all others at the end (`carrier.Tally`).
 """
 
 from __future__ import annotations
@@ -28,11 +37,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fastrf.arrays import namespace
+from fastrf.engine.sight import sight_of
+
+Floats = NDArray[np.float64]  # or an array of CuPy
+Number = Any  # a float, or an array without axes of a device, which nobody waits for
 
 WHOLE = 320
 """Up to so many pixels along the shorter axis an image of many terms is decomposed as it is."""
@@ -45,6 +59,11 @@ MEASURED = 1 << 20
 reduction (bench_recompressed, Sapphire Rapids Xeon, 2 cores). The bound from the factors is some
 ten times as large."""
 
+DEVICE_PLANES = 1 << 22
+"""Numbers between factors, of planes of a volume that a GPU forms at once: many at a time, or the
+calls take longer than the products. By count, not by measurement. A CPU takes one at a time, which
+stays in its cache."""
+
 NOISE = 2.0**-53
 """Times √n and the largest singular value of a matrix of order n: singular values whose root sum
 of squares is below that are what LAPACK rounded."""
@@ -56,7 +75,8 @@ SLACK = 1 + 1e-9
 """What bounds of errors are raised by for their own roundings."""
 
 NORMS = 1.01
-"""Bound of the product of the 2-norms of an image's Q's: LAPACK's are orthonormal to some 1e-14."""
+"""Bound of the product of the 2-norms of an image's Q's: products of reflections are orthonormal to
+some 1e-14."""
 
 _TRACE = 2.0**-54
 # Terms that are together below this part of the largest one show in no pixel that matters.
@@ -66,8 +86,8 @@ _TRACE = 2.0**-54
 class Loss:
     """Bounds of what an image was changed by: its largest pixel, and the sum of all."""
 
-    largest: float = 0.0
-    total: float = 0.0
+    largest: Number = 0.0
+    total: Number = 0.0
 
     def __add__(self, other: Loss) -> Loss:
         return Loss(self.largest + other.largest, self.total + other.total)
@@ -88,6 +108,11 @@ class Terms:
 
     factors: tuple[Floats, ...]
     weights: Floats
+
+    @property
+    def xp(self) -> Any:
+        """The namespace of the arrays."""
+        return namespace(self.weights)
 
     @property
     def diagonal(self) -> bool:
@@ -114,8 +139,8 @@ class Terms:
         """The weights of all products of columns."""
         if not self.diagonal:
             return self.weights
-        core = np.zeros((self.rank,) * len(self.factors))
-        np.einsum("i" * core.ndim + "->i", core)[...] = self.weights
+        core: Floats = self.xp.zeros((self.rank,) * len(self.factors))
+        core[(self.xp.arange(self.rank),) * core.ndim] = self.weights
         return core
 
     def magnitudes(self) -> Floats:
@@ -145,7 +170,7 @@ class Terms:
             sums.append(size.sum(axis=0))
             del size  # before the next one
         weights = Terms(self.factors, np.abs(self.weights))
-        return Loss(weights.contracted(tops).item(), weights.contracted(sums).item())
+        return Loss(single(weights.contracted(tops)), single(weights.contracted(sums)))
 
     def contracted(self, values: Sequence[Floats]) -> Floats:
         """The sum over the weights, each times a value for its column of every axis.
@@ -156,20 +181,22 @@ class Terms:
         Returns:
             The sums, shape (sets,).
         """
-        values = [np.atleast_2d(own) for own in values]
+        xp, values = self.xp, [own if own.ndim > 1 else own[None] for own in values]
+        found: Floats
         if self.diagonal:
             found = self.weights
             for own in values:
                 found = found * own
-            return np.asarray(found.sum(axis=-1))
-        found = np.tensordot(values[-1], self.weights, (1, -1))
+            sums: Floats = found.sum(axis=-1)
+            return sums
+        found = xp.tensordot(values[-1], self.weights, (1, -1))
         for own in reversed(values[:-1]):
-            found = np.einsum("s...c,sc->s...", found, own)
+            found = xp.einsum("s...c,sc->s...", found, own)
         return found
 
-    def total(self) -> float:
+    def total(self) -> Number:
         """Sum of all pixels."""
-        return self.contracted([f.sum(axis=0) for f in self.factors]).item()
+        return single(self.contracted([f.sum(axis=0) for f in self.factors]))
 
     def chosen(self, which: NDArray[np.intp] | slice) -> Terms:
         """Some of the terms, where there is no core."""
@@ -177,24 +204,39 @@ class Terms:
 
     def form(self) -> Floats:
         """The pixels."""
-        *lead, last = self.factors
+        xp, (*lead, last) = self.xp, self.factors
+        found: Floats
         if not self.diagonal:
             # The last axis first: the largest product of matrices comes last. None of them reads
             # an array in another order than it is in, which would be a copy.
-            found = self.weights @ last.T
+            *columns, most = self.weights.shape
+            found = (self.weights.reshape(-1, most) @ last.T).reshape(*columns, len(last))
             for axis in reversed(range(len(lead))):
                 shape = (*found.shape[:axis], len(lead[axis]), *found.shape[axis + 1 :])
                 lines = found.reshape(math.prod(shape[:axis]), found.shape[axis], -1)
-                found = np.matmul(lead[axis], lines).reshape(shape)
+                found = xp.matmul(lead[axis], lines).reshape(shape)
             return found
         first = lead[0] * self.weights if lead else self.weights[None]
-        out = np.empty(self.shape)
+        found = xp.empty(self.shape)
         if len(lead) < 2:
-            np.matmul(first, last.T, out=out.reshape(len(first), len(last)))
-            return out
-        for line, plane in zip(first, out, strict=True):
-            np.matmul(line * lead[1], last.T, out=plane)
-        return out
+            xp.matmul(first, last.T, out=found.reshape(len(first), len(last)))
+            return found
+        planes = 1 if xp is np else max(1, DEVICE_PLANES // lead[1].size)
+        for start in range(0, len(first), planes):
+            some = slice(start, start + planes)
+            rows = (first[some, None] * lead[1]).reshape(-1, first.shape[1])
+            xp.matmul(rows, last.T, out=found[some].reshape(len(rows), len(last)))
+        return found
+
+
+def single(value: Any) -> Number:
+    """A single number, of any shape, as one without axes, which is not waited for on a device."""
+    return value.item() if isinstance(value, np.ndarray | np.generic) else value.reshape(())
+
+
+def fetched(*values: Any) -> list[Floats]:
+    """Arrays of one namespace in the host's memory, in one transfer: waits for a device."""
+    return sight_of(namespace(values[0])).read(*values)
 
 
 def rounding(count: int) -> float:
@@ -207,30 +249,33 @@ def joined(parts: Sequence[Terms]) -> Terms:
     """The sum of images of one shape."""
     if len(parts) == 1:
         return parts[0]
+    xp = parts[0].xp
     factors = tuple(
-        np.concatenate(f, axis=1) for f in zip(*(p.factors for p in parts), strict=True)
+        xp.concatenate(f, axis=1) for f in zip(*(p.factors for p in parts), strict=True)
     )
     if all(p.diagonal for p in parts):
-        return Terms(factors, np.concatenate([p.weights for p in parts]))
-    core = np.zeros([f.shape[1] for f in factors])
+        return Terms(factors, xp.concatenate([p.weights for p in parts]))
+    core = xp.zeros(tuple(f.shape[1] for f in factors))
     corner = np.zeros(core.ndim, int)
     for p in parts:
         own = p.core
-        core[tuple(slice(c, c + n) for c, n in zip(corner, own.shape, strict=True))] = own
+        core[tuple(slice(c, c + n) for c, n in zip(corner.tolist(), own.shape, strict=True))] = own
         corner += own.shape
     return Terms(factors, core)
 
 
 def without_traces(terms: Terms) -> tuple[Terms, Loss]:
     """Without the weakest terms, together below 2^−54 of the strongest one."""
-    sizes = terms.magnitudes()
+    (sizes,) = fetched(terms.magnitudes())
     order = np.argsort(sizes)
     behind = np.cumsum(sizes[order])
     count = int(np.searchsorted(behind, _TRACE * float(sizes.max(initial=0.0)), side="right"))
     if not count:
         return terms, Loss()
-    dropped = float(terms.absolute_sums()[order[:count]].sum())
-    return terms.chosen(np.sort(order[count:])), Loss(float(behind[count - 1]), dropped)
+    xp = terms.xp
+    dropped = single(terms.absolute_sums()[xp.asarray(order[:count])].sum())
+    left = xp.asarray(np.sort(order[count:]))
+    return terms.chosen(left), Loss(float(behind[count - 1]), dropped)
 
 
 def reduced(terms: Terms, budget: float, noise: float = NOISE) -> tuple[Terms, Loss]:
@@ -258,9 +303,10 @@ def reduced(terms: Terms, budget: float, noise: float = NOISE) -> tuple[Terms, L
 
 def _of_pixels(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
     pixels = terms.form()
-    u, s, vt = np.linalg.svd(pixels, full_matrices=False)
-    rank = kept_of(s, budget, noise)
-    kept = Terms((u[:, :rank].copy(), np.ascontiguousarray(vt[:rank].T)), s[:rank])
+    u, s, vt = terms.xp.linalg.svd(pixels, full_matrices=False)
+    (values,) = fetched(s)
+    rank = kept_of(values, budget, noise)
+    kept = Terms((u[:, :rank].copy(), vt[:rank].T.copy()), s[:rank])
     del u, vt  # all singular vectors, as large as the pixels
     loss = _changed(pixels, kept)
     del pixels
@@ -268,11 +314,12 @@ def _of_pixels(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
 
 
 def _of_factors(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]:
-    a, b = terms.factors
-    (qa, ra), (qb, rb) = np.linalg.qr(a), np.linalg.qr(b)
+    xp, (a, b) = terms.xp, terms.factors
+    (qa, ra), (qb, rb) = xp.linalg.qr(a), xp.linalg.qr(b)
     core = (ra * terms.weights) @ rb.T
-    u, s, vt = np.linalg.svd(core, full_matrices=False)
-    rank = kept_of(s, budget, noise)
+    u, s, vt = xp.linalg.svd(core, full_matrices=False)
+    (values,) = fetched(s)
+    rank = kept_of(values, budget, noise)
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
     kept = Terms((qa @ u, qb @ vt.T), s)
     if math.prod(terms.shape) <= MEASURED:
@@ -280,18 +327,23 @@ def _of_factors(terms: Terms, budget: float, noise: float) -> tuple[Terms, Loss]
     inner = [Terms((ra, rb), terms.weights), Terms((u, vt.T), s)]
     # The core was rounded, and so was the change of it.
     rounded = rounding(terms.rank + len(inner)) * sum_of([t.absolute() for t in inner])
-    change = float(np.linalg.norm(core - inner[1].form()))
-    rows = math.prod(float(np.linalg.norm(q, axis=1).max()) for q in (qa, qb))
+    change = single(xp.linalg.norm(core - inner[1].form()))
+    rows = math.prod(longest_row(q) for q in (qa, qb))
     loss = Loss(rows * change, NORMS * math.sqrt(math.prod(terms.shape)) * change)
     loss = loss + Terms((qa, qb), rounded).bound()
     return kept, loss + replaced([terms], [(qa, ra), (qb, rb)]) + turned(kept, [qa, qb], [u, vt.T])
 
 
 def kept_of(s: Floats, budget: float, noise: float) -> int:
-    """How many of the singular values, in falling order, are left."""
+    """How many of the singular values, in falling order and the host's memory, are left."""
     least = max(budget, noise * math.sqrt(len(s)) * float(s[0]))
     behind = np.sqrt(np.cumsum(s[::-1] ** 2))
     return max(1, len(s) - int(np.searchsorted(behind, least, side="right")))
+
+
+def longest_row(q: Floats) -> Number:
+    """The length of the longest row of a matrix."""
+    return single(namespace(q).linalg.norm(q, axis=1).max())
 
 
 # --- what was changed -----------------------------------------------------------------------
@@ -311,7 +363,7 @@ def _changed(pixels: Floats, kept: Terms) -> Loss:
     """The difference of pixels, which are overwritten, and an image."""
     pixels -= kept.form()
     np.abs(pixels, out=pixels)
-    return Loss(float(pixels.max()), float(pixels.sum()))
+    return Loss(single(pixels.max()), single(pixels.sum()))
 
 
 def _rounded(parts: Sequence[Terms], kept: Terms) -> Loss:
@@ -320,7 +372,7 @@ def _rounded(parts: Sequence[Terms], kept: Terms) -> Loss:
     for terms in (*parts, kept):
         sizes = terms.absolute().form()
         rounded = rounding(terms.roundings + len(parts))
-        loss = loss + Loss(rounded * float(sizes.max()), rounded * float(sizes.sum()))
+        loss = loss + Loss(single(sizes.max()), single(sizes.sum())).times(rounded)
         del sizes  # before the next ones
     return loss
 

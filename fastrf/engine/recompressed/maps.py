@@ -2,14 +2,15 @@
 
 A window, a spread, a table and a whole map are all the same to a factor: a matrix from the pixels
 of y to those of x. One kind of call serves them all, with factors of either sign, which the
-engines' kernels for nonnegative images do not.
+engines' kernels for nonnegative images do not. On a GPU that is cuSPARSE's; the matrices are made
+on the host, and brought there for a field.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ class AxisOperator:
         kept: per pixel of y, the sum of what x receives.
         lost: per pixel of y, the sum of what falls into padding.
         steps: so many times it can be applied to numbers near 1 before they underflow.
+
+    The matrix and the sums are arrays of one namespace: of SciPy and NumPy, or of CuPy's two.
     """
 
     matrix: Any
@@ -51,7 +54,29 @@ class AxisOperator:
     @cached_property
     def absolute(self) -> Any:
         """The matrix of absolute weights."""
-        return abs(self.matrix)
+        found = abs(self.matrix)
+        found.has_canonical_format = True  # as of `brought`
+        return found
+
+    def on(self, xp: Any) -> AxisOperator:
+        """The host's operator for the arrays of a namespace."""
+        matrix = brought(self.matrix, xp)
+        return replace(self, matrix=matrix, kept=xp.asarray(self.kept), lost=xp.asarray(self.lost))
+
+
+def brought(matrix: Any, xp: Any) -> Any:
+    """A sparse matrix of SciPy's, in canonical format, for the arrays of a namespace."""
+    if xp is np:
+        return matrix
+    from cupyx.scipy.sparse import csr_matrix
+
+    # Most of cuSPARSE takes 32 bits alone, and `MOST_CONNECTIONS` does not fill them.
+    parts = (matrix.indices, matrix.indptr)
+    indices, starts = (xp.asarray(part.astype(np.int32, copy=False)) for part in parts)
+    found = csr_matrix((xp.asarray(matrix.data), indices, starts), shape=matrix.shape)
+    # Or CuPy looks for itself, and waits for what it finds.
+    found.has_canonical_format = True
+    return found
 
 
 def axis_operator(

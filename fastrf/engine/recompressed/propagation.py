@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrf.engine.direct import Propagated
 from fastrf.engine.recompressed.carrier import Numbers
-from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, Terms, rounding
+from fastrf.engine.recompressed.lowrank import LAST_ROUNDINGS, Floats, Terms, fetched, rounding
 from fastrf.engine.recompressed.maps import Spans, field_window
 from fastrf.engine.recompressed.script import KEPT, script
 from fastrf.engine.recompressed.tucker import TuckerImage
 from fastrf.engine.scaled import Scaled
-from fastrf.engine.sight import trimmed
+from fastrf.engine.sight import sight_of
 from fastrf.engine.terms import held
 from fastrf.errors import EmptyFieldError, InputError, ToleranceError
 from fastrf.lowering import PlaneGraph
@@ -102,18 +102,14 @@ def propagate_recompressed(
     """As `direct.propagate`, for fields without an `obstacle`, right to `tol` of the peak.
 
     Planes are handed back as pixels, volumes whose terms had to be reduced in the Tucker form. All
-    is computed on the host, in float64, and pixels are moved to `xp`; `kernels` and `workers` have
-    nothing to do here.
+    is computed with arrays of `xp`, in float64; `kernels` and `workers` have nothing to do here.
 
     Raises:
         ToleranceError: `tol` is finer than what can be shown of the result.
     """
-    found = recompress(
-        graph, node, unit, input_node, dtype=dtype, tail=tail, tol=tol, progress=progress
-    ).propagated
-    if isinstance(found.image, TuckerImage):
-        return replace(found, image=replace(found.image, xp=xp))
-    return replace(found, image=xp.asarray(found.image))
+    where = (graph, node, unit, input_node)
+    options: dict[str, Any] = {"dtype": dtype, "tail": tail, "tol": tol, "progress": progress}
+    return recompress(*where, **options, xp=xp).propagated
 
 
 def propagate_powers(
@@ -132,9 +128,9 @@ def propagate_powers(
     """As `propagate_recompressed`, for fields of which no terms have to be reduced
     (`forecast.is_relative`): right pixel by pixel, a few ulp a layer."""
     where = (graph, node, unit, input_node)
-    found = _run(*where, np.dtype(dtype), tail, 0.0, progress, KEPT[graph.ndim])
+    found = _run(*where, np.dtype(dtype), tail, 0.0, progress, KEPT[graph.ndim], xp)
     assert found.relative, "a field whose terms have to be reduced"
-    return replace(found.propagated, image=xp.asarray(found.propagated.image))
+    return found.propagated
 
 
 def recompress(
@@ -147,11 +143,12 @@ def recompress(
     tail: float | None = None,
     tol: float = 1e-12,
     progress: Callable[[float], None] | None = None,
+    xp: Any = np,
 ) -> Recompressed:
     """The effective receptive field of one unit, with the bound of its error.
 
     Args:
-        graph, node, unit, input_node, dtype, tail, progress: as of `direct.propagate`; what
+        graph, node, unit, input_node, dtype, tail, progress, xp: as of `direct.propagate`; what
             `tail` allows is dropped at the end.
         tol: greatest error of a pixel, relative to the peak.
 
@@ -163,7 +160,7 @@ def recompress(
     # What may be dropped rests on a guess of the peak; where that was too bold, on none.
     for allowed in (tol, 0.0):
         where = (graph, node, unit, input_node)
-        found = _run(*where, np.dtype(dtype), tail, allowed, progress)
+        found = _run(*where, np.dtype(dtype), tail, allowed, progress, xp=xp)
         if found.bound <= tol:
             return found
     assert found is not None
@@ -183,6 +180,7 @@ def _run(
     allowed: float,
     progress: Callable[[float], None] | None,
     few: int | None = None,
+    xp: Any = np,
 ) -> Recompressed:
     written = script(graph, node, unit, input_node, few)
     if not written.operations and node != input_node:
@@ -190,7 +188,7 @@ def _run(
             f"no path leads from {node!r} to the input {input_node!r}; "
             f"choose another output or input"
         )
-    carrier = Numbers(written, graph.input_size, allowed)
+    carrier = Numbers(written, graph.input_size, allowed, xp)
     carrier.follow(unit, progress or (lambda share: None))
     seen = _seen(carrier, field_window(graph, node, unit, input_node), dtype, tail)
     if seen is None:
@@ -198,7 +196,7 @@ def _run(
             f"unit={unit} of {node!r} reads nothing of {input_node!r}, only padding "
             f"or the gaps of transposed convolutions; choose another unit"
         )
-    changed, rounded = (e.over(seen.scale) for e in (carrier.changed, carrier.rounded))
+    changed, rounded, lost = carrier.wrong(seen.scale)
     # What was nonnegative is wrong by so much of itself, and so is its sum.
     share = rounding(carrier.roundings + LAST_ROUNDINGS)
     behind = 1 - (changed.total + rounded.total) / seen.total - share
@@ -213,8 +211,8 @@ def _run(
             seen.image,
             seen.origin,
             mass * (1 - seen.dropped),
-            carrier.lost / (carrier.lost + arrived),
-            seen.dropped * arrived / (carrier.lost + arrived),
+            lost / (lost + arrived),
+            seen.dropped * arrived / (lost + arrived),
         ),
         error,
         signed + (2 * share / behind if behind > 0 else math.inf),
@@ -246,7 +244,12 @@ class _Seen(NamedTuple):
 
 def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | None) -> _Seen | None:
     """The image on the input, of which the unit sees a field; None where nothing of it is
-    positive."""
+    positive.
+
+    Of a GPU three small things cross to the host, one after the other: what bounds the rows, sum
+    and peak, and which rows are used; with `tail` a profile an axis. A volume that is left in its
+    factors crosses with them.
+    """
     found = carrier.found()
     if found is None:
         return None
@@ -254,7 +257,9 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
     del found
     if signed and not terms.diagonal:
         origin = tuple(start for start, _ in carrier.script.support)
-        return _volume(TuckerImage(terms, origin, dtype), scale, tail)
+        *here, core = fetched(*terms.factors, terms.weights)
+        image = TuckerImage(Terms(tuple(here), core), origin, dtype, carrier.xp)
+        return _volume(image, scale, tail)
     parts, origin = [], tuple(start for start, _ in field)
     for factor, (start, count), (first, _) in zip(
         terms.factors, field, carrier.script.support, strict=True
@@ -271,7 +276,7 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
     del terms, parts, factors  # no more than two images at a time
     if signed:
         np.maximum(pixels, 0, out=pixels)
-    total, peak = float(pixels.sum()), float(pixels.max())
+    total, peak = map(float, fetched(pixels.sum(), pixels.max()))
     if not peak:
         return None
     pixels, origin, dropped = _without_tail(pixels, origin, total * (tail or 0.0))
@@ -279,9 +284,8 @@ def _seen(carrier: Numbers, field: Spans, dtype: np.dtype[Any], tail: float | No
     array = pixels.astype(dtype, copy=False)
     del pixels
     array[array < np.finfo(dtype).tiny] = 0
-    array, origin = trimmed(array, origin)
-    image = np.ascontiguousarray(array)
-    return _Seen(scale, signed, image, origin, total, peak, dropped / total)
+    array, origin, _ = sight_of(carrier.xp).finished(array, origin, ())
+    return _Seen(scale, signed, array, origin, total, peak, dropped / total)
 
 
 def _visible(terms: Terms, signed: bool, tiny: float) -> list[tuple[int, int]] | None:
@@ -289,14 +293,16 @@ def _visible(terms: Terms, signed: bool, tiny: float) -> list[tuple[int, int]] |
     of all; None where nothing is there."""
     if 0 in terms.shape:
         return None
-    least = tiny * max(terms.total(), 0.0)
     tops = [np.abs(f).max(axis=0) if signed else f.max(axis=0) for f in terms.factors]
-    box = []
+    bounds = []
     for axis, factor in enumerate(terms.factors):
         values = np.abs(terms.weights)
         for number, top in enumerate(tops):
             values = values * top if number != axis else values
-        most = (np.abs(factor) if signed else factor) @ values
+        bounds.append((np.abs(factor) if signed else factor) @ values)
+    total, *bounds = fetched(terms.xp.asarray(terms.total()), *bounds)
+    least, box = tiny * max(float(total), 0.0), []
+    for most in bounds:
         used = np.flatnonzero((most >= least) & (most > 0))
         if not used.size:
             return None
@@ -329,14 +335,14 @@ def _without_tail(
     pixels: Floats, origin: tuple[int, ...], tail: float
 ) -> tuple[Floats, tuple[int, ...], float]:
     """Without outer slabs that together hold at most `tail`; and what they held."""
-    whole = float(pixels.sum())
     if not tail:
         return pixels, origin, 0.0
+    whole = pixels.sum()
     for axis in range(pixels.ndim):
-        profile = pixels.sum(axis=tuple(a for a in range(pixels.ndim) if a != axis))
+        (profile,) = fetched(pixels.sum(axis=tuple(a for a in range(pixels.ndim) if a != axis)))
         budget = tail / (2 * pixels.ndim)
         first = int(np.searchsorted(np.cumsum(profile), budget, side="right"))
         last = len(profile) - int(np.searchsorted(np.cumsum(profile[::-1]), budget, side="right"))
         pixels = pixels[(slice(None),) * axis + (slice(first, last),)]
         origin = (*origin[:axis], origin[axis] + first, *origin[axis + 1 :])
-    return pixels, origin, whole - float(pixels.sum())
+    return pixels, origin, float(*fetched(whole - pixels.sum()))

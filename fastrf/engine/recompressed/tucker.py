@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastrf.arrays import Array
-from fastrf.engine.recompressed.lowrank import Floats, Terms
+from fastrf.engine.recompressed.lowrank import Floats, Terms, fetched
 from fastrf.engine.terms import CORE, held
 from fastrf.images import Box, Image, Pixels, Stretch
 
@@ -30,6 +30,8 @@ class TuckerImage(Image):
 
     It is right to a part of its peak: pixels that are 0 or nearly so may come out negative. What
     is formed has them put to 0, and sums to 1 again; profiles have no negative value either.
+    Factors and core are the host's, as those of `terms.FactoredImage` are; pixels are formed, and
+    looked at, on the image's device.
 
     Attributes:
         terms: factors and core, of sum 1 (but for a cropped part).
@@ -66,7 +68,7 @@ class TuckerImage(Image):
 
         Args:
             out: array of `xp` to fill; a fresh one by default.
-            workers: of no use here: the sums are LAPACK's.
+            workers: of no use here: the sums are BLAS'.
         """
         pixels = self._formed()
         pixels /= pixels.sum()
@@ -78,7 +80,7 @@ class TuckerImage(Image):
 
     def _settled(self, pixels: Floats) -> NDArray[Any]:
         pixels[pixels < np.finfo(self.dtype).tiny] = 0
-        found: NDArray[Any] = self.xp.asarray(pixels.astype(self.dtype, copy=False))
+        found: NDArray[Any] = pixels.astype(self.dtype, copy=False)
         return found
 
     def pixels(self, workers: int = 1) -> NDArray[Any]:
@@ -98,7 +100,8 @@ class TuckerImage(Image):
 
     def _formed(self) -> Floats:
         """The pixels in double precision, none of them negative."""
-        pixels = self.terms.form()
+        *factors, core = map(self.xp.asarray, (*self.terms.factors, self.terms.weights))
+        pixels = Terms(tuple(factors), core).form()
         return np.maximum(pixels, 0, out=pixels)
 
     @cached_property
@@ -243,13 +246,16 @@ class TuckerImage(Image):
         # that are greater by what is known of it.
         above, mass, known = 0, 0.0, 0
         for shift in reversed(range(0, 64, _DIGIT)):
-            counts, sums = np.zeros(1 << _DIGIT, np.int64), np.zeros(1 << _DIGIT)
+            counts, sums = (self.xp.zeros(1 << _DIGIT, kind) for kind in (np.int64, np.float64))
             for _, block in self.blocks():
                 digits = block.ravel().view(np.int64) >> shift
                 alike = digits >> _DIGIT == known
                 own = digits[alike] & ((1 << _DIGIT) - 1)
-                counts += np.bincount(own, minlength=len(counts))
-                sums += np.bincount(own, block.ravel()[alike], len(counts))
+                if not own.size:  # CuPy counts nothing of nothing
+                    continue
+                counts += self.xp.bincount(own, minlength=len(counts))
+                sums += self.xp.bincount(own, block.ravel()[alike], len(counts))
+            counts, sums = fetched(counts, sums)
             reached = mass + np.cumsum(sums[::-1])
             # Where rounding leaves the goal out of reach, the faintest pixels stand in.
             digit = len(counts) - 1 - int(np.searchsorted(reached, min(goal, reached[-1])))

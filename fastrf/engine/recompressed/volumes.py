@@ -23,8 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
+from fastrf.arrays import namespace
 from fastrf.engine.recompressed.lowrank import (
     NOISE,
     NORMS,
@@ -32,9 +31,12 @@ from fastrf.engine.recompressed.lowrank import (
     Loss,
     Terms,
     difference,
+    fetched,
     kept_of,
+    longest_row,
     replaced,
     rounding,
+    single,
     sum_of,
     turned,
 )
@@ -84,7 +86,8 @@ def _groups(parts: Sequence[Terms]) -> Iterator[list[Terms]]:
 
 def _compressed(parts: list[Terms], budget: float, noise: float) -> tuple[Terms, Loss]:
     sides = zip(*(t.factors for t in parts), strict=True)
-    qrs = [np.linalg.qr(np.concatenate(side, axis=1)) for side in sides]
+    xp = parts[0].xp
+    qrs = [xp.linalg.qr(xp.concatenate(side, axis=1)) for side in sides]
     inner = list(_in_coordinates(parts, [r for _, r in qrs]))
     core = sum_of(inner)
     turns, small = decomposed(core, budget / math.sqrt(len(qrs)), noise)
@@ -112,26 +115,28 @@ def _in_coordinates(parts: Sequence[Terms], rs: Sequence[Floats]) -> Iterator[Te
 
 def decomposed(core: Floats, budget: float, noise: float) -> tuple[tuple[Floats, ...], Floats]:
     """Orthonormal columns for each axis, and the smaller core between them."""
-    turns = []
+    xp, turns = namespace(core), []
     for axis in range(core.ndim):
-        flat = np.moveaxis(core, axis, 0).reshape(core.shape[axis], -1)
+        flat = xp.moveaxis(core, axis, 0).reshape(core.shape[axis], -1)
         if flat.shape[1] > flat.shape[0]:
-            flat = np.asarray(np.linalg.qr(flat.T, mode="r")).T
-        u, s, _ = np.linalg.svd(flat, full_matrices=False)
-        u = u[:, : kept_of(s, budget, noise)]
+            flat = xp.linalg.qr(flat.T, mode="r").T
+        u, s, _ = xp.linalg.svd(flat, full_matrices=False)
+        (values,) = fetched(s)
+        u = u[:, : kept_of(values, budget, noise)]
         turns.append(u)
-        core = np.moveaxis(np.tensordot(u, core, (0, axis)), 0, axis)
-    return tuple(turns), np.ascontiguousarray(core)
+        core = xp.moveaxis(xp.tensordot(u, core, (0, axis)), 0, axis)
+    return tuple(turns), xp.ascontiguousarray(core)
 
 
 def _of_slices(change: Floats, qs: Sequence[Floats]) -> Loss:
     """Bound of a change of the core, seen in the pixels."""
     first, *others = qs
+    xp, norm = namespace(change), namespace(change).linalg.norm
     # Rounded by at most γ times the length of a row and that of the whole change.
     flat = change.reshape(len(change), -1)
     rows = range(0, len(first), SLICES)
-    slices = np.concatenate([np.linalg.norm(first[n : n + SLICES] @ flat, axis=1) for n in rows])
-    slices += rounding(len(change)) * np.linalg.norm(first, axis=1) * float(np.linalg.norm(change))
-    longest = math.prod(float(np.linalg.norm(q, axis=1).max()) for q in others)
+    slices = xp.concatenate([norm(first[n : n + SLICES] @ flat, axis=1) for n in rows])
+    slices += rounding(len(change)) * norm(first, axis=1) * single(norm(change))
+    longest = math.prod(longest_row(q) for q in others)
     area = math.sqrt(math.prod(len(q) for q in others))
-    return Loss(NORMS * longest * float(slices.max()), NORMS * area * float(slices.sum()))
+    return Loss(NORMS * longest * single(slices.max()), NORMS * area * single(slices.sum()))
