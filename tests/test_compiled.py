@@ -41,6 +41,20 @@ def test_arrays_that_must_not_be_written_share_the_code():
     assert described((once,))[0] == described((np.arange(3.0),))[0] == ("d1",)
 
 
+def test_arrays_of_any_layout_arrive():
+    @kernel
+    def copied(source, to):  # type: ignore[no-untyped-def]
+        for i in range(source.shape[0]):
+            for j in range(source.shape[1]):
+                to[i, j] = source[i, j]
+
+    whole = np.arange(40, dtype=np.int32).reshape(5, 8)
+    for source in (whole, whole.T, whole[::-2, 1::3], whole[:0], whole[1:2, ::-1]):
+        to = np.zeros((source.shape[1], 2 * source.shape[0]), np.int64).T[::2]
+        copied(source, to)
+        np.testing.assert_array_equal(to, source)
+
+
 def test_what_a_kernel_returns():
     @kernel
     def nothing(x):  # type: ignore[no-untyped-def]
@@ -72,8 +86,6 @@ def test_what_a_kernel_returns():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (np.zeros((4, 4))[:, 1:], "C-contiguous"),
-        (np.zeros((4, 4)).T, "C-contiguous"),
         (np.zeros(4, ">f8"), "array of >f8"),
         (np.zeros(4, np.float16), "array of float16"),
         (np.frombuffer(bytes(17), np.uint8)[1:].view(np.float64), "aligned"),
@@ -151,7 +163,7 @@ def test_shapes_that_differ_are_raised_too():
         x[:2] = y
 
     copied(np.zeros(3), np.ones(2))
-    with pytest.raises(ValueError, match="raised by compiled code"):
+    with pytest.raises(ValueError, match=r"raised by compiled code|cannot assign"):
         copied(np.zeros(3), np.ones(3))
 
 

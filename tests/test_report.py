@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -399,8 +400,17 @@ def test_command_fails_where_the_check_fails(tmp_path, capsys, monkeypatch):
     from fastrf.check import CheckReport
     from fastrf.report import document
 
-    monkeypatch.setattr(document, "check", lambda *a, **o: CheckReport("n", "conv1", (), ()))
-    path = tmp_path / "x.html"
+    honest, path = document.check, tmp_path / "x.html"
+
+    def wrong(*arguments, **options):
+        found = honest(*arguments, **options)
+        first, *rest = found.rows
+        return replace(found, rows=(replace(first, ok=False), *rest))
+
+    monkeypatch.setattr(document, "check", wrong)
     assert main(["report", "plain(1)", "-o", str(path)]) == 1
     assert "disagree" in capsys.readouterr().err
+    monkeypatch.setattr(document, "check", lambda *a, **o: CheckReport("n", "conv1", (), ()))
+    assert main(["report", "plain(1)", "-o", str(path)]) == 0
+    assert "could compare nothing" in capsys.readouterr().err
     assert "Nothing could be compared" in path.read_text(encoding="utf-8")

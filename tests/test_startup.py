@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from fastrf.kernels import KERNELS
@@ -146,6 +147,19 @@ def test_code_for_other_settings_is_another_file(made, monkeypatch, setting):
     monkeypatch.undo()
     _forget_settings()
     assert own != other
+
+
+def test_generic_code_asks_for_no_features(monkeypatch):
+    _forget_settings()
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    _, name, features = _load.host()
+    _forget_settings()
+    assert (name, features) == ("generic", "")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "+sse2")
+    assert _load.host()[2] == "+sse2"
+    monkeypatch.undo()
+    _forget_settings()
+    assert _load.host()[1:] == (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
 
 
 def _forget_settings() -> None:

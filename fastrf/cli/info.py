@@ -74,8 +74,7 @@ def _information() -> dict[str, Any]:
 
 def _kernel_cache() -> str | None:
     """The folder in which compiled kernels are kept; None where none can be written to."""
-    from fastrf.kernels.cpu import _windows
+    from fastrf.kernels.cpu._cache import writable
 
-    compiled = (value for value in vars(_windows).values() if hasattr(value, "stats"))
-    path = next(compiled).stats.cache_path
+    path = writable()
     return None if path is None else str(path)

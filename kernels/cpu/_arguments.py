@@ -1,11 +1,11 @@
 """Arguments of compiled code: words of 64 bits, one after the other.
 
 A number is one word, a tuple of integers one for each. An array is the address of NumPy's object,
-where compiled code finds its pixels and its shape: to ask NumPy for them takes 2 µs an array, more
-than all else of a call. *Kinds* say which is which: ``q``, ``d``, ``f`` and ``?`` are numbers
+where compiled code finds its pixels, shape and strides: to ask NumPy for them takes 2 µs an array,
+more than all else of a call. *Kinds* say which is which: ``q``, ``d``, ``f`` and ``?`` are numbers
 (int64, float64, float32, bool), ``3`` is a tuple of three integers, ``d2`` an array of float64 with
-two axes (``i``: int32). Arrays are C-contiguous, so that their strides need not be found; whether
-they can be written to makes no difference to compiled code.
+two axes (``i``: int32), ``D2`` one that is not C-contiguous. Whether an array can be written to
+makes no difference to compiled code.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ ELEMENTS: dict[np.dtype[Any], str] = {
     np.dtype(np.int32): "i",
     np.dtype(np.float64): "d",
     np.dtype(np.float32): "f",
-    np.dtype(np.bool_): "?",
+    np.dtype(np.bool_): "b",
 }
-_ARRAYS = {(t, ndim): f"{k}{ndim}" for t, k in ELEMENTS.items() for ndim in range(1, 4)}
-_FITS = 0x0101
-"""NumPy's flags of arrays that are C-contiguous and aligned."""
+_ARRAYS = {
+    (dtype, ndim, contiguous): f"{kind if contiguous else kind.upper()}{ndim}"
+    for dtype, kind in ELEMENTS.items()
+    for ndim in range(1, 4)
+    for contiguous in (True, False)
+}
 
 DATA = object.__basicsize__ // 8
 """The word of an array's object that holds the address of its pixels (`PyArrayObject`)."""
-SHAPE = DATA + 2
-"""That with the address of its shape."""
+SHAPE, STRIDES = DATA + 2, DATA + 3
+"""Those with the addresses of its shape and its strides."""
 
 
 def described(values: tuple[Any, ...]) -> tuple[Kinds, list[Any]]:
@@ -52,9 +55,9 @@ def described(values: tuple[Any, ...]) -> tuple[Kinds, list[Any]]:
             kind = str(len(value))
             words += value
         else:
-            if isinstance(value, np.ndarray):
-                kind = _ARRAYS.get((value.dtype, value.ndim))
-            if kind is None or value.flags.num & _FITS != _FITS:
+            if isinstance(value, np.ndarray) and (flags := value.flags).aligned:
+                kind = _ARRAYS.get((value.dtype, value.ndim, flags.c_contiguous))
+            if kind is None:
                 raise _not_taken(value)
             words.append(id(value))
         kinds.append(kind)
@@ -66,8 +69,7 @@ def _not_taken(value: Any) -> TypeError:
         return TypeError(f"compiled code takes numbers, tuples of them and arrays, not {value!r}")
     return TypeError(
         f"an array of {value.dtype}, shape {value.shape} and strides {value.strides} is none that "
-        f"compiled code takes: C-contiguous, aligned, of 1 to 3 axes, of "
-        f"{', '.join(map(str, ELEMENTS))}"
+        f"compiled code takes: aligned, of 1 to 3 axes, of {', '.join(map(str, ELEMENTS))}"
     )
 
 
@@ -84,10 +86,12 @@ def _format(kind: str) -> str:
 
 def _words_of_an_array() -> bool:
     """Whether this Python's `id` and this NumPy's arrays are what compiled code takes them for."""
-    array = np.zeros((2, 3))
-    words = ctypes.cast(id(array), ctypes.POINTER(ctypes.c_int64))
-    shape = ctypes.cast(words[SHAPE], ctypes.POINTER(ctypes.c_int64))
-    return words[DATA] == array.ctypes.data and words[SHAPE] and tuple(shape[:2]) == array.shape
+    array, numbers = np.zeros((2, 3)), ctypes.POINTER(ctypes.c_int64)
+    words = ctypes.cast(id(array), numbers)
+    if words[DATA] != array.ctypes.data:
+        return False
+    shape, strides = (ctypes.cast(words[i], numbers)[:2] for i in (SHAPE, STRIDES))
+    return shape == [2, 3] and strides == [24, 8]
 
 
 if not _words_of_an_array():

@@ -19,7 +19,7 @@ from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import from_dtype
 
 from . import _vectors
-from ._arguments import DATA, ELEMENTS, SHAPE, Kinds
+from ._arguments import DATA, ELEMENTS, SHAPE, STRIDES, Kinds
 from ._load import Code
 
 _WORD = ir.IntType(64)
@@ -65,7 +65,8 @@ def _type(kind: str) -> Any:
     if kind.isdecimal():
         return types.UniTuple(types.int64, int(kind))
     if len(kind) == 2:
-        return types.Array(_DTYPES[kind[0]], int(kind[1]), "C")
+        letter, ndim = kind
+        return types.Array(_DTYPES[letter.lower()], int(ndim), "A" if letter.isupper() else "C")
     return _NUMBERS[kind]
 
 
@@ -133,7 +134,7 @@ def _entry(name: str, compiled: Any) -> ir.Module:
     def word() -> Any:
         nonlocal place
         place += 1
-        return builder.load(builder.gep(words, [ir.Constant(_WORD, place - 1)]))
+        return builder.load(builder.gep(words, [_WORD(place - 1)]))
 
     values = [_unpacked(context, builder, kind, word) for kind in described.argtypes]
     called = context.declare_function(module, described)
@@ -142,13 +143,13 @@ def _entry(name: str, compiled: Any) -> ir.Module:
     )
     with builder.if_then(status.is_error, likely=False):
         builder.store(builder.ptrtoint(status.excinfoptr, _WORD), results)
-        builder.ret(ir.Constant(ir.IntType(32), 1))
+        builder.ret(ir.IntType(32)(1))
     numbers = [] if described.restype == types.none else [value]
     if isinstance(described.restype, types.UniTuple):
         numbers = cgutils.unpack_tuple(builder, value)
     for i, number in enumerate(numbers):
         builder.store(builder.bitcast(number, _WORD), builder.gep(results, [_WORD(i)]))
-    builder.ret(ir.Constant(ir.IntType(32), 0))
+    builder.ret(ir.IntType(32)(0))
     return module
 
 
@@ -159,16 +160,16 @@ def _unpacked(context: Any, builder: Any, kind: Any, word: Callable[[], Any]) ->
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder)
         whole = builder.inttoptr(word(), _WORD.as_pointer())
-        address, extents = (builder.load(builder.gep(whole, [_WORD(i)])) for i in (DATA, SHAPE))
-        extents = builder.inttoptr(extents, _WORD.as_pointer())
-        shape = [builder.load(builder.gep(extents, [_WORD(i)])) for i in range(kind.ndim)]
-        size = ir.Constant(_WORD, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-        strides = [size]
-        for extent in shape[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], extent))
+
+        def at(words: Any, place: int) -> Any:
+            return builder.load(builder.gep(words, [_WORD(place)]))
+
+        lists = [builder.inttoptr(at(whole, place), whole.type) for place in (SHAPE, STRIDES)]
+        shape, strides = ([at(own, i) for i in range(kind.ndim)] for own in lists)
+        size = _WORD(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
         populate_array(
             array,
-            data=builder.inttoptr(address, array.data.type),
+            data=builder.inttoptr(at(whole, DATA), array.data.type),
             shape=cgutils.pack_array(builder, shape),
             strides=cgutils.pack_array(builder, strides),
             itemsize=size,
@@ -176,7 +177,7 @@ def _unpacked(context: Any, builder: Any, kind: Any, word: Callable[[], Any]) ->
         )
         return array._getvalue()
     if kind == types.boolean:
-        return builder.icmp_signed("!=", word(), ir.Constant(_WORD, 0))
+        return builder.icmp_signed("!=", word(), _WORD(0))
     if kind == types.int64:
         return word()
     value = builder.bitcast(word(), ir.DoubleType())
@@ -185,8 +186,9 @@ def _unpacked(context: Any, builder: Any, kind: Any, word: Callable[[], Any]) ->
 
 @cache
 def _memory() -> ir.Module:
-    """What compiled code asks of Numba's runtime, in terms of C's: memory for what lives as long as
-    a call, and two functions of `math`. Numba's own are there only once it is imported."""
+    """What compiled code asks of Numba's runtime, whose functions are there only once Numba is
+    imported: memory for what lives as long as a call (Python's, which tracemalloc sees and which
+    needs no GIL), and two functions of C."""
     module = ir.Module("fastrf.memory")
     module.triple = llvm.get_process_triple()
 
@@ -204,7 +206,8 @@ def _memory() -> ir.Module:
         builder.ret_void() if isinstance(kind.return_type, ir.VoidType) else builder.ret(found)
 
     int_, double = ir.IntType(32), ir.DoubleType()
-    malloc, free = of_c("malloc", _BYTES, _WORD), of_c("free", ir.VoidType(), _BYTES)
+    malloc = of_c("PyMem_RawMalloc", _BYTES, _WORD)
+    free = of_c("PyMem_RawFree", ir.VoidType(), _BYTES)
     renamed("NRT_Allocate", malloc)
     renamed("NRT_Free", free)
     renamed("numba_frexp", of_c("frexp", double, double, int_.as_pointer()))
