@@ -65,7 +65,7 @@ def measure() -> dict[str, dict[str, float]]:
         return {
             "python -c pass": process("pass", 7, folder),
             "import numpy": process("import numpy", 7, folder),
-            "import numba": process("import numba", 7, folder),
+            "import numba (only where kernels are compiled)": process("import numba", 7, folder),
             "import fastrf": process("import fastrf", 7, folder),
             "fastrf rf resnet50": process(RF, 5, folder),
             "first ERF of five layers, warm cache": process(SMALL, 7, folder),

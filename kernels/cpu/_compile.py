@@ -31,10 +31,7 @@ def as_python() -> bool:
 
 
 class Kernel:
-    """A function that runs as compiled code, also where other kernels call it.
-
-    Arrays must be C-contiguous; see `_arguments` for what else can be passed.
-    """
+    """A function that runs as compiled code, also where other kernels call it."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -42,6 +39,7 @@ class Kernel:
         self._loaded: dict[Kinds, Callable[[list[Any]], Any]] = {}
 
     def __call__(self, *values: Any) -> Any:
+        """The function of numbers, tuples of integers and arrays (`_arguments`)."""
         kinds, words = described(values)
         call = self._loaded.get(kinds) or self.ready(kinds)
         return call(words)

@@ -65,8 +65,8 @@ def _type(kind: str) -> Any:
     if kind.isdecimal():
         return types.UniTuple(types.int64, int(kind))
     if len(kind) == 2:
-        letter, ndim = kind
-        return types.Array(_DTYPES[letter.lower()], int(ndim), "A" if letter.isupper() else "C")
+        letter, layout = kind[0].lower(), "A" if kind[0].isupper() else "C"
+        return types.Array(_DTYPES[letter], int(kind[1]), layout)
     return _NUMBERS[kind]
 
 
