@@ -65,8 +65,8 @@ def _type(kind: str) -> Any:
     if kind.isdecimal():
         return types.UniTuple(types.int64, int(kind))
     if len(kind) == 2:
-        letter, layout = kind[0].lower(), "A" if kind[0].isupper() else "C"
-        return types.Array(_DTYPES[letter], int(kind[1]), layout)
+        dtype = _DTYPES[kind[0].lower()]
+        return types.Array(dtype, int(kind[1]), "A" if kind[0].isupper() else "C")
     return _NUMBERS[kind]
 
 
