@@ -137,8 +137,17 @@ def test_what_is_nowhere_is_named(monkeypatch):
     assert called
 
 
-@pytest.mark.parametrize("setting", ["NUMBA_CPU_NAME", "NUMBA_OPT", "NUMBA_CPU_FEATURES"])
-def test_code_for_other_settings_is_another_file(made, monkeypatch, setting):
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("NUMBA_CPU_NAME", True),
+        ("NUMBA_CPU_FEATURES", True),
+        ("NUMBA_OPT", True),
+        ("NUMBA_NUM_THREADS", False),
+        ("NUMBA_THREADING_LAYER", False),
+    ],
+)
+def test_code_for_other_settings_is_another_file(made, monkeypatch, setting, changes):
     """An image can be filled for processors of several kinds."""
     own = made().files._file(("q",))
     _forget_settings()
@@ -146,7 +155,7 @@ def test_code_for_other_settings_is_another_file(made, monkeypatch, setting):
     other = made().files._file(("q",))
     monkeypatch.undo()
     _forget_settings()
-    assert own != other
+    assert (own != other) is changes
 
 
 def test_generic_code_asks_for_no_features(monkeypatch):

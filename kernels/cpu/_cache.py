@@ -87,15 +87,26 @@ _SOURCES = _digest_of(*_FILES)
 """Digest of all that the machine code of this folder's kernels may come from."""
 
 
+_SETTINGS = (
+    "NUMBA_OPT",
+    "NUMBA_ENABLE_AVX",
+    "NUMBA_LOOP_VECTORIZE",
+    "NUMBA_SLP_VECTORIZE",
+    "NUMBA_DISABLE_INTEL_SVML",
+    "NUMBA_DEBUGINFO",
+    "NUMBA_BOUNDSCHECK",
+)
+"""Those of Numba's that change the code, beside the processor's (`host`). Others have no part in
+it: who sets the number of threads would have all compiled anew."""
+
+
 @cache
 def _compiler() -> tuple[object, ...]:
     """Which compiler makes the code of this process, and for what. Of Numba, which is not imported
     here, the file that holds its version."""
     found = find_spec("numba")
     version = found and found.origin and _digest_of(Path(found.origin).with_name("_version.py"))
-    settings = [(k, v) for k, v in os.environ.items() if k.startswith("NUMBA_")]
-    made_by = [setting for setting in settings if setting[0] != "NUMBA_CACHE_DIR"]
-    return version, llvmlite.__version__, host(), sorted(made_by)
+    return version, llvmlite.__version__, host(), [os.environ.get(name) for name in _SETTINGS]
 
 
 class Files:
