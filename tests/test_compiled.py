@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,3 +248,42 @@ def test_kernels_of_one_name_do_not_meet(tmp_path):
         exec(compile(path.read_text(), str(path), "exec"), names)
         found.append(kernel(names["same"])(10))
     assert found == [10, 11, 12]
+
+
+def test_functions_that_kernels_call_do_not_meet(tmp_path):
+    """Two processes may give the functions that kernels hold the same names; a third loads both."""
+    code = (
+        "import sys\n"
+        "from fastrf.kernels.cpu import _compile\n"
+        "found = []\n"
+        "for path in sys.argv[1:]:\n"
+        "    names = {'__name__': 'own'}\n"
+        "    exec(compile(open(path).read(), path, 'exec'), names)\n"
+        "    names['called'] = _compile.kernel(names['called'])\n"
+        "    found.append(_compile.kernel(names['caller'])(3))\n"
+        "print(*found, _compile.made)\n"
+    )
+    paths = [str(tmp_path / f"{number}.py") for number in range(2)]
+    for number, path in enumerate(paths):
+        # So long that it does not become a part of the function that calls it, twice.
+        steps = "".join(
+            f"    while x % {p} == {number} and y < {p}:\n        y, x = y * x, x + y // {p}\n"
+            for p in range(2, 14)
+        )
+        Path(path).write_text(
+            f"def called(x):\n    y = {number}\n{steps}    return x + y\n"
+            "def caller(x):\n    return called(x) + called(x + 1)\n"
+        )
+
+    def run(cache: str, *own: str) -> list[str]:
+        command = [sys.executable, "-c", code, *own]
+        places = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / cache)}
+        done = subprocess.run(command, env=places, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    (first, made), (second, others) = (run(f"cache{i}", path) for i, path in enumerate(paths))
+    assert (made, others) == ("1", "1")
+    shutil.copytree(tmp_path / "cache1", tmp_path / "cache0", dirs_exist_ok=True)
+    assert run("cache0", *paths) == [first, second, "0"]
+    assert first != second

@@ -173,6 +173,40 @@ def test_children_by_fork_spawn_and_forkserver_give_the_same_bits(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_waits_for_what_is_being_compiled(tmp_path):
+    code = (
+        "import os, threading, time\n"
+        "import numpy as np\n"
+        "from fastrf.kernels import load\n"
+        "from fastrf.kernels.cpu import _compile\n"
+        "def call():\n"
+        "    out = np.ones((1, 2, 2))\n"
+        "    load().accumulate(out.copy(), 2.0, out)\n"
+        "    assert (out == 3).all()\n"
+        "load()\n"
+        "compiling = threading.Thread(target=call)\n"
+        "compiling.start()\n"
+        "while _compile._lock.acquire(blocking=False):\n"
+        "    _compile._lock.release()\n"
+        "    time.sleep(0.001)\n"
+        "child = os.fork()\n"
+        "assert _compile.made == 1\n"
+        "call()\n"
+        "assert _compile.made == 1\n"
+        "if child:\n"
+        "    compiling.join()\n"
+        "    status = os.waitpid(child, 0)[1]\n"
+        "    assert os.waitstatus_to_exitcode(status) == 0\n"
+    )
+    places = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(
+        command, env=places, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_sub_interpreter_is_refused():
     """Numba would wait for ever in one, so that the refusal has to come first."""
     code = (

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -300,14 +301,48 @@ def test_processes_that_fill_one_cache_at_once(tmp_path):
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    for process in together:
-        out, _ = process.communicate(timeout=120)
-        assert (process.returncode, out) == (0, "1\n")
+    found = [process.communicate(timeout=120)[0] for process in together]
+    assert [process.returncode for process in together] == [0, 0]
+    assert sorted(found) == ["0\n", "1\n"]  # one compiles, the other waits for its file
     files = [path.name for path in tmp_path.glob("*/*")]
     assert files
     assert all(name.endswith(".kernel") for name in files), files
     third, _ = begun().communicate("\n", timeout=120)
     assert third == "ready\n0\n"
+
+
+@pytest.mark.skipif(_cache.fcntl is None, reason="no locks on files here: nobody waits")
+def test_a_process_that_was_stopped_is_not_waited_for_for_ever(made, monkeypatch):
+    """It holds the lock, and will not write."""
+    kernel = made()
+    code = (
+        "import fcntl, sys\n"
+        "held = open(sys.argv[1], 'w'); fcntl.lockf(held, fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.readline()\n"
+    )
+    path, lock = kernel.files._lock(("q",))
+    os.close(lock)
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        monkeypatch.setattr(_cache, "PATIENCE", 0.3)
+        begun = time.monotonic()
+        assert compilations(kernel) == 1
+        assert time.monotonic() - begun >= 0.3
+        other.kill()
+    assert [p.suffix for p in kept()] == [".kernel"]
+
+
+def test_where_files_cannot_be_locked_nobody_waits(made, monkeypatch):
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(_cache.fcntl, "lockf", refused)
+    assert compilations(made()) == 1
+    assert [p.suffix for p in kept()] == [".kernel"]
 
 
 # --- warmup ---------------------------------------------------------------------------------

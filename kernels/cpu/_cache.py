@@ -7,7 +7,8 @@ Here, whatever is wrong with a file, the kernel is compiled, and one warning say
 
 A file holds the SHA-256 of the rest, then one line of JSON and an object file (`_load.Code`). It is
 named by everything that its contents depend on, and written under another name first: processes
-that fill one folder at once do not disturb each other, and none ever reads half a file.
+that fill one folder at once do not disturb each other, and none ever reads half a file. One of them
+compiles a kernel, and the others wait for its file (`Files.alone`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,9 +33,17 @@ from fastrf.kernels._folders import user_folder
 from ._arguments import Kinds
 from ._load import Code, host
 
+try:
+    import fcntl
+except ImportError:  # Windows: every process compiles what it does not find
+    fcntl = None  # type: ignore[assignment]
+
 PACKAGE = Path(__file__).parent
 _REMEDY = "set NUMBA_CACHE_DIR to a folder that can be written, and fill it with `fastrf warmup`"
 _DIGEST = hashlib.sha256().digest_size
+PATIENCE = 60.0
+"""Seconds that a process waits for another one's kernel, which may have been stopped; the longest
+takes some 10 to compile."""
 
 _said: set[str] = set()
 
@@ -162,6 +172,32 @@ class Files:
             f"compiles its own",
         )
 
+    @contextmanager
+    def alone(self, kinds: Kinds) -> Iterator[None]:
+        """While a kernel is compiled and written: other processes that come here wait, for a while.
+        Where there is no folder for a lock, or no lock on its files, nobody does."""
+        path, lock = self._lock(kinds)
+        try:
+            if lock is not None:
+                until = time.monotonic() + PATIENCE
+                while not _taken(lock) and time.monotonic() < until:
+                    time.sleep(0.02)
+            yield
+        finally:
+            if lock is not None:
+                with suppress(OSError):
+                    path.unlink()  # who has opened it waits for that file, and then finds the code
+                os.close(lock)
+
+    def _lock(self, kinds: Kinds) -> tuple[Path, int | None]:
+        """A file to be locked, open, where the kernel will be written."""
+        path = Path(f"{self._file(kinds)}.lock")
+        for folder in folders() if fcntl is not None and self._sources is not None else ():
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                return folder / path, os.open(folder / path, os.O_RDWR | os.O_CREAT)
+        return path, None
+
     def _forget(self, folder: Path) -> None:
         """Deletes what earlier versions of the sources have left."""
         for path in folder.glob(f"{self._name}-*.kernel"):
@@ -178,6 +214,18 @@ class Files:
             return None
         digest = hashlib.sha256(repr((self._sources, self._name, kinds, _compiler())).encode())
         return f"{self._prefix()}-{digest.hexdigest()[:24]}.kernel"
+
+
+def _taken(lock: int) -> bool:
+    """Whether a file could be locked, or cannot be at all. The system lets go of it when the
+    process ends, however it does; a child that is forked does not have it."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _encoded(code: Code) -> bytes:

@@ -23,6 +23,12 @@ made = 0
 
 # One at a time: neither Numba nor a folder gains by two that compile the same.
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits for what is being compiled. Its child would go on with half of a compiler, or
+    # wait for ever for a thread that it does not have.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def as_python() -> bool:
@@ -49,18 +55,23 @@ class Kernel:
         return out_of_reach(lambda: self._ready(kinds), leave=True)
 
     def _ready(self, kinds: Kinds) -> Callable[[list[Any]], Any]:
-        global made  # noqa: PLW0603 - a counter, under the lock
         with _lock:
             if kinds not in self._loaded:
-                code = self.files.read(kinds)
-                if code is None:
-                    from ._translate import machine_code
-
-                    made += 1
-                    code = machine_code(self.function, kinds)
-                    self.files.write(kinds, code)
+                code = self.files.read(kinds) or self._compiled(kinds)
                 self._loaded[kinds] = _load.function(code, kinds)
             return self._loaded[kinds]
+
+    def _compiled(self, kinds: Kinds) -> _load.Code:
+        global made  # noqa: PLW0603 - a counter, under the lock
+        with self.files.alone(kinds):
+            code = self.files.read(kinds)  # another process may have been at it
+            if code is None:
+                from ._translate import machine_code
+
+                made += 1
+                code = machine_code(self.function, kinds)
+                self.files.write(kinds, code)
+            return code
 
     @property
     def _numba_type_(self) -> Any:
