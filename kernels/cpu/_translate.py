@@ -9,12 +9,13 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import jit, typeof, types
-from numba.core import cgutils, compiler
+from numba import types
+from numba.core import cgutils, codegen, compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
 from numba.core.runtime.nrtdynmod import _meminfo_struct_type
+from numba.core.typing.templates import AbstractTemplate
 from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import from_dtype
 
@@ -39,14 +40,50 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-@cache  # Numba's types refer to it weakly.
-def _dispatcher(function: Callable[..., Any]) -> Any:
-    return jit(**_OPTIONS)(function)
+class _Library(codegen.CPUCodeLibrary):
+    """Functions in LLVM's terms, and no machine code in this process: Numba's own library has it
+    made of each function that a kernel calls, for nobody, which took a quarter of the time."""
+
+    def _finalize_specific(self) -> None:
+        pass
 
 
+class _Codegen(codegen.JITCPUCodegen):
+    _library_class = _Library
+
+    def _add_module(self, module: Any) -> None:
+        pass
+
+
+@cache
+def _target() -> Any:
+    """Numba's target, with libraries as above."""
+    return cpu_target.target_context.subtarget(_internal_codegen=_Codegen("fastrf"))
+
+
+@cache
 def type_of_kernel(function: Callable[..., Any]) -> Any:
     """Numba's type of a kernel in code that calls it."""
-    return typeof(_dispatcher(function))
+
+    class Called(AbstractTemplate):
+        key = function
+
+        def generic(self, args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+            return None if kws else _called(function, args)
+
+        def get_impl_key(self, signature: Any) -> Any:
+            return function, signature.args
+
+    return types.Function(Called)
+
+
+@cache  # inference asks several times
+def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """The signature of a kernel that another one calls, which is compiled for that."""
+    compiled = _compiled(function, arguments)
+    key = function, arguments
+    _target().insert_user_function(key, compiled.fndesc, [compiled.library])
+    return compiled.signature
 
 
 def type_of_emitted(name: str) -> Any:
@@ -117,8 +154,8 @@ def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     cpu_target.options.parse_as_flags(flags, _OPTIONS)
     flags.no_compile = True
     flags.enable_pyobject = False
-    typing, target = cpu_target.typing_context, cpu_target.target_context
-    return compiler.compile_extra(typing, target, function, arguments, None, flags, {})
+    typing = cpu_target.typing_context
+    return compiler.compile_extra(typing, _target(), function, arguments, None, flags, {})
 
 
 def _entry(name: str, compiled: Any) -> ir.Module:
