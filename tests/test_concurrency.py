@@ -97,7 +97,7 @@ def hurried() -> Iterator[None]:
 def test_many_threads_at_once_give_the_bits_of_serial_calls(serial, shared):
     together = fresh()
     with ThreadPoolExecutor(6) as pool:
-        own = [(call, together if shared else fresh()) for call in CALLS * 2]
+        own = [(call, together) for call in CALLS * 2] if shared else [(c, fresh()) for c in CALLS]
         found = [(call, pool.submit(answer, nets[call[0]], call)) for call, nets in own]
         for call, future in found:
             assert future.result() == serial[call], call

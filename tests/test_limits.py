@@ -283,10 +283,10 @@ BINOMIAL = np.array([0.25, 0.5, 0.25]).tobytes()
 @pytest.mark.parametrize(
     "runs",
     [
-        {Factor(3, 1): 20_000, Factor(3, 2): 20_000},
-        {Factor(3, 1): 20_000, Factor(5, 1): 20_000, Factor(7, 1): 10_000},
-        {Factor(3, 1, BINOMIAL): 30_000},
-        {Factor(3, 1, BINOMIAL): 20_000, Factor(5, 2): 20_000},
+        {Factor(3, 1): 9_000, Factor(3, 2): 9_000},
+        {Factor(3, 1): 9_000, Factor(5, 1): 9_000, Factor(7, 1): 5_000},
+        {Factor(3, 1, BINOMIAL): 15_000},
+        {Factor(3, 1, BINOMIAL): 9_000, Factor(5, 2): 9_000},
         {Factor(101, 1): 500},
     ],
     ids=str,

@@ -49,7 +49,7 @@ class _Library(codegen.CPUCodeLibrary):
 
 
 class _Codegen(codegen.JITCPUCodegen):
-    _library_class = _Library
+    _library_class: Any = _Library
 
     def _add_module(self, module: Any) -> None:
         pass
@@ -58,7 +58,8 @@ class _Codegen(codegen.JITCPUCodegen):
 @cache
 def _target() -> Any:
     """Numba's target, with libraries as above."""
-    return cpu_target.target_context.subtarget(_internal_codegen=_Codegen("fastrf"))
+    made: Any = _Codegen
+    return cpu_target.target_context.subtarget(_internal_codegen=made("fastrf"))
 
 
 @cache

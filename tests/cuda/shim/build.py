@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -68,12 +70,31 @@ def build(source: Path, folder: Path) -> Path:
         for path in [source, *sorted(source.parent.glob("*.cuh"))]
     }
     library = folder / f"{source.stem}-{_digest(*texts, *texts.values())}.so"
-    if not library.exists():
-        runtime = _runtime(folder)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            _compile(source.name, texts, runtime, Path(scratch))
-            os.replace(Path(scratch) / "out.so", library)
+    with _missing(library) as scratch:
+        if scratch is not None:
+            _compile(source.name, texts, _runtime(folder), scratch)
     return library
+
+
+@contextmanager
+def _missing(library: Path) -> Iterator[Path | None]:
+    """A folder for what becomes the library, as ``out.so``; None where it is there. Other processes
+    that ask for the same wait: a kernel takes some seconds."""
+    import fcntl  # The shim is Linux's, and its tests are collected everywhere.
+
+    if library.exists():
+        yield None
+        return
+    with open(library.with_suffix(".lock"), "w") as turn:
+        fcntl.lockf(turn, fcntl.LOCK_EX)
+        if library.exists():
+            yield None
+            return
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            yield Path(scratch)
+            os.replace(Path(scratch) / "out.so", library)
+        with suppress(OSError):
+            library.with_suffix(".lock").unlink()
 
 
 @cache
@@ -90,12 +111,11 @@ def _digest(*texts: str) -> str:
 def _runtime(folder: Path) -> Path:
     """What all libraries link to: one set of fibers, however many kernels there are."""
     library = folder / f"runtime-{_digest()}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            out = Path(scratch) / "out.so"
+    with _missing(library) as scratch:
+        if scratch is not None:
             flags = (*LANGUAGE, "-shared", f"-Wl,-soname,{library.name}")
-            _run("g++", *flags, "-o", str(out), str(HERE / "runtime.cpp"), "-ldl", "-pthread")
-            os.replace(out, library)
+            out = str(scratch / "out.so")
+            _run("g++", *flags, "-o", out, str(HERE / "runtime.cpp"), "-ldl", "-pthread")
     return library
 
 
