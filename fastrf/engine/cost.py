@@ -24,6 +24,9 @@ WALK_CALL_SECONDS = 300e-6
 LAYER_SECONDS = 25e-6
 """an operation in it,"""
 
+TAIL_SECONDS = 100e-6
+"""and, where a share of the mass may be dropped, looking for it along one axis,"""
+
 SWEEP_CALL_SECONDS = 120e-6
 """one call for a run of layers,"""
 
@@ -132,7 +135,11 @@ SWEEP_NANOSECONDS = 1.0
 """One pixel of one sweep of a run kernel, however many layers it takes,"""
 
 RUN_TAP_NANOSECONDS = 0.07
-"""and each tap of the sweep's layers together, per axis."""
+"""and each tap of the sweep's layers together, per axis;"""
+
+VOLUME_TIMES = 2.3
+"""in volumes, whose tiles are small, so many times as long: 1.7 to 3.2 from 25³ to 100 × 100 × 20
+pixels and one to 23 layers on an AMD EPYC."""
 
 LAUNCHES, LAUNCH_SECONDS = 3, 10e-6
 """Launches of kernels and array functions in an operation on a GPU, and what the host needs for

@@ -317,6 +317,8 @@ class Rehearsal:
             image.buffer[1] += 1
             self.slots.step()
             return image, at + 1
+        if self.tail is not None:
+            self.fixed += len(image.spans) * cost.TAIL_SECONDS
         first, bits, most = self._layer(op)
         if first is not None:
             if bits:
@@ -688,7 +690,8 @@ def _run_cost(move: SpatialMap, layers: int) -> float:
         return cost.SWEEP_NANOSECONDS + layers * taps * cost.RUN_TAP_NANOSECONDS
     windows = [a for a in move.axes if isinstance(a, Window) and a.kernel > 1]
     taps = sum(layers * (a.kernel - 1) + 1 for a in windows)
-    return cost.SWEEP_NANOSECONDS + taps * cost.RUN_TAP_NANOSECONDS
+    times = cost.VOLUME_TIMES if len(windows) > 2 else 1.0
+    return times * (cost.SWEEP_NANOSECONDS + taps * cost.RUN_TAP_NANOSECONDS)
 
 
 def pass_cost(axis: AxisMap, taps: Any) -> float:
