@@ -223,6 +223,13 @@ def test_an_unwritable_cache_warns_once_and_says_what_helps(made, monkeypatch, w
     assert compilations(made()) == 1
 
 
+def test_the_folder_is_made_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "not" / "there"))
+    (folder,) = _cache.folders()
+    assert [_cache.writable() for _ in range(2)] == [folder] * 2
+    assert list(folder.iterdir()) == []
+
+
 def test_a_full_disk_leaves_nothing_behind(made, monkeypatch):
     def full(self, data):
         open(self, "wb").close()

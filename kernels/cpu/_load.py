@@ -70,7 +70,6 @@ def function(code: Code, kinds: Kinds) -> Callable[[list[Any]], Any]:
     engine = _engine()  # first: it opens the process, where symbols are looked for
     _provide(code.needs)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.object_file))
-    engine.finalize_object()
     address = engine.get_function_address(code.entry)
     native = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(address)
     pack, several = layout(kinds).pack, code.result.isdecimal()

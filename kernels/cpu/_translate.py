@@ -13,7 +13,6 @@ from numba import types
 from numba.core import cgutils, codegen, compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
-from numba.core.runtime.nrt import rtsys
 from numba.core.runtime.nrtdynmod import _meminfo_struct_type
 from numba.core.typing.templates import AbstractTemplate
 from numba.np.arrayobj import populate_array
@@ -94,9 +93,7 @@ def type_of_emitted(name: str) -> Any:
 
 def load_numba() -> None:
     """Has all that compiled code can call, with what Numba loads late."""
-    context = cpu_target.target_context
-    rtsys.initialize(context)
-    context.refresh()
+    cpu_target.target_context.refresh()
 
 
 def _type(kind: str) -> Any:
