@@ -138,8 +138,8 @@ RUN_TAP_NANOSECONDS = 0.07
 """and each tap of the sweep's layers together, per axis;"""
 
 VOLUME_TIMES = 2.3
-"""in volumes, whose tiles are small, so many times as long: 1.7 to 3.2 from 25³ to 100 × 100 × 20
-pixels and one to 23 layers on an AMD EPYC."""
+"""in volumes on a CPU, whose tiles are small, so many times as long: 1.7 to 3.2 from 25³ to
+100 × 100 × 20 pixels and one to 23 layers on an AMD EPYC."""
 
 LAUNCHES, LAUNCH_SECONDS = 3, 10e-6
 """Launches of kernels and array functions in an operation on a GPU, and what the host needs for

@@ -361,7 +361,7 @@ class Rehearsal:
             for workers in (1, 2):
                 self._note(scratch.of_sweep(layer, layers, shape, self.size, workers), workers)
         self.fixed += cost.SWEEP_CALL_SECONDS
-        self._work(pixels, _run_cost(move, layers))
+        self._work(pixels, _run_cost(move, layers, self.seen))
         self.cells += _updates(image.shape, shape, layers)
         # Simpson's rule, for the layers one by one.
         middle = [(n + m) / 2 for n, m in zip(image.shape, shape, strict=True)]
@@ -683,14 +683,14 @@ def _is_long(axis: AxisMap, taps: Any) -> bool:
 # --- costs of a pixel -----------------------------------------------------------------------
 
 
-def _run_cost(move: SpatialMap, layers: int) -> float:
+def _run_cost(move: SpatialMap, layers: int, on_cpu: bool) -> float:
     """Of a sweep of so many layers."""
     if move.taps is not None:
         taps = move.taps.size if isinstance(move.taps, np.ndarray) else 1
         return cost.SWEEP_NANOSECONDS + layers * taps * cost.RUN_TAP_NANOSECONDS
     windows = [a for a in move.axes if isinstance(a, Window) and a.kernel > 1]
     taps = sum(layers * (a.kernel - 1) + 1 for a in windows)
-    times = cost.VOLUME_TIMES if len(windows) > 2 else 1.0
+    times = cost.VOLUME_TIMES if on_cpu and len(windows) > 2 else 1.0
     return times * (cost.SWEEP_NANOSECONDS + taps * cost.RUN_TAP_NANOSECONDS)
 
 

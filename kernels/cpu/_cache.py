@@ -42,8 +42,8 @@ PACKAGE = Path(__file__).parent
 _REMEDY = "set NUMBA_CACHE_DIR to a folder that can be written, and fill it with `fastrf warmup`"
 _DIGEST = hashlib.sha256().digest_size
 PATIENCE = 60.0
-"""Seconds that a process waits for another one's kernel, which may have been stopped; the longest
-takes some 10 to compile."""
+"""Seconds that a process waits for another one, which may have been stopped; the longest kernel
+takes some 20 to compile on a slow machine."""
 
 _said: set[str] = set()
 
