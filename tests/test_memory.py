@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import fastrf as rf
+from fastrf.engine.memory import Pool, room_for
 
 MIB = 1 << 20
 
@@ -99,3 +100,16 @@ def test_covariances_above_a_stem(size: int, dtype: str) -> None:
     assert peak <= 1.1 * plan
     # In float32 the image may end before its support does.
     assert plan <= (1.1 if dtype == "float64" else 1.2) * peak
+
+
+def test_of_the_buffers_that_are_free_the_smallest_that_fits_is_taken() -> None:
+    pool = Pool("float64")
+    leases = [pool.take((n,))[1] for n in (5000, 300, 40)]
+    large, middle, small = (lease.buffer for lease in leases)
+    leases.clear()
+    assert [len(b) for b in (large, middle, small)] == [room_for(n) for n in (5000, 300, 40)]
+    for count, expected in ((30, small), (200, middle), (len(middle) + 1, large)):
+        array, lease = pool.take((count,))
+        assert array.shape == (count,)
+        assert lease.buffer is expected
+        del array, lease
