@@ -22,6 +22,7 @@ from fastrf.engine.direct import Propagated, propagate
 from fastrf.engine.recompressed import (
     Recompressed,
     finest,
+    holdings,
     is_relative,
     lowrank,
     obstacle,
@@ -832,3 +833,32 @@ def test_a_forecast_holds_no_pixels() -> None:
     seen = (200 * 2 + 1) * (200 * 4 + 1) * 8
     assert seen < forecast.memory < 4096 * 4096 * 8  # rows that nothing is seen of are not formed
     assert peak < forecast.memory / 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns"),
+    [
+        ((900, 70), (60, 60)),
+        ((900, 70), (40, 7)),
+        ((3, 2000, 5), (50, 50, 50)),
+        ((40, 30, 90), (5, 60, 20)),
+        ((90, 9, 40), (30, 8, 40)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cored", [False, True])
+def test_what_pixels_are_formed_in(
+    shape: tuple[int, ...], columns: tuple[int, ...], cored: bool
+) -> None:
+    if not cored:
+        columns = (columns[0],) * len(shape)
+    random = np.random.default_rng(1)
+    factors = tuple(random.random(pair) for pair in zip(shape, columns, strict=True))
+    terms = Terms(factors, random.random(columns if cored else columns[0]))
+    tracemalloc.start()
+    terms.form()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    foretold = holdings.Form(shape, columns, cored)
+    # NumPy multiplies what it stretches in a buffer of 8,192 numbers.
+    assert 8 * foretold.forming == pytest.approx(peak, rel=0.01, abs=72 << 10)

@@ -226,6 +226,7 @@ class Terms:
             some = slice(start, start + planes)
             rows = (first[some, None] * lead[1]).reshape(-1, first.shape[1])
             xp.matmul(rows, last.T, out=found[some].reshape(len(rows), len(last)))
+            del rows  # not beside the next ones
         return found
 
 
