@@ -102,6 +102,22 @@ def test_covariances_above_a_stem(size: int, dtype: str) -> None:
     assert plan <= (1.1 if dtype == "float64" else 1.2) * peak
 
 
+LAPLACE = rf.Filter(3, padding=1, weights=((0.0, -1, 0), (-1, 4, -1), (0, -1, 0)))
+SOBEL = rf.Filter(3, padding=1, weights=((-1.0, 0, 1), (-2, 0, 2), (-1, 0, 1)))
+
+
+@pytest.mark.parametrize(
+    "fixed", [[LAPLACE] * 2, [LAPLACE] * 3, [SOBEL] * 2], ids=["two", "three", "a product"]
+)
+def test_filters_of_either_sign(fixed: list[rf.Filter]) -> None:
+    """Lags that a line of taps meets: of a filter that is no product, some lines are one tap."""
+    net = rf.Sequential(rf.Conv(7, 4, padding=3), *fixed, *[rf.Conv(5, padding=2)] * 40)
+    peak, plan, engine = peak_and_plan(net, {"input_size": 700})
+    assert engine == "cancelling"
+    assert peak <= 1.02 * plan
+    assert plan <= 1.02 * peak
+
+
 def test_of_the_buffers_that_are_free_the_smallest_that_fits_is_taken() -> None:
     pool = Pool("float64")
     leases = [pool.take((n,))[1] for n in (5000, 300, 40)]

@@ -483,8 +483,12 @@ class _Survey:
             # Copies, where lags are not in the order that is asked for.
             flat = size if len(at) > 1 < len(above) else 0
             copied = out if len(wanted[axis]) > 1 < _count(lags[:axis]) else 0
-            first, second = (line[axis].rows(0, 1)[1].shape[1] for line in (a, b))
-            signed = signed or any(line[axis].rows(0, _SOME)[1].min() < 0 for line in (a, b))
+            coefficients = [line[axis].rows(0, _SOME)[1] for line in (a, b)]
+            first, second = (rows.shape[1] for rows in coefficients)
+            signed = signed or any(rows.min() < 0 for rows in coefficients)
+            # Of one of the two, zeros at both ends are left out.
+            used = np.flatnonzero(coefficients[0].any(axis=0))
+            first = int(used[-1] - used[0]) + 1 if used.size else first
             length, around = at[axis].within(self.trimmed)[1], max(above) - min(above)
             beside = size // (len(above) * read)
             if takes_at_once(read, around, len(wanted[axis]), first + second, beside):
@@ -502,8 +506,8 @@ class _Survey:
                 taps = max(first, second)
                 # Each lag meets those above that are less than the taps of both apart from it: more
                 # of them where there are several outputs a pixel.
-                apart = taps * max(1.0, read / max(1, length - taps + 1))
-                meet = min(len(above), int(2 * apart))
+                apart = (first + second - 1) * max(1.0, read / max(1, length - taps + 1))
+                meet = min(len(above), int(apart))
                 size_of = self.dtype.itemsize
                 met = (_MEET_BYTES * taps + 8) * meet * read + (8 + size_of) * taps * length
                 rows = _KEPT_BYTES * len(above) * read
