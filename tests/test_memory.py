@@ -114,8 +114,8 @@ def test_filters_of_either_sign(fixed: list[rf.Filter]) -> None:
     net = rf.Sequential(rf.Conv(7, 4, padding=3), *fixed, *[rf.Conv(5, padding=2)] * 40)
     peak, plan, engine = peak_and_plan(net, {"input_size": 700})
     assert engine == "cancelling"
-    assert peak <= 1.02 * plan
-    assert plan <= 1.02 * peak
+    assert peak <= 1.1 * plan
+    assert plan <= 1.1 * peak
 
 
 def test_of_the_buffers_that_are_free_the_smallest_that_fits_is_taken() -> None:

@@ -44,6 +44,7 @@ from fastrf.engine.recompressed.maps import (
     total_gain,
 )
 from fastrf.engine.recompressed.tucker import TuckerImage
+from fastrf.engine.scaled import ONE
 from fastrf.errors import EmptyFieldError, InputError, UnboundedError
 from fastrf.lowering import PlaneGraph, lower
 from fastrf.maps import SpatialMap, Window
@@ -677,6 +678,16 @@ def test_gains_far_from_one(exponent: int) -> None:
     assert grown == pytest.approx(5 * exponent * math.log(2), rel=4 * U["float64"])
     assert far.propagated.lost == near.propagated.lost
     assert far.bound == near.bound
+
+
+def test_what_is_neglected_is_counted() -> None:
+    """A branch 2^950 times as faint as its shortcut: all of its mass is missing from the image."""
+    place = where(rf.Sequential(rf.Residual(rf.Conv(3, gain=2.0**-950, padding=1))), 9, (4, 4))
+    carrier = propagation.Numbers(script.script(*place), place[0].input_size, 1e-11, np)
+    carrier.follow((4, 4), lambda share: None)
+    wrong = carrier.wrong(ONE)
+    assert 2.0**-950 <= wrong.changed.total <= 2.0**-948
+    assert 2.0**-950 / 9 <= wrong.changed.largest <= wrong.changed.total
 
 
 def test_words_do_not_overflow() -> None:

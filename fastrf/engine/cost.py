@@ -1,9 +1,9 @@
 """What the engines' work costs: the planner's constants, each with where it was measured.
 
-The constants are those of one core of a CPU; `Costs` says how another device differs. All constants
-were measured on one of two cores of an Intel Xeon (family 6, model 106, 2.8 GHz) that ran other
-programs too, with `python -m bench.limits`; `python -m bench.cost` measures them one by one. They
-predict to within a factor of about 3, enough to choose and to warn.
+The constants are those of one core of a CPU; `Costs` says how another device differs. Where nothing
+else is said, they were measured on one of two cores of an Intel Xeon (family 6, model 106, 2.8 GHz)
+that ran other programs too, with `python -m bench.limits`; `python -m bench.cost` measures them one
+by one. They predict to within a factor of about 3, enough to choose and to warn.
 """
 
 from __future__ import annotations
